@@ -1,0 +1,28 @@
+"""Natural gradient for Keras, and the means to tell it from its empirical imitation."""
+
+from kfisher import callbacks, curvature, likelihoods, losses, optimizers
+from kfisher.coverage import coverage
+from kfisher.fisher import Empirical, Exact, Sampled
+from kfisher.model import FisherMixin, Model, Sequential, attach, detach
+from kfisher.operator import FisherOperator
+from kfisher.version import __version__
+
+__all__ = [
+    "Empirical",
+    "Exact",
+    "FisherMixin",
+    "FisherOperator",
+    "Model",
+    "Sampled",
+    "Sequential",
+    "__version__",
+    "attach",
+    "callbacks",
+    "coverage",
+    "curvature",
+    "detach",
+    "likelihoods",
+    "losses",
+    "optimizers",
+]
+

@@ -1,0 +1,27 @@
+"""Representations of the Fisher; each solves (F + damping I) x = gradient."""
+
+from __future__ import annotations
+
+import keras
+
+from kfisher.curvature.base import Curvature
+from kfisher.curvature.dense import Dense
+from kfisher.curvature.gram import Gram
+
+__all__ = ["Curvature", "Dense", "Gram", "get"]
+
+_BY_NAME = {"dense": Dense, "gram": Gram}
+
+
+def get(identifier: str | Curvature | dict) -> Curvature:
+    """A curvature from its name ("dense", "gram"), its config, or itself."""
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, str) and identifier in _BY_NAME:
+        return _BY_NAME[identifier]()
+    if isinstance(identifier, Curvature):
+        return identifier
+    raise ValueError(
+        f"`curvature` must be one of {sorted(_BY_NAME)} or an instance of a class of kfisher.curvature. "
+        f"Received: curvature={identifier!r}"
+    )

@@ -1,0 +1,189 @@
+"""What a layer's calls say about its block of U: the rule for any layer, and for affine ones.
+
+A rule owns the variables of one layer and all sites where it was called. With U the rows of the
+square-root factor (one row for each of the R vectors of each of the N examples) it gives
+
+    rows()       U itself, split by variable
+    matvec(v)    U v
+    rmatvec(u)   U^T u
+    gram(c)      sum_i c_i U_i U_i^T over the variables i of the layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import keras
+import tensorflow as tf
+
+from kfisher.taps import Site
+
+
+class Rule:
+    """Any layer: per-example gradients, by running the layer again on each example alone.
+
+    A layer that draws random numbers, or otherwise changes its state when called, is run again on the
+    whole batch instead, once for each row. Exact, but U is formed.
+    """
+
+    name = "per example"
+
+    def __init__(self, variables: list[keras.Variable], sites: list[Site]):
+        self.variables = variables
+        self.sites = sites
+
+    @classmethod
+    def applies(cls, layer: keras.layers.Layer) -> bool:
+        """Whether this rule knows the layer: its `call`, and every trainable variable in it."""
+        return True
+
+    @cached_property
+    def _rows(self) -> list[tf.Tensor]:
+        rows = [self._site_rows(site) for site in self.sites]
+        return [tf.add_n(list(parts)) if len(parts) > 1 else parts[0] for parts in zip(*rows)]
+
+    def rows(self) -> list[tf.Tensor]:
+        """U split by variable, each `(R, N, *variable.shape)`."""
+        return self._rows
+
+    def matvec(self, vectors: list[tf.Tensor]) -> tf.Tensor:
+        """U v, shape `(R, N)`, for v given as tensors in the shapes of the variables."""
+        return tf.add_n([_contract(u, v) for u, v in zip(self.rows(), vectors)])
+
+    def rmatvec(self, coefficients: tf.Tensor) -> list[tf.Tensor]:
+        """U^T u in the shapes of the variables, for u of shape `(R, N)`."""
+        return [tf.tensordot(coefficients, u, 2) for u in self.rows()]
+
+    def gram(self, scales: list[tf.Tensor]) -> tf.Tensor:
+        """sum_i scales[i] U_i U_i^T, shape `(R N, R N)`."""
+        return tf.add_n([c * outer(u) for c, u in zip(scales, self.rows())])
+
+    def _site_rows(self, site: Site) -> list[tf.Tensor]:
+        count, size = tf.shape(site.grads[0])[0], tf.shape(site.grads[0])[1]
+        # The pairs (r, n) in one axis; the inputs of example n go with each of its R vectors.
+        grads = [tf.reshape(g, tf.concat([[count * size], tf.shape(g)[2:]], 0)) for g in site.grads]
+        if not site.repeatable:
+            example = tf.tile(tf.range(size), [count])
+            rows = tf.vectorized_map(
+                lambda e: self._whole_batch_gradient(site, e[0], e[1:]),
+                (example, *grads),
+                fallback_to_while_loop=True,
+            )
+        else:
+            inputs, rebuild = _split_tensors((site.args, site.kwargs), size)
+            tiled = [tf.tile(t, tf.concat([[count], tf.ones_like(tf.shape(t))[1:]], 0)) for t in inputs]
+            rows = tf.vectorized_map(
+                lambda e: self._example_gradient(site, rebuild, e[: len(tiled)], e[len(tiled) :]),
+                (*tiled, *grads),
+                fallback_to_while_loop=True,
+            )
+        shape = tf.stack([count, size])
+        return [tf.reshape(u, tf.concat([shape, tf.shape(u)[1:]], 0)) for u in rows]
+
+    def _example_gradient(self, site, rebuild, inputs, grads):
+        args, kwargs = rebuild([t[tf.newaxis] for t in inputs])
+        return vjp(site, self.variables, [g[tf.newaxis] for g in grads], args, kwargs)
+
+    def _whole_batch_gradient(self, site, example, grads):
+        size = tf.shape(site.grads[0])[1]
+        placed = [
+            tf.tensordot(tf.one_hot(example, size, dtype=g.dtype), g, 0) for g in grads
+        ]
+        return vjp(site, self.variables, placed, site.args, site.kwargs)
+
+
+class AffineRule(Rule):
+    """A layer whose output is affine in its parameters: J v is the layer itself with v for parameters.
+
+    `parameters` are the attribute names of those parameters; one that is frozen counts as zero.
+    """
+
+    parameters: tuple[str, ...] = ()
+    layers: tuple[type[keras.layers.Layer], ...] = ()
+
+    @classmethod
+    def applies(cls, layer: keras.layers.Layer) -> bool:
+        known = {id(v) for v in cls.parameters_of(layer).values()}
+        return any(type(layer).call is kind.call for kind in cls.layers) and known >= {
+            id(v) for v in layer.trainable_variables
+        }
+
+    @classmethod
+    def parameters_of(cls, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+        found = {name: getattr(layer, name, None) for name in cls.parameters}
+        return {name: v for name, v in found.items() if isinstance(v, keras.Variable)}
+
+    def matvec(self, vectors: list[tf.Tensor]) -> tf.Tensor:
+        given = {id(v): vector for v, vector in zip(self.variables, vectors)}
+        parameters = self.parameters_of(self.sites[0].layer).values()
+        values = [given.get(id(v), tf.zeros(v.shape, v.dtype)) for v in parameters]
+        products = []
+        for site in self.sites:
+            with keras.StatelessScope([*site.state, *zip(parameters, values)]):
+                z = run(site, site.args, site.kwargs)
+            products.append(_contract(site.grads[0], z, leading=2))
+        return tf.add_n(products)
+
+    def rmatvec(self, coefficients: tf.Tensor) -> list[tf.Tensor]:
+        totals = []
+        for site in self.sites:
+            combined = combine(coefficients, site.grads[0])
+            totals.append(vjp(site, self.variables, [combined], site.args, site.kwargs))
+        return [tf.add_n(list(parts)) for parts in zip(*totals)]
+
+
+def run(site: Site, args: tuple, kwargs: dict) -> tf.Tensor:
+    """The pre-activation output again, in the dtype of the variables (a mixed policy does not apply)."""
+    dtype = site.layer.variable_dtype
+
+    def cast(t):
+        return tf.cast(t, dtype) if tf.is_tensor(t) and t.dtype.is_floating else t
+
+    args, kwargs = keras.tree.map_structure(cast, (args, kwargs))
+    return site.call(*args, **kwargs)
+
+
+def _split_tensors(structure, size) -> tuple[list[tf.Tensor], Callable]:
+    """The tensors of a structure that have the batch axis, and how to put others in their place."""
+    flat = keras.tree.flatten(structure)
+    known = tf.get_static_value(size)
+    batched = [
+        tf.is_tensor(t) and t.shape.rank and (known is None or t.shape[0] in (None, known)) for t in flat
+    ]
+
+    def rebuild(tensors):
+        tensors = iter(tensors)
+        mixed = [next(tensors) if b else t for t, b in zip(flat, batched)]
+        return keras.tree.pack_sequence_as(structure, mixed)
+
+    return [t for t, b in zip(flat, batched) if b], rebuild
+
+
+def vjp(site: Site, variables, grads: list[tf.Tensor], args: tuple, kwargs: dict) -> list[tf.Tensor]:
+    """J^T g for one call: the gradient of sum(z * g) with respect to the layer's variables."""
+    values = [tf.convert_to_tensor(v.value) for v in variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        with keras.StatelessScope([*site.state, *zip(variables, values)]):
+            z = keras.tree.flatten(run(site, args, kwargs))
+    return tape.gradient(z, values, [tf.cast(g, t.dtype) for g, t in zip(grads, z)], "zero")
+
+
+def outer(u: tf.Tensor) -> tf.Tensor:
+    """U U^T for `(R, N, ...)` rows, shape `(R N, R N)`."""
+    flat = tf.reshape(u, [tf.shape(u)[0] * tf.shape(u)[1], -1])
+    return tf.matmul(flat, flat, transpose_b=True)
+
+
+def combine(coefficients: tf.Tensor, grads: tf.Tensor) -> tf.Tensor:
+    """sum_r u_rn g_rn for `(R, N)` coefficients and `(R, N, ...)` gradients, shape `(N, ...)`."""
+    extra = [1] * (grads.shape.rank - 2)
+    weights = tf.reshape(coefficients, tf.concat([tf.shape(coefficients), extra], 0))
+    return tf.reduce_sum(tf.cast(weights, grads.dtype) * grads, 0)
+
+
+def _contract(rows: tf.Tensor, vector: tf.Tensor, leading: int = 2) -> tf.Tensor:
+    """sum over all axes behind the first two, `vector` broadcast over R (and N unless it has it)."""
+    axes = list(range(leading, rows.shape.rank))
+    return tf.reduce_sum(rows * tf.cast(vector, rows.dtype), axes)

@@ -1,0 +1,138 @@
+"""Layers that are a matrix product at every position: the common part, and Dense.
+
+At position s of example n the layer computes z = a_ns W + b, group by group where its features come in
+groups. With g the gradient at z, a row of U is sum_s a_ns (x) g_rns, and for one position
+
+    U U^T = (A A^T) o (G G^T),
+
+so no row is ever formed. Goodfellow 2015 (arXiv:1510.01799); Ren & Goldfarb 2019, section 4.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from kfisher.layers.base import AffineRule, outer
+from kfisher.taps import Site
+
+# Columns of U that are formed at a time where forming some is cheaper than pairing positions.
+_SLICE = 2**14
+
+
+class MatrixRule(AffineRule):
+    """Rows sum_s a_ns (x) g_rns; subclasses say how inputs and gradients split into positions."""
+
+    parameters = ("kernel", "bias")
+
+    def inputs(self, site: Site) -> tf.Tensor:
+        """a, shape `(N, S, G, I)` for S positions, G groups, I inputs of a group."""
+        raise NotImplementedError
+
+    def gradients(self, site: Site) -> tf.Tensor:
+        """g, shape `(R, N, S, G, O)` for O outputs of a group."""
+        raise NotImplementedError
+
+    def to_kernel(self, rows: tf.Tensor) -> tf.Tensor:
+        """`(R, N, I, G, O)` in the layout of the kernel, `(R, N, *kernel.shape)`."""
+        return _reshape_tail(rows, 2, self.sites[0].layer.kernel.shape)
+
+    def bias_rows(self, site: Site) -> tf.Tensor:
+        """Rows of the bias, `(R, N, *bias.shape)`."""
+        return _reshape_tail(tf.reduce_sum(self.gradients(site), 2), 2, site.layer.bias.shape)
+
+    def positions(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """a and g over all calls of the layer: a shared layer only has more positions."""
+        inputs = [self.inputs(site) for site in self.sites]
+        gradients = [self.gradients(site) for site in self.sites]
+        if len(self.sites) == 1:
+            return inputs[0], gradients[0]
+        return tf.concat(inputs, 1), tf.concat(gradients, 2)
+
+    def _site_rows(self, site: Site) -> list[tf.Tensor]:
+        rows = []
+        for variable in self.variables:
+            if variable is getattr(site.layer, "bias", None):
+                rows.append(self.bias_rows(site))
+            else:
+                a, g = self.inputs(site), self.gradients(site)
+                rows.append(self.to_kernel(tf.einsum("nsgi,rnsgo->rnigo", tf.cast(a, g.dtype), g)))
+        return rows
+
+    def gram(self, scales: list[tf.Tensor]) -> tf.Tensor:
+        layer = self.sites[0].layer
+        scale = {id(v): c for v, c in zip(self.variables, scales)}
+        kernel_scale = scale.get(id(layer.kernel))
+        bias_scale = scale.get(id(getattr(layer, "bias", None)))
+        total = []
+        if kernel_scale is not None:
+            a, g = self.positions()
+            total.append(kernel_scale * _gram_of_positions(tf.cast(a, g.dtype), g))
+        if bias_scale is not None:
+            total.append(bias_scale * outer(tf.add_n([self.bias_rows(site) for site in self.sites])))
+        return tf.add_n(total)
+
+
+class DenseRule(MatrixRule):
+    """Dense on any rank: every axis between the first and the last is a position."""
+
+    name = "dense"
+    layers = (keras.layers.Dense,)
+
+    def inputs(self, site: Site) -> tf.Tensor:
+        a = site.args[0]
+        return flatten_positions(a[..., tf.newaxis, :], 1, 2)
+
+    def gradients(self, site: Site) -> tf.Tensor:
+        return flatten_positions(site.grads[0][..., tf.newaxis, :], 2, 2)
+
+
+def flatten_positions(t: tf.Tensor, leading: int, trailing: int) -> tf.Tensor:
+    """All axes between the `leading` first and the `trailing` last in one, its size static if known."""
+    middle = t.shape[leading : t.shape.rank - trailing].num_elements()
+    shape = tf.shape(t)
+    parts = [shape[:leading], [-1 if middle is None else middle], shape[t.shape.rank - trailing :]]
+    flat = tf.reshape(t, tf.concat(parts, 0))
+    static = [*t.shape[:leading], middle, *t.shape[t.shape.rank - trailing :]]
+    return tf.ensure_shape(flat, static)
+
+
+def _reshape_tail(t: tf.Tensor, leading: int, shape) -> tf.Tensor:
+    return tf.reshape(t, tf.concat([tf.shape(t)[:leading], shape], 0))
+
+
+def _scale_blocks(gram: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
+    """Every (N, N) block of the (R N, R N) matrix `gram` times `pairs`, entry by entry."""
+    size = tf.shape(pairs)[0]
+    blocks = tf.reshape(gram, [-1, size, tf.shape(gram)[1] // size, size])
+    return tf.reshape(blocks * pairs[:, tf.newaxis, :], tf.shape(gram))
+
+
+def _gram_of_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
+    """U U^T for rows sum_s a_ns (x) g_rns, shape `(R N, R N)`.
+
+    Either every pair of positions is weighed, which is implicit, or slices of U are formed and
+    multiplied; whichever costs less for the static sizes. Neither forms U.
+    """
+    _, positions, groups, width = a.shape
+    vectors, outputs = g.shape[0], g.shape[-1]
+    if positions == groups == 1:
+        return _scale_blocks(outer(g), outer(a[tf.newaxis]))
+    if positions is not None and groups == 1 and vectors is not None:
+        if positions**2 * (width + vectors**2 * outputs) < vectors**2 * width * outputs:
+            return _pair_positions(a[:, :, 0], g[:, :, :, 0])
+    columns = max(1, _SLICE // (groups * width))
+    slices = [g[..., start : start + columns] for start in range(0, outputs, columns)]
+    return tf.add_n([outer(tf.einsum("nsgi,rnsgo->rnigo", a, part)) for part in slices])
+
+
+def _pair_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
+    """sum_st (a_ns . a_mt) (g_rns . g_qmt), one s at a time."""
+    size, positions = tf.shape(a)[0], a.shape[1]
+    total = []
+    for s in range(positions):
+        inputs = tf.einsum("ni,mti->nmt", a[:, s], a)
+        gradients = tf.einsum("rno,qmto->rnqmt", g[:, :, s], g)
+        total.append(tf.reduce_sum(gradients * inputs[:, tf.newaxis], -1))
+    rows = tf.shape(g)[0] * size
+    return tf.reshape(tf.add_n(total), [rows, rows])

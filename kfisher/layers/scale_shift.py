@@ -1,0 +1,45 @@
+"""Scale and shift of normalisation layers: z = gamma * x_hat + beta, so rows are sums of x_hat * g."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from kfisher.layers.base import AffineRule, run
+from kfisher.taps import Site
+
+
+class ScaleShiftRule(AffineRule):
+    """BatchNormalization (statistics held), LayerNormalization, GroupNormalization, RMSNormalization.
+
+    The rows are small, 2 C for C channels, and formed.
+    """
+
+    name = "scale and shift"
+    layers = (
+        keras.layers.BatchNormalization,
+        keras.layers.LayerNormalization,
+        keras.layers.GroupNormalization,
+        keras.layers.RMSNormalization,
+    )
+    parameters = ("gamma", "scale", "beta")
+
+    def _site_rows(self, site: Site) -> list[tf.Tensor]:
+        g, layer = site.grads[0], site.layer
+        beta = getattr(layer, "beta", None)
+        normalised = self._normalised(site)
+        axis = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+        kept = {a % normalised.shape.rank for a in axis}
+        summed = [i + 1 for i in range(1, normalised.shape.rank) if i not in kept]
+        rows = []
+        for variable in self.variables:
+            row = tf.reduce_sum(g if variable is beta else g * tf.cast(normalised, g.dtype), summed)
+            rows.append(tf.reshape(row, tf.concat([tf.shape(row)[:2], variable.shape], 0)))
+        return rows
+
+    def _normalised(self, site: Site) -> tf.Tensor:
+        """x_hat: the layer itself with gamma = 1 and beta = 0."""
+        parameters = self.parameters_of(site.layer)
+        plain = [(v, tf.fill(v.shape, tf.cast(name != "beta", v.dtype))) for name, v in parameters.items()]
+        with keras.StatelessScope([*site.state, *plain]):
+            return run(site, site.args, site.kwargs)

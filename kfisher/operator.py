@@ -1,0 +1,134 @@
+"""The Fisher matrix of a model on given data, as a linear operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher import fisher as fishers
+from kfisher.curvature.base import flatten, unflatten
+from kfisher.square_root import square_root
+
+
+class FisherOperator(tf.linalg.LinearOperator):
+    """F = sum_n w_n J_n^T V_n V_n^T J_n as a `tf.linalg.LinearOperator` of shape `(P, P)`.
+
+    P runs over `model.trainable_variables` in their order, each flattened row-major. F is in the units of
+    the loss that Keras minimises: for `"exact"` it is the generalised Gauss-Newton matrix of the compiled
+    loss wherever the two coincide, plus the Hessian of L2 regularisers.
+
+    Products never form an N x P tensor for dense layers; `to_dense`, `diag_part` and `trace` do.
+
+    Args:
+        model: A built `keras.Model`.
+        x: Inputs, as for `model.fit`: one batch, arrays or tensors.
+        y: Labels; needed for `"empirical"` only.
+        fisher: `"exact"`, `"sampled"`, `"empirical"` or an instance. Defaults to `"exact"`.
+        sample_weight: As for `model.fit`.
+        loss: As for `model.compile`; by default the loss that the model is compiled with.
+        seed: Integer, for labels drawn from the model. Defaults to `0`.
+        training: Whether layers run in training mode (dropout; batch statistics). Defaults to `False`.
+
+    Raises:
+        ValueError: If there is no loss, the loss has no likelihood, or labels are needed and missing.
+
+    Reference:
+        Kunstner, Balles, Hennig 2019, equations (3)-(5); Martens 2020, section 5.
+
+    Example:
+
+    >>> F = kfisher.FisherOperator(model, x)
+    >>> F.matvec(tf.ones(F.shape[-1]))
+    >>> F.eigvals()
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        x: Any,
+        y: Any = None,
+        *,
+        fisher: str | fishers.Fisher = "exact",
+        sample_weight: Any = None,
+        loss: Any = None,
+        seed: int = 0,
+        training: bool = False,
+    ):
+        parameters = {"model": model, "x": x, "y": y, "fisher": fisher, "loss": loss, "seed": seed}
+        x, y, sample_weight = keras.tree.map_structure(
+            lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
+        )
+        self.root = square_root(
+            model,
+            x,
+            y,
+            sample_weight,
+            fisher=fishers.get(fisher),
+            seed=tf.constant([seed, 0]),
+            training=training,
+            compute_loss=_compute_loss(model, loss),
+        )
+        self._like = [tf.zeros(v.shape, v.dtype) for v in self.root.variables]
+        self._size = sum(v.shape.num_elements() for v in self._like)
+        super().__init__(
+            dtype=self._like[0].dtype,
+            is_self_adjoint=True,
+            is_square=True,
+            parameters=parameters,
+            name="FisherOperator",
+        )
+
+    def _shape(self):
+        return tf.TensorShape([self._size, self._size])
+
+    def _shape_tensor(self):
+        return tf.constant([self._size, self._size])
+
+    def _matvec(self, x, adjoint=False):
+        """A^T A v + ridge * v."""
+        vectors = unflatten(x, self._like)
+        products = self.root.rmatvec(self.root.matvec(vectors))
+        products = [p + d * v for p, d, v in zip(products, self.root.ridge, vectors)]
+        return tf.cast(flatten(products), self.dtype)
+
+    def _matmul(self, x, adjoint=False, adjoint_arg=False):
+        columns = x if adjoint_arg else tf.transpose(x)
+        return tf.transpose(tf.map_fn(self._matvec, columns))
+
+    def _to_dense(self):
+        rows = self.root.rows()
+        return tf.linalg.set_diag(
+            f := tf.matmul(rows, rows, transpose_a=True), tf.linalg.diag_part(f) + self._ridge()
+        )
+
+    def _diag_part(self):
+        return tf.reduce_sum(tf.square(self.root.rows()), 0) + self._ridge()
+
+    def _eigvals(self):
+        """Through the Gram matrix A A^T where that is smaller: it has the same non-zero eigenvalues."""
+        count = self.root.num_rows
+        if any(self.root.ridge) or count >= self._size:
+            return tf.linalg.eigvalsh(self.to_dense())
+        gram = self.root.gram([tf.ones((), v.dtype) for v in self._like])
+        return tf.concat([tf.zeros(self._size - count, self.dtype), tf.linalg.eigvalsh(gram)], 0)
+
+    def _ridge(self):
+        diagonal = [tf.fill(t.shape, tf.cast(d, t.dtype)) for t, d in zip(self._like, self.root.ridge)]
+        return tf.cast(flatten(diagonal), self.dtype)
+
+
+def _compute_loss(model: keras.Model, loss: Any):
+    """`compute_loss` for a loss of its own, or that of the model."""
+    if loss is None:
+        if not model.compiled or model.loss is None:
+            raise ValueError(
+                f"The model {model.name!r} is not compiled with a loss. Call `model.compile(loss=...)` or pass "
+                "`loss=`. Received: loss=None"
+            )
+        return model.compute_loss
+    holder = keras.Model()
+    holder.output_names = getattr(model, "output_names", None)
+    holder.compile(loss=loss)
+    return holder.compute_loss

@@ -1,0 +1,200 @@
+"""The square root A of the Fisher: F = A^T A + diag(ridge), with rows sqrt(w_n) U_n.
+
+Built from one recorded pass over a batch; A itself is never formed here, only its products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher import compiled_loss, layers, taps
+from kfisher.checks import checked
+from kfisher.fisher import Fisher
+from kfisher.layers.dense import flatten_positions
+from kfisher.likelihoods import Likelihood, from_loss
+
+Tensors = list[tf.Tensor]
+
+
+class SquareRoot:
+    """F = A^T A + diag(ridge) on one batch, through products with A.
+
+    With R vectors for each of N examples A has R N rows; vectors u are `(R, N)` tensors. It has one
+    column for each parameter; vectors v are lists of tensors in the shapes of `variables`.
+
+    Attributes:
+        variables: The trainable variables, in the order of the model.
+        ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
+        coordinates: c with A^T c = the gradient of the likelihood part of L, `(R, N)`; `None` where the
+            gradient is not in the row space of A (sampled labels, or no labels).
+    """
+
+    def __init__(
+        self, variables: list[keras.Variable], rules: list[layers.Rule], coordinates: tf.Tensor | None
+    ):
+        self.variables = variables
+        self.ridge = [_l2(v) for v in variables]
+        self.coordinates = coordinates
+        self._rules = rules
+        self._index = {id(v): i for i, v in enumerate(variables)}
+
+    @property
+    def num_rows(self) -> int | tf.Tensor:
+        """N R."""
+        grads = self._rules[0].sites[0].grads[0]
+        static = grads.shape[:2].num_elements()
+        return tf.reduce_prod(tf.shape(grads)[:2]) if static is None else static
+
+    def _positions(self, rule: layers.Rule) -> list[int]:
+        return [self._index[id(v)] for v in rule.variables]
+
+    def matvec(self, vectors: Tensors) -> tf.Tensor:
+        """A v, shape `(R, N)`."""
+        return tf.add_n([r.matvec([vectors[i] for i in self._positions(r)]) for r in self._rules])
+
+    def rmatvec(self, coefficients: tf.Tensor) -> Tensors:
+        """A^T u, in the shapes of the variables."""
+        found = [tf.zeros(v.shape, v.dtype) for v in self.variables]
+        for rule in self._rules:
+            for i, part in zip(self._positions(rule), rule.rmatvec(coefficients)):
+                found[i] = tf.cast(part, found[i].dtype)
+        return found
+
+    def gram(self, scales: Tensors) -> tf.Tensor:
+        """sum_i scales[i] A_i A_i^T over the variables i, shape `(R N, R N)`."""
+        return tf.add_n([r.gram([scales[i] for i in self._positions(r)]) for r in self._rules])
+
+    def rows(self) -> tf.Tensor:
+        """A, shape `(R N, P)`: for small P."""
+        pieces: list[Any] = [None] * len(self.variables)
+        for rule in self._rules:
+            for i, part in zip(self._positions(rule), rule.rows()):
+                pieces[i] = tf.reshape(part, [tf.shape(part)[0] * tf.shape(part)[1], -1])
+        count = tf.shape(next(p for p in pieces if p is not None))[0]
+        for i, variable in enumerate(self.variables):
+            if pieces[i] is None:  # a variable that this batch never used
+                pieces[i] = tf.zeros([count, variable.shape.num_elements()], variable.dtype)
+        return tf.concat(pieces, 1)
+
+
+def square_root(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    fisher: Fisher,
+    seed: tf.Tensor,
+    training: bool,
+    likelihood: Likelihood | None = None,
+    compute_loss: Callable | None = None,
+) -> SquareRoot:
+    """One recorded pass of `model` over a batch.
+
+    Args:
+        model: A built and compiled model.
+        x, y, sample_weight: The batch, as `train_step` gets it; `y` may be `None` unless `fisher` needs
+            the labels of the data.
+        fisher: Where the labels come from.
+        seed: Integer tensor of shape `(2,)` for labels drawn from the model.
+        training: Whether layers run in training mode.
+        likelihood: Used instead of the one of the compiled loss (of every output).
+        compute_loss: Used instead of that of the model.
+    """
+    trainable = list(model.trainable_variables)
+    if not trainable:
+        raise ValueError(f"The model {model.name!r} has no trainable variables.")
+    size = tf.shape(keras.tree.flatten(x)[0])[0]
+    tf.debugging.assert_positive(size, "The batch is empty; there is no Fisher matrix of no example.")
+    to_tap = taps.plan(model, x)
+    with (
+        keras.StatelessScope() as scope,
+        tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
+        taps.tapped(to_tap, scope, tape) as sites,
+    ):
+        outputs = taps.call_model(model, x, training)
+        with tape.stop_recording():
+            terms = compiled_loss.terms(compute_loss or model.compute_loss, x, y, outputs, sample_weight)
+        heads = [_Head(term, likelihood, fisher, y is not None) for term in terms]
+    groups, coordinates = _vectors(heads, fisher, seed)
+    taps.pull_back(tape, sites, groups)
+    return SquareRoot(trainable, layers.rules(sites), coordinates)
+
+
+class _Head:
+    """One term of the loss: its likelihood, coordinates eta, labels, and root weights."""
+
+    def __init__(self, term, likelihood: Likelihood | None, fisher: Fisher, labelled: bool):
+        self.likelihood = likelihood or from_loss(term.loss)
+        outputs = tf.cast(term.outputs, term.loss.dtype)
+        if outputs.shape.rank < 2:
+            raise ValueError(
+                "Model outputs must have a batch axis and at least one more. Received: outputs of shape "
+                f"{tuple(outputs.shape)}"
+            )
+        self.eta = self.likelihood.coordinates(outputs)
+        self.labels = self.likelihood.labels(tf.convert_to_tensor(term.labels), self.eta) if labelled else None
+        if fisher.needs_labels and not labelled:
+            raise ValueError(f"{type(fisher).__name__}() takes the labels of the data. Received: y=None")
+        weights = tf.cast(term.weights, self.eta.dtype) / self.likelihood.copies(self.eta)
+        weights = checked(weights, weights >= 0, "Sample and class weights must not be negative.")
+        missing = self.eta.shape.rank - weights.shape.rank
+        if missing < 1 or not weights.shape.is_compatible_with(self.eta.shape[: weights.shape.rank]):
+            raise ValueError(
+                f"The loss {term.loss.name!r} must return one value for each position of the outputs. "
+                f"Received: values of shape {tuple(weights.shape)}, outputs of shape {tuple(outputs.shape)}"
+            )
+        for _ in range(missing):
+            weights = weights[..., tf.newaxis]
+        self.root_weights = tf.sqrt(weights)
+
+
+def _vectors(heads: list[_Head], fisher: Fisher, seed: tf.Tensor):
+    """Weighted V for `taps.pull_back`, and the coordinates of the gradient in its rows."""
+    columns, coordinates = [], []
+    for i, head in enumerate(heads):
+        label_seed = tf.random.experimental.stateless_fold_in(seed, i)
+        v = fisher.vectors(head.likelihood, head.eta, head.labels, label_seed) * head.root_weights
+        c = None
+        if head.labels is not None:
+            c = fisher.gradient_coordinates(head.likelihood, head.eta, head.labels)
+        coordinates.append(None if c is None else c * head.root_weights)
+        columns.append((head.eta, v))
+    if fisher.joint:
+        single = len(heads) == 1 and heads[0].eta.shape[1:-1].num_elements() == 1
+        c = coordinates[0] if single else None
+        return [columns], None if c is None else tf.reshape(c, [1, -1])
+    groups = [[(eta, _one_position_at_a_time(v))] for eta, v in columns]
+    if any(c is None for c in coordinates):
+        return groups, None
+    return groups, tf.concat([_to_rows(c) for c in coordinates], 0)
+
+
+def _one_position_at_a_time(v: tf.Tensor) -> tf.Tensor:
+    """`(R, N, S.., C)` to `(S R, N, S.., C)`: the vectors of every position with zeros at the others."""
+    flat = flatten_positions(v, 2, 1)
+    if flat.shape[2] == 1:
+        return v
+    eye = tf.eye(tf.shape(flat)[2], dtype=v.dtype)
+    spread = tf.einsum("rnsc,st->srntc", flat, eye)
+    known = None not in (flat.shape[0], flat.shape[2])
+    shape = tf.shape(v)
+    spread = tf.reshape(spread, tf.concat([[-1], shape[1:]], 0))
+    return tf.ensure_shape(spread, [flat.shape[0] * flat.shape[2] if known else None, *v.shape[1:]])
+
+
+def _to_rows(c: tf.Tensor) -> tf.Tensor:
+    """`(N, S.., R)` coordinates in the row order of `_one_position_at_a_time`, `(S R, N)`."""
+    flat = flatten_positions(c, 1, 1)
+    return tf.reshape(tf.transpose(flat, [1, 2, 0]), [-1, tf.shape(c)[0]])
+
+
+def _l2(variable: keras.Variable) -> float:
+    """The Hessian of l2 * sum(theta^2) is 2 l2 on the diagonal."""
+    regularizer = variable.regularizer
+    known = isinstance(regularizer, (keras.regularizers.L2, keras.regularizers.L1L2))
+    return 2 * float(regularizer.l2) if known else 0.0
