@@ -220,7 +220,11 @@ class Bernoulli(_Independent):
 class Categorical(Likelihood):
     """y ~ Categorical(softmax(eta)): the likelihood of (sparse) categorical cross-entropy.
 
-    score = onehot(y) - p,  S = diag(sqrt p) - p sqrt(p)^T,  S S^T = diag(p) - p p^T.
+    score = onehot(y) - p,  S S^T = diag(p) - p p^T.
+
+    With q = sqrt(p), diag(p) - p p^T = diag(q) (I - q q^T) diag(q). The projection loses one dimension, so S
+    has C - 1 columns: diag(q) times the last columns of the Householder reflection that takes q to the first
+    axis, I - u u^T / (1 + q_1) with u = q + e_1.
 
     Args:
         from_logits: Boolean; whether f is eta (`True`) or p (`False`, Keras' default; p is
@@ -282,12 +286,16 @@ class Categorical(Likelihood):
         return y - tf.nn.softmax(eta)
 
     def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
-        p = tf.nn.softmax(eta)
-        return tf.linalg.diag(tf.sqrt(p)) - p[..., :, tf.newaxis] * tf.sqrt(p)[..., tf.newaxis, :]
+        q = tf.exp(tf.nn.log_softmax(eta) / 2)
+        u = tf.concat([q[..., :1] + 1, q[..., 1:]], -1)
+        reflection = tf.linalg.diag(tf.ones_like(q)) - u[..., tf.newaxis] * (q / u[..., :1])[..., tf.newaxis, :]
+        return q[..., tf.newaxis] * reflection[..., 1:]
 
     def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
-        # S c = score for every score that sums to zero; the floor keeps c finite.
-        return score * tf.exp(tf.minimum(-tf.nn.log_softmax(eta) / 2, 40.0))
+        log_q = tf.nn.log_softmax(eta) / 2
+        q = tf.exp(log_q)
+        t = score * tf.exp(tf.minimum(-log_q, 40.0))  # score / q; the floor keeps it finite
+        return t[..., 1:] - q[..., 1:] * t[..., :1] / (1 + q[..., :1])
 
     def get_config(self) -> dict[str, Any]:
         return {

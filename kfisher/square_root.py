@@ -31,16 +31,26 @@ class SquareRoot:
         ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
         coordinates: c with A^T c = the gradient of the likelihood part of L, `(R, N)`; `None` where the
             gradient is not in the row space of A (sampled labels, or no labels).
+        xla: Whether all this is to be compiled by XLA.
     """
 
     def __init__(
-        self, variables: list[keras.Variable], rules: list[layers.Rule], coordinates: tf.Tensor | None
+        self,
+        variables: list[keras.Variable],
+        rules: list[layers.Rule],
+        coordinates: tf.Tensor | None = None,
+        xla: bool = False,
     ):
         self.variables = variables
+        self.xla = xla
         self.ridge = [_l2(v) for v in variables]
         self.coordinates = coordinates
         self._rules = rules
         self._index = {id(v): i for i, v in enumerate(variables)}
+
+    def ridge_gradient(self) -> Tensors:
+        """The gradient of the L2 regularisers, diag(ridge) theta."""
+        return [d * tf.convert_to_tensor(v.value) for d, v in zip(self.ridge, self.variables)]
 
     @property
     def num_rows(self) -> int | tf.Tensor:
@@ -122,7 +132,7 @@ def square_root(
         heads = [_Head(term, likelihood, fisher, y is not None) for term in terms]
     groups, coordinates = _vectors(heads, fisher, seed)
     taps.pull_back(tape, sites, groups)
-    return SquareRoot(trainable, layers.rules(sites), coordinates)
+    return SquareRoot(trainable, layers.rules(sites), coordinates, xla=bool(model.jit_compile))
 
 
 class _Head:

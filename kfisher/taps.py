@@ -71,7 +71,8 @@ def plan(model: keras.Model, x: Any = None) -> list[keras.layers.Layer]:
         ValueError: If the model has no declared inputs and no `x` is given, or if a variable is used
             where the batch axis is gone.
     """
-    x = model.inputs if x is None and getattr(model, "inputs", None) else x
+    if x is None and getattr(model, "inputs", None):
+        x = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     if x is None:
         raise ValueError(
             f"The model {model.name!r} does not declare its inputs, so the layers that it calls are known "

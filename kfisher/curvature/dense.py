@@ -26,7 +26,7 @@ class Dense(Curvature):
     def solve(self, root: SquareRoot, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
         diagonal = [tf.fill(g.shape, tf.cast(damping, tf.float64) + d) for g, d in zip(gradient, root.ridge)]
         matrix = tf.linalg.set_diag(f := matrix_of(root), tf.linalg.diag_part(f) + flatten(diagonal))
-        return unflatten(cholesky_solve(matrix, flatten(gradient)), gradient)
+        return unflatten(cholesky_solve(matrix, flatten(gradient), root.xla), gradient)
 
 
 def matrix_of(root: SquareRoot) -> tf.Tensor:

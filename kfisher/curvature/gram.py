@@ -23,8 +23,7 @@ class Gram(Curvature):
     For exact and empirical labels c is known, and h is what the likelihood does not explain (regularisers,
     `add_loss`); beyond L2 regularisers, an h at the level of rounding is taken as zero. The textbook form,
     c = 0 and h = g, is left for sampled labels: it cancels badly as damping goes to 0 (Ren & Goldfarb 2019,
-    equation 11). The `(N R, N R)` system is solved in
-    float64; A is never formed for dense layers.
+    equation 11). The `(N R, N R)` system is solved in float64; A is never formed for dense layers.
 
     Example:
 
@@ -33,23 +32,28 @@ class Gram(Curvature):
 
     def solve(self, root: SquareRoot, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
         inverse = [1 / (tf.cast(damping, g.dtype) + d) for g, d in zip(gradient, root.ridge)]  # D^{-1}
-        if root.coordinates is None:
-            outside, c = gradient, 0.0
-        else:
-            c = root.coordinates
-            shrink = [d * v.value if d else tf.zeros_like(g) for d, v, g in zip(root.ridge, root.variables, gradient)]
-            unknown = [g - a - s for g, a, s in zip(gradient, root.rmatvec(c), shrink)]
-            outside = [h + s for h, s in zip(_rounded(unknown, gradient), shrink)]
-        right = c - root.matvec([i * h for i, h in zip(inverse, outside)])
         kernel = tf.cast(root.gram(inverse), tf.float64)
-        kernel = tf.linalg.set_diag(kernel, tf.linalg.diag_part(kernel) + 1)
-        u = cholesky_solve(kernel, tf.cast(tf.reshape(right, [-1]), tf.float64))
-        inside = root.rmatvec(tf.reshape(tf.cast(u, right.dtype), tf.shape(right)))
-        return [i * (h + tf.cast(a, h.dtype)) for i, h, a in zip(inverse, outside, inside)]
+        kernel = tf.linalg.set_diag(kernel, tf.linalg.diag_part(kernel) + 1)  # I + A D^{-1} A^T
+
+        def solution(c, h):
+            right = c if h is None else c - root.matvec([i * part for i, part in zip(inverse, h)])
+            u = cholesky_solve(kernel, tf.cast(tf.reshape(right, [-1]), tf.float64), root.xla)
+            inside = root.rmatvec(tf.reshape(tf.cast(u, right.dtype), tf.shape(right)))
+            total = inside if h is None else [a + part for a, part in zip(inside, h)]
+            return [i * t for i, t in zip(inverse, total)]
+
+        if root.coordinates is None:
+            return solution(0.0, gradient)
+        c = root.coordinates
+        shrinkage = root.ridge_gradient()
+        unexplained = [g - a - s for g, a, s in zip(gradient, root.rmatvec(c), shrinkage)]
+        explained = tf.linalg.global_norm(unexplained) <= _rounding(gradient)
+        h = [u + s for u, s in zip(unexplained, shrinkage)]
+        without = shrinkage if any(root.ridge) else None
+        return tf.cond(explained, lambda: solution(c, without), lambda: solution(c, h))
 
 
-def _rounded(outside: list[tf.Tensor], gradient: list[tf.Tensor]) -> list[tf.Tensor]:
-    """`outside`, or zeros where all of it is rounding error of the gradient."""
-    epsilon = max(2.0**-23 if g.dtype != tf.float64 else 2.0**-52 for g in gradient)
-    small = tf.linalg.global_norm(outside) <= _ROUNDING * epsilon * tf.linalg.global_norm(gradient)
-    return [tf.where(small, tf.zeros_like(h), h) for h in outside]
+def _rounding(gradient: list[tf.Tensor]) -> tf.Tensor:
+    """The norm that rounding alone may leave of a gradient that was computed in two ways."""
+    epsilon = max(2.0**-52 if g.dtype == tf.float64 else 2.0**-23 for g in gradient)
+    return _ROUNDING * epsilon * tf.linalg.global_norm(gradient)

@@ -62,15 +62,17 @@ class MatrixRule(AffineRule):
     def gram(self, scales: list[tf.Tensor]) -> tf.Tensor:
         layer = self.sites[0].layer
         scale = {id(v): c for v, c in zip(self.variables, scales)}
-        kernel_scale = scale.get(id(layer.kernel))
-        bias_scale = scale.get(id(getattr(layer, "bias", None)))
-        total = []
-        if kernel_scale is not None:
-            a, g = self.positions()
-            total.append(kernel_scale * _gram_of_positions(tf.cast(a, g.dtype), g))
-        if bias_scale is not None:
-            total.append(bias_scale * outer(tf.add_n([self.bias_rows(site) for site in self.sites])))
-        return tf.add_n(total)
+        kernel_scale = scale.get(id(layer.kernel), 0.0)
+        bias_scale = scale.get(id(getattr(layer, "bias", None)), 0.0)
+        a, g = self.positions()
+        a = tf.cast(a, g.dtype)
+        if a.shape[1] == a.shape[2] == 1:
+            # The bias is one more input, and that is 1.
+            return _scale_blocks(outer(g), kernel_scale * outer(a[tf.newaxis]) + bias_scale)
+        total = kernel_scale * _gram_of_positions(a, g)
+        if id(getattr(layer, "bias", None)) in scale:
+            total += bias_scale * outer(tf.add_n([self.bias_rows(site) for site in self.sites]))
+        return total
 
 
 class DenseRule(MatrixRule):
@@ -116,8 +118,6 @@ def _gram_of_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
     """
     _, positions, groups, width = a.shape
     vectors, outputs = g.shape[0], g.shape[-1]
-    if positions == groups == 1:
-        return _scale_blocks(outer(g), outer(a[tf.newaxis]))
     if positions is not None and groups == 1 and vectors is not None:
         if positions**2 * (width + vectors**2 * outputs) < vectors**2 * width * outputs:
             return _pair_positions(a[:, :, 0], g[:, :, :, 0])
