@@ -112,7 +112,8 @@ class Sampled(Fisher):
 
     def vectors(self, likelihood, eta, labels, seed):
         y = tf.stop_gradient(likelihood.sample(eta, self.num_samples, seed))
-        return likelihood.score(eta, y) / tf.sqrt(tf.cast(self.num_samples, eta.dtype))
+        scores = tf.vectorized_map(lambda label: likelihood.score(eta, label), y)
+        return scores / tf.sqrt(tf.cast(self.num_samples, eta.dtype))
 
     def get_config(self) -> dict[str, Any]:
         return {"num_samples": self.num_samples}

@@ -1,0 +1,144 @@
+"""Any `tfp.distributions.Distribution` as the likelihood p(y | f)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from kfisher.likelihoods import Bernoulli, Categorical, Likelihood, Poisson
+
+tfd = tfp.distributions
+
+
+class DistributionLikelihood(Likelihood):
+    """p(y | f) = make_distribution(f): what `kfisher.losses.NegativeLogLikelihood` stands for.
+
+    Scores are autodiff of `log_prob`, so sampled and empirical labels work for every distribution. The
+    exact Fisher is known in the parameters c of the families in `EXACT_FAMILIES` and carried to f by
+
+        V = (dc/df)^T S_c,   S_c S_c^T the Fisher in c.
+
+    Args:
+        make_distribution: Function from model outputs `(..., C)` to a distribution with that batch shape.
+    """
+
+    def __init__(self, make_distribution: Callable[[tf.Tensor], Any]):
+        self.make_distribution = make_distribution
+
+    def distribution(self, eta: tf.Tensor) -> Any:
+        return self.make_distribution(eta)
+
+    def labels(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
+        """y in the shape of a sample, one axis of size 1 more or less forgiven."""
+        distribution = self.make_distribution(eta)
+        shape = distribution.batch_shape + distribution.event_shape
+        y = tf.cast(y, distribution.dtype)
+        if y.shape.rank == shape.rank + 1 and y.shape[-1] == 1:
+            y = y[..., 0]
+        elif y.shape.rank == shape.rank - 1 and shape[-1] == 1:
+            y = y[..., tf.newaxis]
+        if not y.shape.is_compatible_with(shape):
+            raise ValueError(
+                "Labels must have the shape of a sample of `make_distribution(outputs)`. Received: labels of "
+                f"shape {tuple(y.shape)}, outputs of shape {tuple(eta.shape)}, samples of shape {tuple(shape)}"
+            )
+        return y
+
+    def sample(self, eta: tf.Tensor, num_samples: int, seed: tf.Tensor) -> tf.Tensor:
+        return self.make_distribution(eta).sample(num_samples, seed=seed)
+
+    def log_prob(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """log p(y | f) of each position, shape `(...)`: summed over what a position observes."""
+        log_prob = self.make_distribution(eta).log_prob(y)
+        return tf.reduce_sum(log_prob, list(range(eta.shape.rank - 1, log_prob.shape.rank)))
+
+    def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(eta)
+            log_prob = self.log_prob(eta, y)
+        return tape.gradient(log_prob, eta)
+
+    def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(eta)
+            parameters = _parameters(self.make_distribution(eta), eta.shape.rank - 1)
+        columns = [
+            tape.gradient(c, eta, column, "zero") for c, root in parameters for column in tf.unstack(root, axis=-1)
+        ]
+        return tf.stack(columns, -1)
+
+    def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> None:
+        return None
+
+
+def _parameters(distribution: Any, positions: int) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """The parameters c of a known family and the root of the Fisher in them.
+
+    c is `(..., K)` with the K parameters of a position last, the root `(..., K, R)`.
+    """
+    while isinstance(distribution, tfd.Independent):
+        distribution = distribution.distribution
+    family = type(distribution)
+    if family not in (*EXACT_FAMILIES, *_CATEGORICAL):
+        known = ", ".join(f.__name__ for f in (*EXACT_FAMILIES, *_CATEGORICAL))
+        raise ValueError(
+            f"The exact Fisher of {family.__name__} is not known to kfisher. Use "
+            "`fisher=kfisher.Sampled(num_samples)`, whose labels are drawn from the distribution. Exact are "
+            f"{known}, and `Independent` of these. Received: "
+            f"make_distribution returns {distribution}"
+        )
+    if family in _CATEGORICAL:
+        logits = distribution.logits_parameter()
+        return [(logits, Categorical(from_logits=True).fisher_root(logits))]
+    shape = tf.concat([distribution.batch_shape_tensor(), distribution.event_shape_tensor()], 0)
+    static = distribution.batch_shape + distribution.event_shape
+    size = static[positions:].num_elements()
+    found = []
+    for c, deviation in EXACT_FAMILIES[family](distribution):
+        flat = tf.concat([shape[:positions], [size]], 0)
+        # A parameter that several observations share counts once for each of them.
+        c, deviation = (tf.reshape(tf.broadcast_to(t, shape), flat) for t in (c, deviation))
+        found.append((c, tf.linalg.diag(deviation)))
+    return found
+
+
+def _location_scale(d: Any, location: float, scale: float) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    sigma = tf.convert_to_tensor(d.scale)
+    return [(tf.convert_to_tensor(d.loc), location / sigma), (sigma, scale / sigma)]
+
+
+def _multivariate_normal(d: Any) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    sigma = d.stddev()
+    return [(d.mean(), 1 / sigma), (sigma, 2**0.5 / sigma)]
+
+
+def _bernoulli(d: Any) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    logits = d.logits_parameter()
+    return [(logits, Bernoulli(from_logits=True).deviation(logits))]
+
+
+def _poisson(d: Any) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    log_rate = d.log_rate_parameter()
+    return [(log_rate, Poisson().deviation(log_rate))]
+
+
+def _exponential(d: Any) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    rate = tf.convert_to_tensor(d.rate)
+    return [(rate, 1 / rate)]
+
+
+# For each family its parameters with the standard deviations of their scores; scores of different
+# parameters are uncorrelated in all of them (Lehmann & Casella 1998, section 2.5).
+EXACT_FAMILIES: dict[type, Callable[[Any], list[tuple[tf.Tensor, tf.Tensor]]]] = {
+    tfd.Normal: lambda d: _location_scale(d, 1.0, 2**0.5),
+    tfd.LogNormal: lambda d: _location_scale(d, 1.0, 2**0.5),
+    tfd.Laplace: lambda d: _location_scale(d, 1.0, 1.0),
+    tfd.MultivariateNormalDiag: _multivariate_normal,
+    tfd.Bernoulli: _bernoulli,
+    tfd.Poisson: _poisson,
+    tfd.Exponential: _exponential,
+}
+_CATEGORICAL = (tfd.Categorical, tfd.OneHotCategorical)
