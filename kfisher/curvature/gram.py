@@ -36,9 +36,11 @@ class Gram(Curvature):
         kernel = tf.linalg.set_diag(kernel, tf.linalg.diag_part(kernel) + 1)  # I + A D^{-1} A^T
 
         def solution(c, h):
-            right = c if h is None else c - root.matvec([i * part for i, part in zip(inverse, h)])
-            u = cholesky_solve(kernel, tf.cast(tf.reshape(right, [-1]), tf.float64), root.xla)
-            inside = root.rmatvec(tf.reshape(tf.cast(u, right.dtype), tf.shape(right)))
+            right = tf.cast(c, tf.float64)
+            if h is not None:
+                right -= tf.cast(root.matvec([i * part for i, part in zip(inverse, h)]), tf.float64)
+            u = cholesky_solve(kernel, tf.reshape(right, [-1]), root.xla)
+            inside = root.rmatvec(tf.reshape(u, tf.shape(right)))
             total = inside if h is None else [a + part for a, part in zip(inside, h)]
             return [i * t for i, t in zip(inverse, total)]
 

@@ -144,8 +144,12 @@ class NaturalGradient(keras.optimizers.Optimizer):
             damping = keras.saving.deserialize_keras_object(damping)
         if isinstance(damping, keras.optimizers.schedules.LearningRateSchedule):
             return damping
+        value = _positive(damping)
         return self.add_variable(
-            (), keras.initializers.Constant(_positive(damping)), aggregation="only_first_replica", name="damping"
+            (),
+            lambda shape, dtype: tf.constant(value, dtype),  # initializers.Constant goes through float32
+            aggregation="only_first_replica",
+            name="damping",
         )
 
     @property
@@ -250,7 +254,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
         delta = -tf.cast(learning_rate, variable.dtype) * tf.cast(gradient, variable.dtype)
         if self.momentums:
             m = self.momentums[self._get_variable_index(variable)]
-            delta += tf.cast(self.momentum, variable.dtype) * tf.cast(m.value, variable.dtype)
+            delta += tf.constant(self.momentum, variable.dtype) * tf.cast(m.value, variable.dtype)
             self.assign(m, delta)
         self.assign_add(variable, delta)
 

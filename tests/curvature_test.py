@@ -1,0 +1,104 @@
+"""Every curvature solves the same system: against numpy.linalg.solve in float64."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+from kfisher import fisher as fishers
+from kfisher.curvature.base import cholesky_solve
+from kfisher.square_root import square_root
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+RNG = np.random.default_rng(0)
+X, LABELS = RNG.normal(size=(12, 3)), RNG.integers(0, 3, size=12)
+
+
+def network(regularizer=None):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, "tanh", kernel_regularizer=regularizer),
+            keras.layers.Dense(3, bias_regularizer=regularizer),
+        ]
+    )
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def system(model, fisher):
+    """The root, the dense Fisher with its regularisers, and the gradient of the loss Keras minimises."""
+    batch = tf.constant(X), tf.constant(LABELS), None
+    root = square_root(model, *batch, fisher=fishers.get(fisher), seed=tf.constant([0, 0]), training=True)
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(y=LABELS, y_pred=model(X))
+    matrix = kfisher.FisherOperator(model, X, LABELS, fisher=fisher).to_dense().numpy()
+    return root, matrix, tape.gradient(loss, model.trainable_variables)
+
+
+def flat(tensors):
+    return np.concatenate([t.numpy().ravel() for t in tensors])
+
+
+CURVATURES = [kfisher.curvature.Dense(), kfisher.curvature.Gram()]
+
+
+@pytest.mark.parametrize("curvature", CURVATURES, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
+@pytest.mark.parametrize("regularizer", [None, "l2", keras.regularizers.L1L2(0.02, 0.03)], ids=str)
+def test_solve_equals_the_dense_float64_solve(curvature, fisher, regularizer):
+    root, matrix, gradient = system(network(regularizer), fisher)
+    for damping in (1.0, 1e-3):
+        x = flat(curvature.solve(root, gradient, tf.constant(damping, tf.float64)))
+        expected = np.linalg.solve(matrix + damping * np.eye(31), flat(gradient))
+        # K has a condition of about 1 / damping.
+        assert np.linalg.norm(x - expected) < 1e-11 / damping * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("fisher", ["exact", "empirical"])
+def test_gram_keeps_the_solution_as_damping_goes_to_zero(fisher):
+    """In float32, where the textbook form of Woodbury's identity has no correct digit left."""
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    root, matrix, gradient = system(network(), fisher)
+    values, vectors = np.linalg.eigh(matrix.astype("float64"))
+    vectors, values = vectors[:, values > 1e-3], values[values > 1e-3]  # what float32 knows of F
+    expected = (vectors.T @ flat(gradient)) / (values + 1e-8)
+
+    def error():
+        x = flat(kfisher.curvature.Gram().solve(root, gradient, tf.constant(1e-8)))
+        return np.linalg.norm(vectors.T @ x - expected) / np.linalg.norm(expected)
+
+    assert error() < 1e-2
+    root.coordinates = None  # the textbook form
+    assert error() > 0.1
+
+
+def test_a_gradient_from_elsewhere_is_not_ignored():
+    """Gram knows the coordinates of the likelihood's gradient, and must still solve for another one."""
+    root, matrix, gradient = system(network(), "exact")
+    other = [g + tf.random.stateless_normal(g.shape, [1, i], dtype=g.dtype) for i, g in enumerate(gradient)]
+    x = flat(kfisher.curvature.Gram().solve(root, other, tf.constant(0.1, tf.float64)))
+    assert np.allclose(x, np.linalg.solve(matrix + 0.1 * np.eye(31), flat(other)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [5, 600])  # on either side of where LAPACK takes over
+@pytest.mark.parametrize("xla", [False, True])
+def test_cholesky_solve_is_numpys_and_nan_where_there_is_no_solution(size, xla):
+    a = RNG.normal(size=(size, size))
+    matrix, right = a @ a.T + np.eye(size), RNG.normal(size=size)
+    solve = tf.function(lambda m, b: cholesky_solve(m, b, xla), jit_compile=xla and size < 100)
+    x = solve(tf.constant(matrix), tf.constant(right)).numpy()
+    assert np.allclose(x, np.linalg.solve(matrix, right), rtol=1e-8, atol=1e-10)
+    matrix[1, 1] = np.nan
+    assert np.isnan(solve(tf.constant(matrix), tf.constant(right))).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "gram"])
+def test_names_configs_and_instances_give_the_same_curvature(name):
+    curvature = kfisher.curvature.get(name)
+    assert kfisher.curvature.get(curvature) is curvature
+    assert type(kfisher.curvature.get(keras.saving.serialize_keras_object(curvature))) is type(curvature)

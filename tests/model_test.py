@@ -1,0 +1,163 @@
+"""How the batch reaches the optimizer: kfisher models, attach, and loops of one's own."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+
+X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+Y = (X.sum(1, keepdims=True) > 0).astype("float32")
+
+
+def optimizer(**kwargs):
+    return kfisher.optimizers.NaturalGradient(0.5, fisher="exact", damping=1e-2, seed=0, **kwargs)
+
+
+def layers():
+    return [keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1, activation="sigmoid")]
+
+
+def functional(cls):
+    inputs = keras.Input((3,))
+    outputs = inputs
+    for layer in layers():
+        outputs = layer(outputs)
+    return cls(inputs, outputs)
+
+
+@keras.saving.register_keras_serializable("kfisher_tests")
+class Subclassed(kfisher.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.last = layers()
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+
+@keras.saving.register_keras_serializable("kfisher_tests")
+class Mixed(kfisher.FisherMixin, keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.last = layers()
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+
+MODELS = {
+    "sequential": lambda: kfisher.Sequential([keras.Input((3,)), *layers()]),
+    "functional": lambda: functional(kfisher.Model),
+    "subclassed": Subclassed,
+    "mixin": Mixed,
+    "attached": lambda: kfisher.attach(keras.Sequential([keras.Input((3,)), *layers()])),
+    "upgraded": lambda: (lambda m: kfisher.Model(m.inputs, m.outputs))(functional(keras.Model)),
+}
+
+
+def trained(model, opt=None, **kwargs):
+    model(X)
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(size=w.shape) * 0.5 for w in model.get_weights()])
+    model.compile(opt or optimizer(), "binary_crossentropy", **kwargs)
+    model.fit(X, Y, batch_size=10, epochs=2, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return trained(MODELS["sequential"]())
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "sequential"])
+def test_every_way_to_make_a_model_trains_the_same(name, reference):
+    for a, b in zip(trained(MODELS[name]()), reference):
+        assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sequential", "functional", "subclassed", "mixin"])
+def test_a_loaded_model_goes_on_training_as_if_it_had_never_been_saved(name, tmp_path):
+    model = MODELS[name]()
+    trained(model, optimizer(momentum=0.5))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert type(loaded) is type(model)
+    for m in (model, loaded):
+        m.fit(X, Y, batch_size=10, epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), loaded.get_weights()):
+        assert np.array_equal(a, b)
+    for a, b in zip(model.optimizer.variables, loaded.optimizer.variables):
+        assert np.array_equal(a, b)
+
+
+def test_a_custom_loop_observes_before_apply_gradients(reference):
+    model = keras.Sequential([keras.Input((3,)), *layers()])
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(size=w.shape) * 0.5 for w in model.get_weights()])
+    opt = optimizer()
+    model.compile(loss="binary_crossentropy")  # observe() reads the loss from the model
+
+    @tf.function
+    def step(x, y):
+        opt.observe(model, x, y)
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(y=y, y_pred=model(x, training=True))
+        opt.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+
+    for _ in range(2):
+        for start in (0, 10, 20):
+            step(tf.constant(X[start : start + 10]), tf.constant(Y[start : start + 10]))
+    for a, b in zip(model.get_weights(), reference):
+        assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_that_has_seen_no_batch_names_the_three_ways_and_changes_nothing():
+    model = keras.Sequential([keras.Input((3,)), *layers()])
+    model.compile(optimizer(), "binary_crossentropy")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"(?s)kfisher\.Model.*kfisher\.attach\(model\).*optimizer\.observe"):
+        model.fit(X, Y, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
+def test_a_batch_is_used_once():
+    model = keras.Sequential([keras.Input((3,)), *layers()])
+    model.compile(loss="binary_crossentropy")
+    opt = optimizer()
+    opt.observe(model, X, Y)
+    gradients = [tf.ones(v.shape) for v in model.trainable_variables]
+    opt.apply_gradients(zip(gradients, model.trainable_variables))
+    with pytest.raises(ValueError, match="has seen no batch"):
+        opt.apply_gradients(zip(gradients, model.trainable_variables))
+
+
+def test_kfisher_models_train_with_other_optimizers_and_can_be_compiled_again(reference):
+    model = MODELS["sequential"]()
+    plain = keras.Sequential([keras.Input((3,)), *layers()])
+    ours, theirs = (trained(m, keras.optimizers.Adam(0.1)) for m in (model, plain))
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs))
+    assert all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(trained(model), reference))
+
+
+def test_attach_and_detach_leave_the_model_as_it_was():
+    model = keras.Sequential([keras.Input((3,)), *layers()])
+    model.compile(keras.optimizers.SGD(), "binary_crossentropy")
+    model.fit(X, Y, verbose=0)
+    names = set(vars(model))
+    kfisher.attach(kfisher.attach(model))
+    model.compile(optimizer(), "binary_crossentropy")
+    model.fit(X, Y, verbose=0)  # a training function that was traced before is not used again
+    kfisher.detach(kfisher.detach(model))
+    assert set(vars(model)) <= names | {"optimizer"} and "train_step" not in vars(model)
+    with pytest.raises(ValueError, match="has seen no batch"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_making_a_functional_model_leaves_the_class_open_to_subclasses():
+    functional(kfisher.Model)
+    assert Subclassed.__mro__.count(keras.Model) == 1
+    assert Subclassed()(X).shape == (24, 1)
+    assert isinstance(functional(kfisher.Model), kfisher.FisherMixin)
+    assert isinstance(functional(kfisher.Model), keras.Model)

@@ -1,0 +1,307 @@
+"""NaturalGradient as a Keras optimizer: steps, hyper-parameters, state, and what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(22, 3))
+LABELS = RNG.integers(0, 3, size=22)
+START = [RNG.normal(size=(3, 4)), RNG.normal(size=4), RNG.normal(size=(4, 3)), RNG.normal(size=3)]
+
+
+def crossentropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network(optimizer, loss=None, **kwargs):
+    model = kfisher.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, activation="tanh"),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.set_weights(START)
+    model.compile(optimizer, loss or crossentropy(), **kwargs)
+    return model
+
+
+def fit(model, epochs=1, batch_size=22):
+    return model.fit(X, LABELS, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0).history["loss"]
+
+
+def flat(tensors):
+    return np.concatenate([np.asarray(t, "float64").ravel() for t in tensors])
+
+
+def gradient(model, x=X, y=LABELS):
+    with tf.GradientTape() as tape:
+        loss = crossentropy()(y, model(x))
+    return flat(tape.gradient(loss, model.trainable_variables))
+
+
+def empirical_fisher(model, x=X, y=LABELS):
+    """sum_n w_n g_n g_n^T from one gradient for each example."""
+    rows = np.stack([gradient(model, x[n : n + 1], y[n : n + 1]) for n in range(len(x))])
+    return rows.T @ rows / len(x)
+
+
+def gauss_newton(model, x=X):
+    with tf.GradientTape() as tape:
+        f = model(x)
+    jacobian = np.concatenate(
+        [j.numpy().reshape(len(x), 3, -1) for j in tape.jacobian(f, model.trainable_variables)], -1
+    )
+    p = tf.nn.softmax(f).numpy()
+    hessian = np.einsum("ni,ij->nij", p, np.eye(3)) - np.einsum("ni,nj->nij", p, p)
+    return np.einsum("nia,nij,njb->ab", jacobian, hessian, jacobian) / len(x)
+
+
+@pytest.mark.parametrize("curvature", ["gram", "dense"])
+@pytest.mark.parametrize("fisher", ["exact", "empirical"])
+def test_one_step_is_the_damped_solve_in_float64(fisher, curvature):
+    model = network(NaturalGradient(0.5, fisher=fisher, curvature=curvature, damping=0.03))
+    matrix = gauss_newton(model) if fisher == "exact" else empirical_fisher(model)
+    expected = flat(START) - 0.5 * np.linalg.solve(matrix + 0.03 * np.eye(31), gradient(model))
+    fit(model)
+    assert np.allclose(flat(model.get_weights()), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_sampled_step_uses_labels_of_the_model_that_change_with_step_and_seed():
+    def steps(seed):
+        model = network(NaturalGradient(0.1, fisher="sampled", damping=0.1, seed=seed))
+        weights = []
+        for _ in range(2):
+            model.set_weights(START)
+            fit(model)
+            weights.append(flat(model.get_weights()))
+        return weights
+
+    first, second = steps(1)
+    assert not np.allclose(first, second)  # the same batch and weights, another step: other labels
+    again, _ = steps(1)
+    assert np.array_equal(first, again)
+    other, _ = steps(2)
+    assert not np.allclose(first, other)
+
+
+def test_empirical_natural_gradient_differs_in_nothing_but_the_labels():
+    ours = network(EmpiricalNaturalGradient(0.3, damping=0.1, momentum=0.9))
+    same = network(NaturalGradient(0.3, fisher="empirical", damping=0.1, momentum=0.9))
+    other = network(NaturalGradient(0.3, fisher="exact", damping=0.1, momentum=0.9))
+    assert fit(ours, 3) == fit(same, 3) != fit(other, 3)
+
+
+def test_huge_damping_is_gradient_descent_with_momentum():
+    damping = 1e6
+    model = network(NaturalGradient(0.1 * damping, fisher="exact", damping=damping, momentum=0.9))
+    plain = network(keras.optimizers.SGD(0.1, momentum=0.9))
+    assert np.allclose(fit(model, 5, 10), fit(plain, 5, 10), rtol=1e-4)
+
+
+def test_clipping_and_weight_decay_act_on_the_natural_gradient_step():
+    step = flat(START) - flat(_one_step().get_weights())
+    clipped = flat(START) - flat(_one_step(global_clipnorm=1e-3).get_weights())
+    assert np.allclose(clipped, 1e-3 * step / np.linalg.norm(step), rtol=1e-5)
+    by_value = flat(START) - flat(_one_step(clipvalue=1e-3).get_weights())
+    assert np.allclose(by_value, np.clip(step, -1e-3, 1e-3), rtol=1e-5)
+    decayed = flat(START) - flat(_one_step(weight_decay=0.1).get_weights())
+    assert np.allclose(decayed, step + 0.1 * flat(START), rtol=1e-5)
+
+
+def _one_step(**kwargs):
+    model = network(NaturalGradient(1.0, fisher="exact", damping=0.1, **kwargs))
+    fit(model)
+    return model
+
+
+def test_ema_is_that_of_the_weights():
+    model = _one_step(use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=1)
+    plain = _one_step()
+    # Keras starts the average at zero and takes the weights themselves at step 0.
+    keras_model = network(keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=1))
+    fit(keras_model)
+    ratio = flat(keras_model.get_weights()) / flat(START)
+    assert np.allclose(flat(model.get_weights()), ratio * flat(plain.get_weights()), rtol=1e-5)
+
+
+def test_damping_and_learning_rate_take_schedules_and_new_values_while_training():
+    decay = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.5, 0.2, 0.1])
+    scheduled = network(NaturalGradient(decay, fisher="exact", damping=decay))
+    fit(scheduled, 4)
+    by_hand = network(NaturalGradient(0.5, fisher="exact", damping=0.5))
+    for value in (0.5, 0.2, 0.1, 0.1):
+        by_hand.optimizer.learning_rate = value
+        by_hand.optimizer.damping = value
+        fit(by_hand)
+    assert np.allclose(flat(scheduled.get_weights()), flat(by_hand.get_weights()), rtol=1e-6)
+    with pytest.raises(TypeError, match="created with a schedule"):
+        scheduled.optimizer.damping = 0.1
+
+
+@pytest.mark.parametrize(
+    "how, fisher",
+    [
+        ({"jit_compile": True}, "exact"),  # not sampled: XLA has random numbers of its own
+        ({"run_eagerly": True}, "sampled"),
+        ({"steps_per_execution": 3}, "sampled"),
+    ],
+    ids=["xla", "eager", "steps_per_execution"],
+)
+def test_graph_xla_eager_and_several_steps_at_once_agree(how, fisher):
+    def weights(**kwargs):
+        model = network(NaturalGradient(0.2, fisher=fisher, damping=0.1, seed=3), **kwargs)
+        fit(model, 2, 8)  # 22 examples: the last batch is ragged
+        return flat(model.get_weights())
+
+    assert np.allclose(weights(**how), weights(), rtol=1e-6, atol=1e-8)
+
+
+def test_train_on_batch_is_a_step_of_fit():
+    model, same = (network(NaturalGradient(0.2, fisher="exact", damping=0.1)) for _ in range(2))
+    fit(model, 2)
+    for _ in range(2):
+        same.train_on_batch(X, LABELS)
+    assert np.allclose(flat(model.get_weights()), flat(same.get_weights()))
+
+
+def test_mixed_precision_with_loss_scaling_follows_float32():
+    weights = []
+    for policy in ("mixed_float16", "float32"):
+        keras.config.set_dtype_policy(policy)
+        model = network(NaturalGradient(0.2, fisher="exact", damping=0.1))
+        fit(model, 3)
+        weights.append(flat(model.get_weights()))
+    step = np.linalg.norm(weights[1] - flat(START))
+    assert np.linalg.norm(weights[0] - weights[1]) < 0.02 * step  # half precision has 3 digits
+
+
+def test_loss_scale_factor_changes_nothing():
+    plain = network(NaturalGradient(0.2, fisher="exact", damping=0.1))
+    scaled = network(NaturalGradient(0.2, fisher="exact", damping=0.1, loss_scale_factor=64.0))
+    fit(plain), fit(scaled)
+    assert np.allclose(flat(plain.get_weights()), flat(scaled.get_weights()), rtol=1e-10)
+
+
+def test_resumed_training_repeats_the_uninterrupted_run_exactly(tmp_path):
+    def optimizer():
+        schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 2, 0.9)
+        return NaturalGradient(schedule, fisher=kfisher.Sampled(2), damping=schedule, momentum=0.8, seed=5)
+
+    whole = network(optimizer())
+    fit(whole, 4, 10)
+    half = network(optimizer())
+    fit(half, 2, 10)
+    half.save(tmp_path / "half.keras")
+    resumed = keras.saving.load_model(tmp_path / "half.keras")
+    fit(resumed, 2, 10)
+    assert np.array_equal(flat(whole.get_weights()), flat(resumed.get_weights()))
+
+
+@pytest.mark.parametrize("cls", [NaturalGradient, EmpiricalNaturalGradient])
+def test_config_round_trip_keeps_everything(cls):
+    kwargs = {} if cls is EmpiricalNaturalGradient else {"fisher": kfisher.Sampled(num_samples=3)}
+    optimizer = cls(
+        0.3,
+        curvature=kfisher.curvature.Dense(),
+        damping=keras.optimizers.schedules.CosineDecay(0.1, 10),
+        momentum=0.5,
+        likelihood=kfisher.likelihoods.Normal(scale=2.0),
+        seed=7,
+        weight_decay=0.1,
+        clipnorm=2.0,
+        use_ema=True,
+        **kwargs,
+    )
+    config = keras.optimizers.serialize(optimizer)
+    again = keras.optimizers.deserialize(config)
+    assert type(again) is cls
+    assert keras.optimizers.serialize(again) == config
+    assert config["registered_name"] == f"kfisher>{cls.__name__}"
+
+
+def test_a_seed_is_drawn_once_and_kept_in_the_config():
+    keras.utils.set_random_seed(1)
+    first, second = NaturalGradient(), NaturalGradient()
+    assert first.seed != second.seed
+    assert NaturalGradient.from_config(first.get_config()).seed == first.seed
+    keras.utils.set_random_seed(1)
+    assert NaturalGradient().seed == first.seed
+
+
+@pytest.mark.parametrize("value, jit_compile", [(np.nan, False), (np.inf, False), (np.nan, True)])
+def test_a_batch_that_is_not_finite_is_skipped_counted_and_reported(value, jit_compile):
+    optimizer = NaturalGradient(0.2, fisher="exact", damping=0.1, momentum=0.9, weight_decay=0.1)
+    model = network(optimizer, jit_compile=jit_compile)
+    fit(model)
+    before = [v.numpy() for v in model.variables + optimizer.momentums]
+    bad = X.copy()
+    bad[4, 1] = value
+    with pytest.warns(UserWarning, match="skipped 1 of 2 steps"):
+        model.fit(bad, LABELS, batch_size=22, verbose=0)
+    after = [v.numpy() for v in model.variables + optimizer.momentums]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after))
+    assert int(optimizer.skipped_steps) == 1 and int(optimizer.iterations) == 2
+    assert np.isfinite(fit(model)).all()
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"damping": -1.0}, "damping=-1.0"),
+        ({"damping": 0.0}, "damping=0.0"),
+        ({"damping": "large"}, "damping=large"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"fisher": "true"}, "fisher='true'"),
+        ({"curvature": "full"}, "curvature='full'"),
+        ({"likelihood": "normal"}, "likelihood='normal'"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2"),
+        ({"learning_rate": "fast"}, "learning_rate=fast"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_wrong_arguments_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=f"Received.*{message}"):
+        NaturalGradient(**kwargs)
+
+
+def test_negative_damping_is_refused_later_too():
+    optimizer = NaturalGradient()
+    with pytest.raises(ValueError, match="Received: damping=-1"):
+        optimizer.damping = -1
+    assert float(optimizer.damping) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    "loss, y, message",
+    [
+        (None, np.full(22, 3), "class indices|outside the valid range"),  # ours or Keras' own, whichever runs first
+        (None, np.full(22, 0.5), "whole numbers"),
+        ("huber", np.zeros((22, 3)), "Supported are.*mean_squared_error.*NegativeLogLikelihood"),
+        ("mse", np.zeros((22, 2)), "shape"),
+        ("mse", np.zeros((22, 1)), "shape"),
+    ],
+    ids=["out of range", "float", "no likelihood", "shape", "broadcast"],
+)
+def test_bad_labels_give_a_clear_error_and_change_no_weight(loss, y, message):
+    model = network(NaturalGradient(0.2, fisher="exact"), loss)
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+        model.fit(X, y, batch_size=22, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), START))
+
+
+def test_an_empty_batch_and_a_foreign_set_of_gradients_are_refused():
+    model = network(NaturalGradient(0.2, fisher="exact"))
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="at least one|is empty"):
+        model.optimizer.observe(model, X[:0], LABELS[:0])
+    model.optimizer.observe(model, X, LABELS)
+    variables = model.trainable_variables[:2]
+    with pytest.raises(ValueError, match="gradients must be those of all trainable variables"):
+        model.optimizer.apply_gradients(zip(variables, variables))
