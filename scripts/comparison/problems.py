@@ -1,0 +1,216 @@
+"""The problems: data, model, loss, and the budget and settings that compare.py uses unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+import kfisher
+from kfisher import datasets
+
+
+class Data(NamedTuple):
+    """Arrays to train on, and those held out (empty if there are none), in the dtype of the model."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+class Setting(NamedTuple):
+    """Hyper-parameters of one optimizer on one problem; damping in the units of the Fisher matrix."""
+
+    learning_rate: float
+    damping: float | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One learning problem.
+
+    Attributes:
+        summary: One line for the help.
+        data: Makes the arrays.
+        model: Makes the untrained kfisher model.
+        loss: Makes the Keras loss.
+        correct: For each example whether the outputs give its label, or `None` for regressions.
+        target: The loss to which steps and seconds are counted; the slower ones just reach it, if they can.
+        settings: For each optimizer.
+        batch_size: `None` for the full batch.
+        curvature: Of the natural-gradient optimizers.
+        loss_weight: Factor of the loss, as in `compile`.
+    """
+
+    summary: str
+    data: Callable[[], Data]
+    model: Callable[[], keras.Model]
+    loss: Callable[[], keras.losses.Loss]
+    correct: Callable | None
+    epochs: int
+    target: float
+    settings: dict[str, Setting]
+    batch_size: int | None = None
+    curvature: str = "dense"
+    loss_weight: float = 1.0
+
+
+def _all(loader: Callable) -> Callable[[], Data]:
+    """Everything to train on, as in the paper."""
+
+    def data() -> Data:
+        x, y = loader()
+        return Data(x, y[:, np.newaxis], x[:0], y[:0, np.newaxis])
+
+    return data
+
+
+def _digits() -> Data:
+    """The last 297 images are held out; other people wrote them."""
+    x, y = datasets.digits()
+    x = (x / 16).astype("float32")
+    return Data(x[:1500], y[:1500], x[1500:], y[1500:])
+
+
+def _linear(features: int) -> Callable[[], keras.Model]:
+    """theta_0 = 0; raw features are too ill-conditioned for float32."""
+
+    def model() -> keras.Model:
+        unit = keras.layers.Dense(1, kernel_initializer="zeros", dtype="float64")
+        return kfisher.Sequential([keras.Input((features,), dtype="float64"), unit])
+
+    return model
+
+
+def _mlp() -> keras.Model:
+    hidden = [keras.layers.Dense(32, activation="tanh") for _ in range(2)]
+    return kfisher.Sequential([keras.Input((64,)), *hidden, keras.layers.Dense(10)])
+
+
+def _convnet() -> keras.Model:
+    return kfisher.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Reshape((8, 8, 1)),
+            keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+def _squared_error() -> keras.losses.Loss:
+    return keras.losses.MeanSquaredError(dtype="float64")
+
+
+def _logistic() -> keras.losses.Loss:
+    return keras.losses.BinaryCrossentropy(from_logits=True, dtype="float64")
+
+
+def _softmax() -> keras.losses.Loss:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _sign(outputs, labels):
+    return keras.ops.equal(outputs > 0, labels > 0.5)
+
+
+def _largest(outputs, labels):
+    return keras.ops.equal(keras.ops.argmax(outputs, -1), keras.ops.cast(labels, "int64"))
+
+
+PROBLEMS = {
+    "breast_cancer": Problem(
+        summary="logistic regression on the raw features (569 x 30), full batch",
+        data=_all(datasets.breast_cancer),
+        model=_linear(30),
+        loss=_logistic,
+        correct=_sign,
+        epochs=100,
+        target=0.2,
+        settings={
+            "sgd": Setting(7.5e-6),
+            "adam": Setting(0.0133),
+            "natural_gradient": Setting(1.33, 1e-10),
+            "natural_gradient_sampled": Setting(0.075, 1e-10),
+            "empirical_fisher": Setting(0.0562, 1e-10),
+        },
+    ),
+    "wine": Problem(
+        summary="linear regression on the class index (178 x 13), half the squared error, full batch",
+        data=_all(datasets.wine),
+        model=_linear(13),
+        loss=_squared_error,
+        correct=None,
+        epochs=100,
+        target=0.1,
+        loss_weight=0.5,
+        settings={
+            "sgd": Setting(2.37e-6),
+            "adam": Setting(1.78e-3),
+            "natural_gradient": Setting(1.0, 1e-8),
+            "natural_gradient_sampled": Setting(0.562, 1e-8),
+            "empirical_fisher": Setting(0.075, 1e-8),
+        },
+    ),
+    "diabetes": Problem(
+        summary="linear regression (442 x 10), half the squared error, full batch",
+        data=_all(datasets.diabetes),
+        model=_linear(10),
+        loss=_squared_error,
+        correct=None,
+        epochs=100,
+        target=1450.0,
+        loss_weight=0.5,
+        settings={
+            "sgd": Setting(1.78),
+            "adam": Setting(237.0),
+            "natural_gradient": Setting(1.0, 1e-8),
+            "natural_gradient_sampled": Setting(0.75, 1e-8),
+            "empirical_fisher": Setting(5.62e3, 0.1),
+        },
+    ),
+    "digits_mlp": Problem(
+        summary="MLP 64-32-32-10 on digits of 8 x 8 pixels (1500, and 297 held out)",
+        data=_digits,
+        model=_mlp,
+        loss=_softmax,
+        correct=_largest,
+        epochs=10,
+        target=0.1,
+        batch_size=128,
+        curvature="gram",
+        settings={
+            "sgd": Setting(1.0),
+            "adam": Setting(1e-2),
+            "natural_gradient": Setting(0.3, 1e-2),
+            "natural_gradient_sampled": Setting(0.1, 1e-1),
+            "empirical_fisher": Setting(0.1, 1e-1),
+        },
+    ),
+    "digits_convnet": Problem(
+        summary="convnet (3 x 3 x 8, 3 x 3 x 16, 10) on the same digits",
+        data=_digits,
+        model=_convnet,
+        loss=_softmax,
+        correct=_largest,
+        epochs=10,
+        target=0.1,
+        batch_size=128,
+        curvature="gram",
+        settings={
+            "sgd": Setting(0.5),
+            "adam": Setting(1e-2),
+            "natural_gradient": Setting(0.3, 1e-2),
+            "natural_gradient_sampled": Setting(0.1, 1e-1),
+            "empirical_fisher": Setting(0.1, 1e-1),
+        },
+    ),
+}

@@ -1,0 +1,108 @@
+"""What a comparison leaves behind: a CSV, a picture, and a table."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from comparison.optimizers import OPTIMIZERS
+from comparison.run import Run
+
+COLUMNS = ("optimizer", "seed", "step", "seconds", "loss", "accuracy", "test_accuracy", "cosine")
+
+# Okabe & Ito: told apart with any colour vision, and line styles without any. An optimizer looks the same in
+# every picture.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
+
+
+def write_csv(runs: list[Run], path: Path) -> None:
+    """One line for each measurement; empty where a quantity was not measured or does not apply."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for run in runs:
+            for row in run.rows:
+                numbers = {k: "" if math.isnan(v) else f"{v:.8g}" for k, v in row.items()}
+                writer.writerow({"optimizer": run.optimizer, "seed": run.seed, **numbers})
+
+
+def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
+    """Loss against step and against seconds, and the cosine along each path; one line for each seed."""
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    by_step, by_seconds, cosines = figure.subplots(1, 3)
+    for run in runs:
+        i = list(OPTIMIZERS).index(run.optimizer)
+        first = run is next(r for r in runs if r.optimizer == run.optimizer)
+        look = {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "linestyle": _STYLES[i % len(_STYLES)],
+            "linewidth": 1.8,
+            "label": run.optimizer.replace("_", " ") if first else None,
+        }
+        by_step.plot(run.column("step"), run.column("loss"), **look)
+        by_seconds.plot(run.column("seconds"), run.column("loss"), **look)
+        measured = np.isfinite(run.column("cosine"))
+        cosines.plot(run.column("step")[measured], run.column("cosine")[measured], **look)
+    for axes, label in ((by_step, "step"), (by_seconds, "seconds of training steps")):
+        axes.set(xlabel=label, ylabel="training loss", yscale="log")
+        axes.axhline(target, color="0.5", linewidth=1, zorder=0, label=f"target {target:g}")
+    by_seconds.sharey(by_step)
+    cosines.set(xlabel="step", ylabel="cosine of EF step and NG step", ylim=(-1.05, 1.05))
+    for axes in (by_step, by_seconds, cosines):
+        axes.grid(color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    handles, labels = by_step.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def table(runs: list[Run], target: float) -> str:
+    """One line for each optimizer: means over its seeds, "-" where it does not apply or not all got there."""
+    header = (
+        "optimizer", "lr", "damping", "loss", "accuracy", "test acc.",
+        f"steps to {target:g}", "seconds", "ms/step", "cos mean", "cos min",
+    )
+    lines = [header]
+    for name in dict.fromkeys(run.optimizer for run in runs):
+        own = [run for run in runs if run.optimizer == name]
+        reached = [_first_below(run, target) for run in own]
+        cosines = np.concatenate([run.column("cosine") for run in own])
+        cosines = cosines[np.isfinite(cosines)]
+        setting = own[0].setting
+        lines.append(
+            (
+                name,
+                f"{setting.learning_rate:.3g}",
+                "-" if setting.damping is None else f"{setting.damping:.0e}",
+                _number([run.rows[-1]["loss"] for run in own], ".4g"),
+                _number([run.rows[-1]["accuracy"] for run in own], ".3f"),
+                _number([run.rows[-1]["test_accuracy"] for run in own], ".3f"),
+                _number([step for step, _ in reached], ".4g"),
+                _number([seconds for _, seconds in reached], ".3g"),
+                _number([1000 * run.rows[-1]["seconds"] / run.rows[-1]["step"] for run in own], ".1f"),
+                _number(list(cosines), ".2f"),
+                _number([cosines.min()] if len(cosines) else [], ".2f"),
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines.insert(1, tuple("-" * width for width in widths))
+    return "\n".join(
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
+        for line in lines
+    )
+
+
+def _first_below(run: Run, target: float) -> tuple[float, float]:
+    """Step and seconds at which the loss was first measured at or below the target; NaN if never."""
+    return next(((r["step"], r["seconds"]) for r in run.rows if r["loss"] <= target), (math.nan, math.nan))
+
+
+def _number(values: list[float], form: str) -> str:
+    mean = float(np.mean(values)) if values else math.nan
+    return "-" if math.isnan(mean) else format(mean, form)

@@ -1,0 +1,28 @@
+# Sourced by demo.sh and test.sh: goes to the root of the repository and provides `.venv` there.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# install EXTRAS: makes .venv if it is missing and installs `.[EXTRAS]` into it, unless that is what it holds.
+install() {
+    local python="${PYTHON:-python3}" extras="$1" wanted stamp
+    stamp=".venv/.installed-$extras"
+    if [ ! -x .venv/bin/pip ]; then
+        if ! command -v "$python" >/dev/null; then
+            echo "No '$python' here. Install Python 3.11 or newer, or name one: PYTHON=/path/to/python bash $0" >&2
+            exit 1
+        fi
+        if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            echo "Python 3.11 or newer is needed; '$python' is $("$python" --version 2>&1)." \
+                "Name a newer one: PYTHON=/path/to/python bash $0" >&2
+            exit 1
+        fi
+        echo "== making .venv with $("$python" --version)"
+        "$python" -m venv .venv
+    fi
+    wanted="$PWD $(cat setup.cfg setup.py kfisher/version.py | cksum)"
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        echo "== installing .[$extras] (TensorFlow is large; a first time takes minutes)"
+        .venv/bin/python -m pip install -qq --disable-pip-version-check --editable ".[$extras]"
+        echo "$wanted" >"$stamp"
+    fi
+}
