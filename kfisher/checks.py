@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 
@@ -22,3 +25,29 @@ def checked(values: tf.Tensor, valid: tf.Tensor, message: str) -> tf.Tensor:
     assertion = tf.debugging.Assert(tf.reduce_all(valid), [message])
     with tf.control_dependencies([assertion] if assertion is not None else []):
         return tf.where(valid, values, tf.constant(float("nan"), values.dtype))
+
+
+def check_batch(**structures: Any) -> None:
+    """Raises unless all tensors in the structures have the same number of examples, and some.
+
+    Args:
+        **structures: Structures of tensors or `None`, by the name to use in the message.
+
+    Raises:
+        ValueError: If the static shapes differ in the first axis, or it is 0.
+        tf.errors.InvalidArgumentError: The same, for sizes known only while the graph runs.
+    """
+    tensors = {k: [t for t in keras.tree.flatten(s) if t is not None] for k, s in structures.items()}
+    flat = [t for found in tensors.values() for t in found if t.shape.rank != 0]
+    static = {t.shape[0] for t in flat}
+    shapes = {k: [tuple(t.shape) for t in found] for k, found in tensors.items() if found}
+    message = (
+        "A batch must have the same number of examples throughout, and at least one. Received: "
+        f"tensors of shapes {shapes}"
+    )
+    if len(static - {None}) > 1 or 0 in static:
+        raise ValueError(message)
+    if None in static:
+        sizes = [tf.shape(t)[0] for t in flat]
+        tf.debugging.Assert(sizes[0] > 0, [message, sizes])
+        tf.debugging.Assert(tf.reduce_all(tf.equal(sizes, sizes[0])), [message, sizes])

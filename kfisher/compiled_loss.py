@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher.likelihoods import options
+
 
 @dataclass
 class Term:
@@ -84,8 +86,10 @@ def _listen(found: list[Term], tape: tf.GradientTape, without_labels: bool) -> I
         call = loss.call
 
         def recorded(y_true, y_pred):
-            # Without labels the values do not matter, only their shape: one for each position.
-            term.values = tf.ones_like(y_pred[..., 0]) if without_labels else call(y_true, y_pred)
+            if without_labels:  # the values do not matter, only their shape: one for each position
+                term.values = tf.ones_like(tf.reduce_sum(y_pred, options(loss).get("axis", -1)))
+            else:
+                term.values = call(y_true, y_pred)
             tape.watch(term.values)
             found.append(term)
             return term.values

@@ -15,6 +15,7 @@ Source: Kunstner, Balles, Hennig 2019, section 3; Martens 2020, section 9.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -42,11 +43,17 @@ class Likelihood:
         """The `tfp.distributions.Distribution` p(y | eta)."""
         raise NotImplementedError
 
+    def aligned(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """The outputs in the shape in which the loss compares them with labels of the shape of `y`."""
+        return outputs
+
     def labels(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
         """The labels of the data, checked, in the shape and dtype of eta."""
         y = tf.cast(y, eta.dtype)
         if y.shape.rank == eta.shape.rank - 1 and eta.shape[-1] == 1:
             y = y[..., tf.newaxis]
+        if y.shape.rank == eta.shape.rank + 1 and y.shape[-1] == 1:
+            y = y[..., 0]
         if not y.shape.is_compatible_with(eta.shape):
             raise ValueError(
                 f"The labels of {type(self).__name__} must have the shape of the model outputs. "
@@ -84,6 +91,12 @@ class Likelihood:
 
 class _Independent(Likelihood):
     """One scalar family for each element of eta: the root of the Fisher is diagonal."""
+
+    def aligned(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        # For labels (N, T) Keras squeezes outputs (N, T, 1), and then averages over T.
+        rank = outputs.shape.rank
+        squeezed = rank > 2 and outputs.shape[-1] == 1 and y.shape.rank == rank - 1
+        return outputs[..., 0] if squeezed else outputs
 
     def deviation(self, eta: tf.Tensor) -> tf.Tensor:
         """The diagonal of S: the standard deviation of the score."""
@@ -126,13 +139,13 @@ class Normal(_Independent):
         return (eta.shape[-1] / 2) ** 0.5 if self.scale is None else self.scale
 
     def distribution(self, eta: tf.Tensor) -> Any:
-        return tfd.Normal(eta, tf.cast(self._scale(eta), eta.dtype))
+        return tfd.Normal(eta, tf.constant(self._scale(eta), eta.dtype))
 
     def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return (y - eta) / self._scale(eta) ** 2
 
     def deviation(self, eta: tf.Tensor) -> tf.Tensor:
-        return tf.fill(tf.shape(eta), tf.cast(1 / self._scale(eta), eta.dtype))
+        return tf.fill(tf.shape(eta), tf.constant(1 / self._scale(eta), eta.dtype))
 
     def get_config(self) -> dict[str, Any]:
         return {"scale": self.scale}
@@ -158,13 +171,13 @@ class Laplace(_Independent):
         return float(eta.shape[-1]) if self.scale is None else self.scale
 
     def distribution(self, eta: tf.Tensor) -> Any:
-        return tfd.Laplace(eta, tf.cast(self._scale(eta), eta.dtype))
+        return tfd.Laplace(eta, tf.constant(self._scale(eta), eta.dtype))
 
     def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return tf.sign(y - eta) / self._scale(eta)
 
     def deviation(self, eta: tf.Tensor) -> tf.Tensor:
-        return tf.fill(tf.shape(eta), tf.cast(1 / self._scale(eta), eta.dtype))
+        return tf.fill(tf.shape(eta), tf.constant(1 / self._scale(eta), eta.dtype))
 
     def get_config(self) -> dict[str, Any]:
         return {"scale": self.scale}
@@ -187,8 +200,9 @@ class Bernoulli(_Independent):
         self.label_smoothing = label_smoothing
 
     def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
-        if self.from_logits:
-            return outputs
+        logits = _logits(outputs, "Sigmoid")
+        if self.from_logits or logits is not None:
+            return outputs if logits is None else logits
         p = _clip(outputs)
         return tf.math.log(p) - tf.math.log1p(-p)
 
@@ -223,12 +237,13 @@ class Categorical(Likelihood):
     score = onehot(y) - p,  S S^T = diag(p) - p p^T.
 
     With q = sqrt(p), diag(p) - p p^T = diag(q) (I - q q^T) diag(q). The projection loses one dimension, so S
-    has C - 1 columns: diag(q) times the last columns of the Householder reflection that takes q to the first
-    axis, I - u u^T / (1 + q_1) with u = q + e_1.
+    has C - 1 columns: diag(q) times all but column m of the Householder reflection that takes q to the axis
+    of the likeliest class m, I - u u^T / (1 + q_m) with u = q + e_m. Another m would cancel where p_m is
+    near 1.
 
     Args:
         from_logits: Boolean; whether f is eta (`True`) or p (`False`, Keras' default; p is
-            normalised and clipped as Keras does).
+            normalised, unless `sparse`, and clipped as Keras does).
         sparse: Boolean; labels of the data are class indices `(...)` instead of one-hot `(..., C)`.
         label_smoothing: Float in [0, 1]; labels of the data become y (1 - s) + s / C, as in Keras.
             Labels drawn from the model are never smoothed.
@@ -251,11 +266,18 @@ class Categorical(Likelihood):
         self.ignore_class = ignore_class
 
     def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
-        outputs = _axis_to_last(outputs, self.axis)
-        if self.from_logits:
+        if outputs.shape[self.axis] == 1:
+            raise ValueError(
+                "A categorical cross-entropy needs two classes or more; with one its Fisher is zero. Use "
+                f"binary cross-entropy. Received: outputs of shape {tuple(outputs.shape)}"
+            )
+        logits = _logits(outputs, "Softmax")
+        outputs = _axis_to_last(outputs if logits is None else logits, self.axis)
+        if self.from_logits or logits is not None:
             return outputs
-        # softmax(log p) = p / sum p, so the logarithm is a logit.
-        return tf.math.log(_clip(outputs / tf.reduce_sum(outputs, -1, keepdims=True)))
+        # softmax(log p) = p / sum p, so the logarithm is a logit; the sparse loss relies on that.
+        p = outputs if self.sparse else outputs / tf.reduce_sum(outputs, -1, keepdims=True)
+        return tf.math.log(_clip(p))
 
     def distribution(self, eta: tf.Tensor) -> Any:
         return tfd.OneHotCategorical(logits=eta, dtype=eta.dtype)
@@ -263,6 +285,14 @@ class Categorical(Likelihood):
     def labels(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
         if not self.sparse:
             y = super().labels(_axis_to_last(y, self.axis), eta)
+            total = tf.reduce_sum(y, -1, keepdims=True)
+            valid = tf.reduce_all(y >= 0, -1, keepdims=True) & (tf.abs(total - 1) < 1e-2)
+            y = checked(
+                y,
+                valid | tf.math.is_nan(total),
+                "Labels of categorical cross-entropy must be probabilities that sum to 1 over the classes, "
+                "also where a mask or a weight of zero leaves them out.",
+            )
             return y * (1 - self.label_smoothing) + self.label_smoothing / eta.shape[-1]
         if y.shape.rank == eta.shape.rank and y.shape[-1] == 1:
             y = y[..., 0]
@@ -287,15 +317,22 @@ class Categorical(Likelihood):
 
     def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
         q = tf.exp(tf.nn.log_softmax(eta) / 2)
-        u = tf.concat([q[..., :1] + 1, q[..., 1:]], -1)
-        reflection = tf.linalg.diag(tf.ones_like(q)) - u[..., tf.newaxis] * (q / u[..., :1])[..., tf.newaxis, :]
-        return q[..., tf.newaxis] * reflection[..., 1:]
+        classes = eta.shape[-1]
+        top = tf.argmax(eta, -1, tf.int32)
+        u = q + tf.one_hot(top, classes, dtype=eta.dtype)
+        top = top[..., tf.newaxis]
+        kept = tf.where(tf.range(1, classes) == top, 0, tf.range(1, classes))
+        identity = tf.one_hot(kept, classes, dtype=eta.dtype, axis=eta.shape.rank - 1)
+        ratio = _others(q, top) / (1 + tf.reduce_max(q, -1, keepdims=True))
+        return q[..., tf.newaxis] * (identity - u[..., tf.newaxis] * ratio[..., tf.newaxis, :])
 
     def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
         log_q = tf.nn.log_softmax(eta) / 2
         q = tf.exp(log_q)
+        top = tf.argmax(eta, -1, tf.int32)[..., tf.newaxis]
         t = score * tf.exp(tf.minimum(-log_q, 40.0))  # score / q; the floor keeps it finite
-        return t[..., 1:] - q[..., 1:] * t[..., :1] / (1 + q[..., :1])
+        ratio = _others(q, top) / (1 + tf.reduce_max(q, -1, keepdims=True))
+        return _others(t, top) - ratio * tf.gather(t, top, batch_dims=eta.shape.rank - 1)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -338,10 +375,27 @@ class Poisson(_Independent):
         return eta.shape[-1]
 
 
+def _logits(outputs: tf.Tensor, operation: str) -> tf.Tensor | None:
+    """The logits behind outputs that a sigmoid or softmax has just made, where Keras' loss goes back to them.
+
+    There the loss is not clipped, so p at 0 or 1 still has a gradient, and so must log p(y | f) here.
+    """
+    # `_keras_logits` is private, but it is how an activation tells a loss, and a test notices if it moves.
+    logits = getattr(outputs, "_keras_logits", None)
+    if logits is None and not tf.executing_eagerly() and outputs.op.type == operation:
+        logits = outputs.op.inputs[0]
+    return logits
+
+
 def _clip(p: tf.Tensor) -> tf.Tensor:
     """Probabilities kept off 0 and 1 by Keras' epsilon, as its losses do."""
     epsilon = keras.config.epsilon()
     return tf.clip_by_value(p, epsilon, 1 - epsilon)
+
+
+def _others(x: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
+    """`(..., C)` without the entry `top` `(..., 1)`: the first takes its place and is left out."""
+    return tf.where(tf.range(1, x.shape[-1]) == top, x[..., :1], x[..., 1:])
 
 
 def _axis_to_last(x: tf.Tensor, axis: int) -> tf.Tensor:
@@ -361,6 +415,11 @@ def _binary_crossentropy(from_logits=False, label_smoothing=0.0, axis=-1):
 
 
 def _categorical_crossentropy(from_logits=False, label_smoothing=0.0, axis=-1):
+    if label_smoothing and axis != -1:  # Keras then divides by the size of the last axis
+        raise ValueError(
+            "Label smoothing is supported for classes along the last axis only. Received: "
+            f"label_smoothing={label_smoothing}, axis={axis}"
+        )
     return Categorical(from_logits, False, label_smoothing, axis)
 
 
@@ -368,7 +427,7 @@ def _sparse_categorical_crossentropy(from_logits=False, ignore_class=None, axis=
     return Categorical(from_logits, True, 0.0, axis, ignore_class)
 
 
-_FROM_KERAS = {
+_FROM_KERAS: dict[Any, Callable[..., Likelihood]] = {
     "mean_squared_error": Normal,
     "mean_absolute_error": Laplace,
     "binary_crossentropy": _binary_crossentropy,
@@ -382,7 +441,7 @@ def from_loss(loss: Any) -> Likelihood:
     """The likelihood of which a Keras loss is the negative logarithm, up to a constant.
 
     Args:
-        loss: A string, class, function or instance of `keras.losses`: mean squared error, mean
+        loss: A string, class, function, config or instance of `keras.losses`: mean squared error, mean
             absolute error, binary, categorical or sparse categorical cross-entropy, Poisson; or a
             `kfisher.losses.NegativeLogLikelihood`.
 
@@ -397,12 +456,12 @@ def from_loss(loss: Any) -> Likelihood:
     >>> kfisher.likelihoods.from_loss("mse")
     <kfisher.likelihoods.Normal ...>
     """
-    resolved = keras.losses.get(loss) if isinstance(loss, str) else loss
+    resolved = keras.losses.get(loss) if isinstance(loss, (str, dict)) else loss
     resolved = resolved() if isinstance(resolved, type) else resolved
     if hasattr(resolved, "likelihood"):
         return resolved.likelihood()
     function = getattr(resolved, "fn", resolved)
-    name = getattr(function, "__name__", None)
+    name = getattr(function, "__name__", "")
     known = name in _FROM_KERAS and function is getattr(keras.losses, name)
     if isinstance(resolved, keras.losses.Loss):  # a subclass with a `call` of its own is another loss
         known = known and type(resolved).call is keras.losses.MeanSquaredError.call
@@ -413,6 +472,11 @@ def from_loss(loss: Any) -> Likelihood:
             "kfisher.losses.NegativeLogLikelihood, which makes any tfp.distributions.Distribution a loss; "
             f"or pass `likelihood=` to say which likelihood to use. Received: loss={loss!r}"
         )
+    return _FROM_KERAS[name](**options(resolved))
+
+
+def options(loss: Any) -> dict[str, Any]:
+    """What a Keras loss hands to its function: `from_logits`, `axis`, ..."""
     # `_fn_kwargs` is private, but the only place where every option (`axis` of the sparse loss among
     # them) is kept; tests/likelihoods_test.py notices if it moves.
-    return _FROM_KERAS[name](**getattr(resolved, "_fn_kwargs", {}))
+    return getattr(loss, "_fn_kwargs", {})

@@ -56,7 +56,16 @@ class FisherOperator(tf.linalg.LinearOperator):
         seed: int = 0,
         training: bool = False,
     ):
-        parameters = {"model": model, "x": x, "y": y, "fisher": fisher, "loss": loss, "seed": seed}
+        parameters = {
+            "model": model,
+            "x": x,
+            "y": y,
+            "fisher": fisher,
+            "sample_weight": sample_weight,
+            "loss": loss,
+            "seed": seed,
+            "training": training,
+        }
         x, y, sample_weight = keras.tree.map_structure(
             lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
         )
@@ -68,7 +77,7 @@ class FisherOperator(tf.linalg.LinearOperator):
             fisher=fishers.get(fisher),
             seed=tf.constant([seed, 0]),
             training=training,
-            compute_loss=_compute_loss(model, loss),
+            compute_loss=_compute_loss(model, loss, y),
         )
         self._like = [tf.zeros(v.shape, v.dtype) for v in self.root.variables]
         self._size = sum(v.shape.num_elements() for v in self._like)
@@ -86,16 +95,20 @@ class FisherOperator(tf.linalg.LinearOperator):
     def _shape_tensor(self):
         return tf.constant([self._size, self._size])
 
-    def _matvec(self, x, adjoint=False):
+    def _product(self, vector):
         """A^T A v + ridge * v."""
-        vectors = unflatten(x, self._like)
+        vectors = unflatten(vector, self._like)
         products = self.root.rmatvec(self.root.matvec(vectors))
         products = [p + d * v for p, d, v in zip(products, self.root.ridge, vectors)]
         return tf.cast(flatten(products), self.dtype)
 
+    def _matvec(self, x, adjoint=False):
+        return self._product(x) if x.shape.rank == 1 else super()._matvec(x, adjoint)
+
     def _matmul(self, x, adjoint=False, adjoint_arg=False):
-        columns = x if adjoint_arg else tf.transpose(x)
-        return tf.transpose(tf.map_fn(self._matvec, columns))
+        columns = x if adjoint_arg else tf.linalg.matrix_transpose(x)
+        products = tf.map_fn(self._product, tf.reshape(columns, [-1, self._size]))
+        return tf.linalg.matrix_transpose(tf.reshape(products, tf.shape(columns)))
 
     def _to_dense(self):
         rows = self.root.rows()
@@ -107,26 +120,34 @@ class FisherOperator(tf.linalg.LinearOperator):
         return tf.reduce_sum(tf.square(self.root.rows()), 0) + self._ridge()
 
     def _eigvals(self):
-        """Through the Gram matrix A A^T where that is smaller: it has the same non-zero eigenvalues."""
+        """Ascending; through the Gram matrix A A^T where that is smaller, as it shares all but zeros."""
         count = self.root.num_rows
         if any(self.root.ridge) or count >= self._size:
             return tf.linalg.eigvalsh(self.to_dense())
         gram = self.root.gram([tf.ones((), v.dtype) for v in self._like])
-        return tf.concat([tf.zeros(self._size - count, self.dtype), tf.linalg.eigvalsh(gram)], 0)
+        zeros = tf.zeros(self._size - count, self.dtype)
+        return tf.sort(tf.concat([zeros, tf.cast(tf.linalg.eigvalsh(gram), self.dtype)], 0))
 
     def _ridge(self):
-        diagonal = [tf.fill(t.shape, tf.cast(d, t.dtype)) for t, d in zip(self._like, self.root.ridge)]
+        diagonal = [tf.fill(t.shape, tf.constant(d, t.dtype)) for t, d in zip(self._like, self.root.ridge)]
         return tf.cast(flatten(diagonal), self.dtype)
 
 
-def _compute_loss(model: keras.Model, loss: Any):
+def _compute_loss(model: keras.Model, loss: Any, y: Any):
     """`compute_loss` for a loss of its own, or that of the model."""
-    if loss is None:
-        if not model.compiled or model.loss is None:
-            raise ValueError(
-                f"The model {model.name!r} is not compiled with a loss. Call `model.compile(loss=...)` or pass "
-                "`loss=`. Received: loss=None"
-            )
+    own = loss is None
+    if own and (not model.compiled or model.loss is None):
+        raise ValueError(
+            f"The model {model.name!r} is not compiled with a loss. Call `model.compile(loss=...)` or pass "
+            "`loss=`. Received: loss=None"
+        )
+    loss = model.loss if own else loss
+    if y is None and any(str(part).lower() in ("crossentropy", "ce") for part in keras.tree.flatten(loss)):
+        raise ValueError(
+            "Which cross-entropy 'crossentropy' is Keras decides from the labels. Pass `y`, or name the loss "
+            f"in full. Received: y=None, loss={loss!r}"
+        )
+    if own:
         return model.compute_loss
     holder = keras.Model()
     holder.output_names = getattr(model, "output_names", None)

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from kfisher import compiled_loss, layers, taps
-from kfisher.checks import checked
+from kfisher.checks import check_batch, checked
 from kfisher.fisher import Fisher
 from kfisher.layers.dense import flatten_positions
 from kfisher.likelihoods import Likelihood, from_loss
@@ -117,9 +117,11 @@ def square_root(
     """
     trainable = list(model.trainable_variables)
     if not trainable:
-        raise ValueError(f"The model {model.name!r} has no trainable variables.")
-    size = tf.shape(keras.tree.flatten(x)[0])[0]
-    tf.debugging.assert_positive(size, "The batch is empty; there is no Fisher matrix of no example.")
+        raise ValueError(
+            f"The model {model.name!r} has no trainable variables. If it is not built yet, call it on a "
+            "batch."
+        )
+    check_batch(x=x, y=y, sample_weight=sample_weight)
     to_tap = taps.plan(model, x)
     with (
         keras.StatelessScope() as scope,
@@ -146,8 +148,11 @@ class _Head:
                 "Model outputs must have a batch axis and at least one more. Received: outputs of shape "
                 f"{tuple(outputs.shape)}"
             )
+        labels = tf.convert_to_tensor(term.labels) if labelled else None
+        if labelled:
+            outputs = self.likelihood.aligned(outputs, labels)
         self.eta = self.likelihood.coordinates(outputs)
-        self.labels = self.likelihood.labels(tf.convert_to_tensor(term.labels), self.eta) if labelled else None
+        self.labels = self.likelihood.labels(labels, self.eta) if labelled else None
         if fisher.needs_labels and not labelled:
             raise ValueError(f"{type(fisher).__name__}() takes the labels of the data. Received: y=None")
         weights = tf.cast(term.weights, self.eta.dtype) / self.likelihood.copies(self.eta)

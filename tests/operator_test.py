@@ -1,0 +1,254 @@
+"""FisherOperator: a linear operator that agrees with its dense matrix, and says so when it cannot be made."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+import tensorflow as tf
+
+import kfisher
+
+L = keras.losses
+N, C = 5, 3
+TIGHT = 1e-10  # float64 rounding, with room for its accumulation
+BAD = (ValueError, tf.errors.InvalidArgumentError)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    keras.utils.set_random_seed(1)
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+
+
+def network(loss=None, **options):
+    """Layers of unequal sizes, P = 27, so that a transposed or misplaced block shows."""
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.Dense(4, activation="tanh", bias_initializer="normal", **options),
+            keras.layers.Dense(C, bias_initializer="normal"),
+        ]
+    )
+    model.compile(loss=loss or L.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(N, 2)), rng.integers(0, C, N), rng.uniform(0.1, 2, N)
+
+
+# Fewer rows than parameters (N R = 10 < P), more rows than parameters, and a regulariser.
+@pytest.fixture(params=["wide", "narrow", "regularised"])
+def case(request):
+    model = network()
+    if request.param == "narrow":
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(C)])
+        model.compile(loss=L.SparseCategoricalCrossentropy(from_logits=True))
+    if request.param == "regularised":
+        model = network(kernel_regularizer=keras.regularizers.L2(0.5))
+    x, y, w = batch()
+    return kfisher.FisherOperator(model, x, y, sample_weight=w), oracle.gauss_newton(model, x, y, w)
+
+
+def test_every_product_agrees_with_the_gauss_newton_matrix(case):
+    operator, matrix = case
+    rng = np.random.default_rng(2)
+    size = len(matrix)
+    assert operator.shape == (size, size)
+    assert operator.dtype == tf.float64
+    assert oracle.distance(operator.to_dense(), matrix) < TIGHT
+    v, several, stacked = rng.normal(size=size), rng.normal(size=(size, 3)), rng.normal(size=(2, size, 3))
+    assert oracle.distance(operator.matvec(v), matrix @ v) < TIGHT
+    assert oracle.distance(operator.matvec(v, adjoint=True), matrix @ v) < TIGHT
+    assert oracle.distance(operator.matvec(several.T), several.T @ matrix) < TIGHT
+    for adjoint in (False, True):
+        assert oracle.distance(operator.matmul(several, adjoint=adjoint), matrix @ several) < TIGHT
+        product = operator.matmul(several.T, adjoint=adjoint, adjoint_arg=True)
+        assert oracle.distance(product, matrix @ several) < TIGHT
+    assert oracle.distance(operator @ stacked, matrix @ stacked) < TIGHT
+    assert oracle.distance(tf.linalg.matvec(operator.to_dense(), v), matrix @ v) < TIGHT
+
+
+def test_diagonal_trace_and_eigenvalues_agree_with_the_gauss_newton_matrix(case):
+    operator, matrix = case
+    assert oracle.distance(operator.diag_part(), np.diag(matrix)) < TIGHT
+    assert float(operator.trace()) == pytest.approx(np.trace(matrix), rel=TIGHT)
+    # Both are ascending; rounding of eigenvalues is relative to the largest.
+    assert oracle.distance(operator.eigvals(), np.linalg.eigvalsh(matrix)) < TIGHT
+
+
+def test_eigenvalues_in_single_precision():
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    x, y, w = batch()
+    model = network()
+    operator = kfisher.FisherOperator(model, x.astype("float32"), sample_weight=w)
+    expected = np.linalg.eigvalsh(operator.to_dense().numpy().astype(float))
+    found = operator.eigvals().numpy()
+    assert np.all(np.diff(found) >= 0)
+    assert oracle.distance(found, expected) < 1e-5  # float32 products, some ten roundings
+
+
+def test_parameters_are_ordered_as_the_trainable_variables_each_row_major():
+    # With inputs e_i and squared error, the curvature of kernel[i, c] shows i and c in its place.
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.compile(loss=L.MeanSquaredError(reduction="sum"))
+    operator = kfisher.FisherOperator(model, np.array([[1.0, 10.0]]))
+    # d2/dk[i, c]2 of (1/3) sum_c (y_c - f_c)^2 = 2/3 x_i^2
+    assert operator.diag_part().numpy() == pytest.approx(np.array([1, 1, 1, 100, 100, 100, 1, 1, 1]) * 2 / 3)
+    dense = operator.to_dense().numpy()
+    assert dense[1, 4] == pytest.approx(10 * 2 / 3)  # kernel[0, 1] and kernel[1, 1] meet in output 1
+    assert dense[1, 3] == 0  # kernel[0, 1] and kernel[1, 0] do not meet
+    assert dense[2, 8] == pytest.approx(2 / 3)  # kernel[0, 2] and bias[2]
+
+
+def test_the_seed_determines_the_drawn_labels():
+    model, (x, _, _) = network(), batch()
+    matrices = [
+        kfisher.FisherOperator(model, x, fisher="sampled", seed=seed).to_dense().numpy() for seed in (3, 3, 4)
+    ]
+    assert np.array_equal(matrices[0], matrices[1])
+    assert oracle.distance(matrices[0], matrices[2]) > 0.01
+
+
+def test_the_three_fishers_differ():
+    model, (x, y, _) = network(), batch()
+    kinds = ("exact", "empirical", kfisher.Sampled(2))
+    traces = {float(kfisher.FisherOperator(model, x, y, fisher=kind).trace()) for kind in kinds}
+    assert len(traces) == 3
+
+
+def test_it_leaves_the_model_as_it_was():
+    inputs = keras.Input((2,))
+    hidden = keras.layers.Dropout(0.5, seed=0)(keras.layers.BatchNormalization()(inputs))
+    model = keras.Model(inputs, [keras.layers.Dense(1)(hidden), keras.layers.Dense(1)(hidden)])
+    model.compile(loss=["mse", "mae"])
+    x, _, _ = batch()
+    y = [np.zeros((N, 1)), np.zeros((N, 1))]
+    model.evaluate(x, y, verbose=0)
+    before = [np.array(v) for v in (*model.variables, *model.metrics_variables)]
+    kfisher.FisherOperator(model, x, y, training=True).trace()
+    after = [np.array(v) for v in (*model.variables, *model.metrics_variables)]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after))
+
+
+def test_a_loss_of_its_own_replaces_that_of_the_model():
+    x, y, w = batch()
+    labels = np.eye(C)[y]
+    other = network(loss=L.BinaryCrossentropy(from_logits=True, reduction="sum"))
+    model = network(loss="mse")
+    model.set_weights(other.get_weights())
+    found = kfisher.FisherOperator(
+        model, x, labels, sample_weight=w, loss=L.BinaryCrossentropy(from_logits=True, reduction="sum")
+    )
+    assert oracle.distance(found.to_dense(), oracle.gauss_newton(other, x, labels, w)) < TIGHT
+    several = keras.Model(model.inputs, [model.outputs[0], model.outputs[0]])
+    found = kfisher.FisherOperator(several, x, loss=["mse", "mse"])
+    assert oracle.distance(found.to_dense(), 2 * oracle.gauss_newton(model, x, labels)) < TIGHT
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def fisher(model, *args, **options):
+    return kfisher.FisherOperator(model, *args, **options).to_dense()
+
+
+MISTAKES = {
+    "class out of range": (None, np.array([0, 1, 2, 3, 0]), None, "range|whole numbers"),
+    "negative class": (None, np.array([0, 1, 2, -1, 0]), None, "range|whole numbers"),
+    "float class": (None, np.array([0, 1, 2, 0.5, 0]), None, "whole numbers"),
+    "one label too many": (None, np.zeros(N + 1, int), None, "same number of examples"),
+    "wide labels": ("mse", np.zeros((N, C + 1)), None, "shape"),
+    "labels that Keras would broadcast": ("mse", np.zeros((N, 1)), None, "shape of the model outputs"),
+    "not one-hot": (L.CategoricalCrossentropy(from_logits=True), np.ones((N, C)), None, "sum to 1"),
+    "binary out of range": (L.BinaryCrossentropy(True), np.full((N, C), 1.5), None, "in \\[0, 1\\]"),
+    "negative weight": (None, np.zeros(N, int), np.array([1.0, -1, 1, 1, 1]), "must not be negative"),
+    "weights of another batch": (None, np.zeros(N, int), np.ones(N - 1), "same number of examples"),
+}
+
+
+@pytest.mark.parametrize("kind", ["exact", "empirical"])
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_batch_that_cannot_be_is_refused_eagerly_and_in_a_graph(name, kind):
+    loss, y, w, message = MISTAKES[name]
+    model, (x, _, _) = network(loss=loss), batch()
+    with pytest.raises(BAD, match=message):
+        fisher(model, x, y, fisher=kind, sample_weight=w)
+
+    # With sizes known only while the graph runs.
+    signature = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in (x, y, w) if t is not None]
+
+    @tf.function(input_signature=signature)
+    def in_graph(x, y, w=None):
+        return fisher(model, x, y, fisher=kind, sample_weight=w)
+
+    with pytest.raises(BAD, match=f"{message}|Incompatible shapes|must be equal|are incompatible"):
+        in_graph(*(tf.constant(t) for t in (x, y, w) if t is not None))
+
+
+def test_an_empty_batch_is_refused():
+    model = network()
+    for empty in (fisher, tf.function(fisher)):
+        with pytest.raises(BAD, match="at least one"):
+            empty(model, tf.zeros((0, 2), tf.float64), tf.zeros((0,), tf.int64))
+
+
+def test_labels_that_broadcast_to_one_output_are_refused():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    x, _, _ = batch()
+    for loss in ("mse", "mae", "poisson"):
+        model.compile(loss=loss)
+        with pytest.raises(ValueError, match="shape of the model outputs"):
+            fisher(model, x, np.zeros((N, 3)))
+
+
+def test_empirical_without_labels_is_refused():
+    model, (x, _, _) = network(), batch()
+    for attempt in (fisher, tf.function(fisher)):
+        with pytest.raises(ValueError, match="labels of the data.*y=None"):
+            attempt(model, x, fisher="empirical")
+
+
+def test_a_model_without_a_loss_is_refused():
+    x, _, _ = batch()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match="not compiled with a loss"):
+        fisher(model, x)
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="not compiled with a loss"):
+        fisher(model, x)
+
+
+def test_a_loss_without_a_likelihood_is_refused_with_a_list_of_those_that_have_one():
+    x, _, _ = batch()
+    model = network(loss="huber")
+    with pytest.raises(ValueError, match="huber.*Supported are binary_crossentropy"):
+        fisher(model, x)
+
+
+def test_a_model_without_trainable_variables_is_refused():
+    x, _, _ = batch()
+    model = network()
+    model.trainable = False
+    with pytest.raises(ValueError, match="no trainable variables"):
+        fisher(model, x)
+
+
+def test_outputs_without_an_axis_are_refused():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Dense(1)(inputs))[:, 0])
+    model.compile(loss="mse")
+    with pytest.raises(ValueError, match="at least one more"):
+        fisher(model, batch()[0])
+
+
+def test_an_unknown_fisher_is_refused():
+    with pytest.raises(ValueError, match="fisher='emprical'"):
+        fisher(network(), batch()[0], fisher="emprical")
