@@ -189,10 +189,10 @@ PROBLEMS = {
         curvature="gram",
         settings={
             "sgd": Setting(1.0),
-            "adam": Setting(1e-2),
-            "natural_gradient": Setting(0.3, 1e-2),
-            "natural_gradient_sampled": Setting(0.1, 1e-1),
-            "empirical_fisher": Setting(0.1, 1e-1),
+            "adam": Setting(0.03),
+            "natural_gradient": Setting(1.0, 0.1),
+            "natural_gradient_sampled": Setting(0.3, 0.1),
+            "empirical_fisher": Setting(1.0, 0.3),
         },
     ),
     "digits_convnet": Problem(
@@ -206,11 +206,11 @@ PROBLEMS = {
         batch_size=128,
         curvature="gram",
         settings={
-            "sgd": Setting(0.5),
-            "adam": Setting(1e-2),
-            "natural_gradient": Setting(0.3, 1e-2),
-            "natural_gradient_sampled": Setting(0.1, 1e-1),
-            "empirical_fisher": Setting(0.1, 1e-1),
+            "sgd": Setting(0.3),
+            "adam": Setting(0.03),
+            "natural_gradient": Setting(0.3, 0.03),
+            "natural_gradient_sampled": Setting(0.03, 0.03),
+            "empirical_fisher": Setting(0.3, 0.3),
         },
     ),
 }

@@ -41,7 +41,7 @@ def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
         look = {
             "color": _COLOURS[i % len(_COLOURS)],
             "linestyle": _STYLES[i % len(_STYLES)],
-            "linewidth": 1.8,
+            "linewidth": 1.8 if len({r.seed for r in runs}) == 1 else 1.0,
             "label": run.optimizer.replace("_", " ") if first else None,
         }
         by_step.plot(run.column("step"), run.column("loss"), **look)
@@ -51,6 +51,7 @@ def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
     for axes, label in ((by_step, "step"), (by_seconds, "seconds of training steps")):
         axes.set(xlabel=label, ylabel="training loss", yscale="log")
         axes.axhline(target, color="0.5", linewidth=1, zorder=0, label=f"target {target:g}")
+    by_seconds.set_xscale("log")  # a step of one optimizer may cost ten of another
     by_seconds.sharey(by_step)
     cosines.set(xlabel="step", ylabel="cosine of EF step and NG step", ylim=(-1.05, 1.05))
     for axes in (by_step, by_seconds, cosines):
