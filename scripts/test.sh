@@ -4,7 +4,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 install scripts,test
 
-# Where other processes want the same cores, a second BLAS thread costs a factor of 20 to 100.
+# One BLAS thread: where other processes want the same cores, two are slower by a factor of ten and more.
 export TF_CPP_MIN_LOG_LEVEL=3 OPENBLAS_NUM_THREADS=1
 echo "== flake8"
 .venv/bin/python -m flake8 kfisher scripts tests
