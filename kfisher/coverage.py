@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kfisher import layers, taps
+from kfisher import layers, plan
 
 
 class Row(NamedTuple):
@@ -46,12 +46,12 @@ def coverage(model: keras.Model, x: Any = None) -> Coverage:
     dense    kernel, bias  dense
     """
     rows = []
-    tapped = [layer for layer in taps.plan(model, x) if layer.trainable_variables]
+    tapped = [layer for layer in plan.plan(model, x).calls if layer.trainable_variables]
     for group in layers.blocks(tapped):
         rule = layers.rule_for(group).name
         for layer in group:
             names = tuple(v.path.removeprefix(layer.path + "/") for v in layer.trainable_variables)
-            rows.append(Row(layer.path, names, rule))
+            rows.append(Row(layer.path.removeprefix(model.name + "/"), names, rule))
     seen = {id(v) for layer in tapped for v in layer.trainable_variables}
     unused = [v for v in model.trainable_variables if id(v) not in seen]
     return Coverage(rows + [Row(v.path.rpartition("/")[0], (v.name,), "not used") for v in unused])

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher import compiled_loss, layers, taps
+from kfisher import compiled_loss, layers, plan, taps
 from kfisher.checks import check_batch, checked
 from kfisher.fisher import Fisher
 from kfisher.layers.dense import flatten_positions
@@ -122,18 +122,18 @@ def square_root(
             "batch."
         )
     check_batch(x=x, y=y, sample_weight=sample_weight)
-    to_tap = taps.plan(model, x)
+    to_tap = plan.plan(model, x)
     with (
-        keras.StatelessScope() as scope,
+        taps.scope_of(model) as scope,
         tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
         taps.tapped(to_tap, scope, tape) as sites,
     ):
-        outputs = taps.call_model(model, x, training)
+        outputs = plan.call_model(model, x, training)
         with tape.stop_recording():
             terms = compiled_loss.terms(compute_loss or model.compute_loss, x, y, outputs, sample_weight)
         heads = [_Head(term, likelihood, fisher, y is not None) for term in terms]
     groups, coordinates = _vectors(heads, fisher, seed)
-    taps.pull_back(tape, sites, groups)
+    taps.pull_back(to_tap, tape, sites, groups)
     return SquareRoot(trainable, layers.rules(sites), coordinates, xla=bool(model.jit_compile))
 
 

@@ -1,23 +1,22 @@
 """The recorded forward pass: what every layer with parameters sees, and the pull-back of V to it.
 
-`plan` finds, once for a model, the layers to tap: the smallest ones that own trainable variables and
-whose inputs and outputs keep the batch axis. `record` runs the model on a batch inside a
-`keras.StatelessScope`, so nothing in it moves twice, and keeps for each call of a tapped layer its
-arguments and its pre-activation output z. `pull_back` then carries vectors at the outputs to each z.
+`tapped` records, while the model runs on a batch inside a scope in which nothing moves, the arguments and
+the pre-activation output z of each call of a tapped layer. `pull_back` then carries vectors at the outputs
+to each z, and `repeat` runs one call again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
-import threading
-import weakref
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from kfisher.plan import Plan, replaced
 
 
 @dataclass
@@ -28,10 +27,13 @@ class Site:
         layer: The tapped layer.
         call: Its `call` without the fused activation.
         args, kwargs: What it was called with.
+        batched: For each leaf of `(args, kwargs)`, whether it is a tensor with the batch axis.
         z: The pre-activation output, shape `(N, ...)` (a structure of tensors for some layers).
-        state: `(variable, value)` of the non-trainable variables that a repeated call must find.
+        state: What the scope of the pass held at that time, for a repeated call to find.
+        training: Keras' training mode, which a layer hands on to those that it calls.
         repeatable: Whether the layer may be run again on a part of the batch. Not if the call changed
             its state: then it draws random numbers, or mixes examples.
+        vectorizes: Whether `tf.vectorized_map` can run it.
         grads: V pulled back to z, `(R, N, ...)` for each tensor of z; set by `pull_back`.
     """
 
@@ -39,198 +41,121 @@ class Site:
     call: Callable
     args: tuple
     kwargs: dict[str, Any]
+    batched: list[bool]
     z: Any
-    state: list[tuple[keras.Variable, tf.Tensor]] = field(default_factory=list)
+    state: dict[int, tf.Tensor]
+    training: bool | None
     repeatable: bool = True
+    vectorizes: bool = True
     grads: Any = None
 
 
-# --- which layers to tap ------------------------------------------------------------------------
+def scope_of(model: keras.Model) -> keras.StatelessScope:
+    """A scope that starts from the state of `model` as it is now.
 
-# The batch size of the discovery trace: large and prime, so that no other axis is mistaken for it.
-_TRACE_BATCH = 10007
-_plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-@dataclass
-class _Call:
-    layer: keras.layers.Layer
-    children: list[_Call] = field(default_factory=list)
-    outputs: Any = None
-
-
-def plan(model: keras.Model, x: Any = None) -> list[keras.layers.Layer]:
-    """The layers to tap, in the order of their first call.
-
-    Args:
-        model: A built model.
-        x: A batch, of which only the structure, dtypes and trailing shapes are used; by default the
-            inputs of a functional or sequential model.
-
-    Raises:
-        ValueError: If the model has no declared inputs and no `x` is given, or if a variable is used
-            where the batch axis is gone.
+    What is repeated later, after the training pass has moved seeds and statistics on, finds it there; and
+    `model.losses` finds the variables that have a regulariser.
     """
-    if x is None and getattr(model, "inputs", None):
-        x = model.inputs[0] if len(model.inputs) == 1 else model.inputs
-    if x is None:
-        raise ValueError(
-            f"The model {model.name!r} does not declare its inputs, so the layers that it calls are known "
-            "only once it is called. Pass `x`, a batch of inputs."
-        )
-    specs = keras.tree.map_structure(_trace_spec, x)
-    key = (repr(specs), tuple(id(v) for v in model.trainable_variables))
-    cached = _plans.setdefault(model, {})
-    if key not in cached:
-        calls = _resolve(_trace(model, specs))
-        if calls is None:
-            raise ValueError(
-                f"The model {model.name!r} uses trainable variables where the batch axis is gone, so there "
-                "is no gradient for each example. Keep the batch axis in front."
-            )
-        cached[key] = list(dict.fromkeys(call.layer for call in calls))
-    return cached[key]
-
-
-def _trace_spec(t: Any) -> tf.TensorSpec:
-    shape = tuple(t.shape)
-    fixed = isinstance(t, keras.KerasTensor) and shape[0] is not None
-    return tf.TensorSpec((shape[0] if fixed else _TRACE_BATCH, *shape[1:]), t.dtype)
-
-
-def _trace(model: keras.Model, specs: Any) -> _Call:
-    """The tree of layer calls of one forward pass, traced into a graph that is thrown away."""
-    stack = [_Call(model)]
-
-    def traced(inputs):
-        graph = tf.compat.v1.get_default_graph()
-        with keras.StatelessScope(), _patched_layer_call(_logged(stack, graph)):
-            call_model(model, inputs, training=True)
-
-    with tf.init_scope():
-        tf.function(traced, autograph=False).get_concrete_function(specs)
-    return stack[0].children[0]
-
-
-def _logged(stack: list[_Call], graph: tf.Graph) -> Callable:
-    def wrap(original):
-        def call(layer, *args, **kwargs):
-            node = _Call(layer)
-            stack[-1].children.append(node)
-            stack.append(node)
-            try:
-                outputs = original(layer, *args, **kwargs)
-            finally:
-                stack.pop()
-            node.outputs = [
-                t.shape[0] if getattr(t, "graph", None) is graph and t.shape.rank else None
-                for t in keras.tree.flatten(outputs)
-            ]
-            return outputs
-
-        return call
-
-    return wrap
-
-
-_patch_lock = threading.RLock()
+    regularised = [v for v in model.trainable_variables if v.regularizer is not None]
+    held = model.non_trainable_variables + regularised
+    # As tensors: Keras would keep the `tf.Variable`, which moves.
+    return keras.StatelessScope([(v, tf.convert_to_tensor(v.value)) for v in held])
 
 
 @contextlib.contextmanager
-def _patched_layer_call(wrap: Callable) -> Iterator[None]:
-    """`keras.layers.Layer.__call__` wrapped, in this thread, for the length of the block."""
-    original, thread = keras.layers.Layer.__call__, threading.get_ident()
-    wrapped = wrap(original)
-
-    def call(layer, *args, **kwargs):
-        here = threading.get_ident() == thread
-        return (wrapped if here else original)(layer, *args, **kwargs)
-
-    with _patch_lock:
-        keras.layers.Layer.__call__ = call
-        try:
-            yield
-        finally:
-            keras.layers.Layer.__call__ = original
-
-
-def _resolve(node: _Call) -> list[_Call] | None:
-    """The calls to tap for the variables below `node`, or `None` if they cannot be told apart there."""
-    if isinstance(node.layer, keras.layers.BatchNormalization):
-        return [node]  # even without parameters: its statistics are to be held
-    below = [_resolve(child) for child in node.children]
-    if not _own_variables(node) and None not in below:
-        return [call for calls in below for call in calls or []]
-    if not all(n == _TRACE_BATCH for n in node.outputs):
-        return None
-    if _contains_batch_normalization(node):
-        raise ValueError(
-            f"The layer {node.layer.name!r} ({type(node.layer).__name__}) has variables of its own and "
-            "contains a BatchNormalization, so its examples cannot be told apart. Move the variables into "
-            "a layer of their own."
-        )
-    return [node]
-
-
-def _own_variables(node: _Call) -> set[int]:
-    """Variables of this layer itself: not of a layer that it called, nor of one that it never calls."""
-    others = [child.layer for child in node.children] + list(getattr(node.layer, "layers", []))
-    theirs = {id(v) for layer in others for v in layer.trainable_variables}
-    return {id(v) for v in node.layer.trainable_variables} - theirs
-
-
-def _contains_batch_normalization(node: _Call) -> bool:
-    return any(
-        isinstance(child.layer, keras.layers.BatchNormalization) or _contains_batch_normalization(child)
-        for child in node.children
-    )
-
-
-# --- the recorded pass --------------------------------------------------------------------------
-
-
-def call_model(layer: keras.layers.Layer, x: Any, training: bool) -> Any:
-    """`layer(x, training=training)`, without the argument where `call` does not take it."""
-    parameters = inspect.signature(layer.call).parameters
-    takes = "training" in parameters or any(
-        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
-    )
-    return layer(x, training=training) if takes else layer(x)
-
-
-@contextlib.contextmanager
-def tapped(
-    layers: list[keras.layers.Layer], scope: keras.StatelessScope, tape: tf.GradientTape
-) -> Iterator[list[Site]]:
-    """For the length of the block, calls of `layers` are recorded as sites and watched by `tape`."""
+def tapped(plan: Plan, scope: keras.StatelessScope, tape: tf.GradientTape) -> Iterator[list[Site]]:
+    """For the length of the block, calls of the layers of `plan` are recorded and watched by `tape`."""
     sites: list[Site] = []
-    for layer in layers:
-        # In the instance's own dictionary: Keras' attribute tracking has no business here.
-        vars(layer)["call"] = _tap(layer, sites, scope, tape)
-    try:
+    running: list[keras.layers.Layer] = []
+    with contextlib.ExitStack() as stack:
+        for layer, calls in plan.calls.items():
+            if getattr(layer, "stateful", False):  # states that Keras counts among no variables
+                for v in keras.tree.flatten(layer.states):
+                    scope.add_update((v, tf.convert_to_tensor(v.value)))
+            recorded = _tap(layer, calls, sites, running, scope, tape)
+            stack.enter_context(replaced(layer, "call", recorded))
         yield sites
-    finally:
-        for layer in layers:
-            del vars(layer)["call"]
 
 
-def _tap(layer, sites, scope, tape) -> Callable:
+def _tap(layer, calls, sites, running, scope, tape) -> Callable:
     call, activation = _set_activation_aside(layer)
-    states = [v for v in layer.variables if not v.trainable]
+    planned = iter(calls)
 
+    @functools.wraps(layer.call)
     def recorded(*args, **kwargs):
+        if running:  # inside another tapped layer, which answers for this call
+            return activation(call(*args, **kwargs))
         if isinstance(layer, keras.layers.BatchNormalization):
             kwargs = _hold_statistics(layer, call, args, kwargs)
-        before = [scope.get_current_value(v) for v in states]
-        z = call(*args, **kwargs)
-        repeatable = all(scope.get_current_value(v) is value for v, value in zip(states, before))
+        state = dict(scope.state_mapping)
+        running.append(layer)
+        try:
+            z = _distinct(call(*args, **kwargs))
+        finally:
+            running.pop()
+        changed = any(state.get(key) is not value for key, value in scope.state_mapping.items())
+        seen = next(planned)
         if layer.trainable_variables:
-            keras.tree.map_structure(tape.watch, z)
-            state = [(v, value) for v, value in zip(states, before) if value is not None]
-            sites.append(Site(layer, call, args, kwargs, z, state, repeatable))
+            tape.watch(floating(z))
+            sites.append(
+                Site(
+                    layer=layer,
+                    call=call,
+                    args=args,
+                    kwargs=kwargs,
+                    batched=seen.batched,
+                    z=z,
+                    state=state,
+                    training=_training_mode(),
+                    repeatable=not changed,
+                    vectorizes=seen.vectorizes,
+                )
+            )
         return activation(z)
 
     return recorded
+
+
+class _Mode(keras.layers.Layer):
+    """Keras' training mode goes from layer to layer in a context that only a layer can read or set."""
+
+    def __init__(self):
+        # Not in the dtype of a mixed policy, which would open a context of its own.
+        super().__init__(name="mode", dtype="float32")
+        self.built = True
+
+    def call(self, x, function, training=None):
+        function(training)
+        return x
+
+
+def _training_mode() -> bool | None:
+    found: list[bool | None] = []
+    _Mode()(tf.zeros(()), function=found.append)
+    return found[0]
+
+
+def repeat(
+    site: Site, values: list[tuple[keras.Variable, tf.Tensor]], args: tuple, kwargs: dict[str, Any]
+) -> Any:
+    """The call of a site again, with some variables at other `values` and everything else as it was."""
+    z: list[Any] = []
+    with keras.StatelessScope(values) as scope:
+        scope.state_mapping = {**site.state, **scope.state_mapping}
+        _Mode()(tf.zeros(()), function=lambda _: z.append(site.call(*args, **kwargs)), training=site.training)
+    return z[0]
+
+
+def _distinct(z: Any) -> Any:
+    """z with each of several tensors a copy, so that no gradient at one also goes through another."""
+    if len(keras.tree.flatten(z)) == 1:
+        return z
+    return keras.tree.map_structure(lambda t: tf.identity(t) if tf.is_tensor(t) else t, z)
+
+
+def floating(z: Any) -> list[tf.Tensor]:
+    """The tensors of z that have gradients."""
+    return [t for t in keras.tree.flatten(z) if tf.is_tensor(t) and t.dtype.is_floating]
 
 
 _FUSED = (
@@ -248,15 +173,12 @@ def _set_activation_aside(layer: keras.layers.Layer) -> tuple[Callable, Callable
     """`call` up to the fused activation, and the activation (the identity where there is none)."""
     call, activation = layer.call, vars(layer).get("activation")
     fused = any(type(layer).call is cls.call for cls in _FUSED)
-    if not fused or activation is None:
+    if not fused or activation is None or getattr(activation, "trainable_variables", None):
         return call, lambda z: z
 
     def affine(*args, **kwargs):
-        vars(layer)["activation"] = None
-        try:
+        with replaced(layer, "activation", None):
             return call(*args, **kwargs)
-        finally:
-            vars(layer)["activation"] = activation
 
     return affine, activation
 
@@ -274,29 +196,29 @@ def _hold_statistics(layer, call, args, kwargs) -> dict[str, Any]:
             "BatchNormalization(renorm=True) couples the examples of a batch in a way that leaves no Fisher "
             f"matrix of one example. Use `renorm=False`. Received: layer={layer.name!r}"
         )
-    momentum = layer.momentum
-    vars(layer)["momentum"] = 0.0
-    try:
+    with replaced(layer, "momentum", 0.0):
         call(*args, **kwargs)
-    finally:
-        vars(layer)["momentum"] = momentum
     for variable in (layer.moving_mean, layer.moving_variance):
         variable.assign(tf.stop_gradient(variable.value))
     return {**kwargs, "training": False}
 
 
 def pull_back(
-    tape: tf.GradientTape, sites: list[Site], groups: list[list[tuple[tf.Tensor, tf.Tensor]]]
+    plan: Plan,
+    tape: tf.GradientTape,
+    sites: list[Site],
+    groups: list[list[tuple[tf.Tensor, tf.Tensor]]],
 ) -> None:
     """Sets `grads` of every site: V carried back from the outputs to z.
 
     Args:
+        plan: That of the model.
         tape: The persistent tape of the recorded pass.
         sites: Its sites.
         groups: For each group of columns, `(outputs, V)` pairs with V of shape `(R_g, *outputs.shape)`;
             the columns of one group reach all its outputs together, different groups are stacked.
     """
-    zs = [keras.tree.flatten(site.z) for site in sites]
+    zs = [floating(site.z) for site in sites]
     flat = [z for site_zs in zs for z in site_zs]
     columns = []
     for group in groups:
@@ -309,7 +231,25 @@ def pull_back(
         if vectors[0].shape[0] == 1:
             columns.append([g[tf.newaxis] for g in back([v[0] for v in vectors])])
         else:
-            columns.append(tf.vectorized_map(back, vectors, fallback_to_while_loop=True))
+            columns.append(map_rows(back, vectors, plan.vectorizes))
     stacked = [tf.concat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*columns)]
+    # Products of half-precision gradients would underflow.
+    stacked = [tf.cast(g, tf.float32) if g.dtype.size < 4 else g for g in stacked]
     for site, site_zs in zip(sites, zs):
-        site.grads, stacked = stacked[: len(site_zs)], stacked[len(site_zs) :]
+        own, stacked = stacked[: len(site_zs)], stacked[len(site_zs) :]
+        # Under a mixed policy products of rows would overflow in float16.
+        site.grads = [tf.cast(g, site.layer.variable_dtype) for g in own]
+
+
+def map_rows(function: Callable, elements: tuple, vectorizes: bool) -> list[tf.Tensor]:
+    """`function`, which returns a list of tensors, over the first axis of all `elements`, stacked."""
+    if vectorizes:
+        return tf.vectorized_map(function, elements, fallback_to_while_loop=True)
+
+    @tf.function(autograph=False)  # or every turn of the loop would be compiled anew
+    def loop():
+        first = function(tuple(t[0] for t in elements))
+        like = [tf.TensorSpec(t.shape, t.dtype) for t in first]
+        return tf.map_fn(function, elements, fn_output_signature=like)
+
+    return loop()

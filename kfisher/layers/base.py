@@ -17,7 +17,7 @@ from functools import cached_property
 import keras
 import tensorflow as tf
 
-from kfisher.taps import Site
+from kfisher.taps import Site, floating, map_rows, repeat
 
 
 class Rule:
@@ -53,7 +53,7 @@ class Rule:
 
     def rmatvec(self, coefficients: tf.Tensor) -> list[tf.Tensor]:
         """U^T u in the shapes of the variables, for u of shape `(R, N)`."""
-        return [tf.tensordot(coefficients, u, 2) for u in self.rows()]
+        return [tf.tensordot(tf.cast(coefficients, u.dtype), u, 2) for u in self.rows()]
 
     def gram(self, scales: list[tf.Tensor]) -> tf.Tensor:
         """sum_i scales[i] U_i U_i^T, shape `(R N, R N)`."""
@@ -65,21 +65,20 @@ class Rule:
         grads = [tf.reshape(g, tf.concat([[count * size], tf.shape(g)[2:]], 0)) for g in site.grads]
         if not site.repeatable:
             example = tf.tile(tf.range(size), [count])
-            rows = tf.vectorized_map(
-                lambda e: self._whole_batch_gradient(site, e[0], e[1:]),
-                (example, *grads),
-                fallback_to_while_loop=True,
+            rows = map_rows(
+                lambda e: self._whole_batch_gradient(site, e[0], e[1:]), (example, *grads), site.vectorizes
             )
         else:
-            inputs, rebuild = _split_tensors((site.args, site.kwargs), size)
+            inputs, rebuild = _split_tensors(site)
             tiled = [tf.tile(t, tf.concat([[count], tf.ones_like(tf.shape(t))[1:]], 0)) for t in inputs]
-            rows = tf.vectorized_map(
+            rows = map_rows(
                 lambda e: self._example_gradient(site, rebuild, e[: len(tiled)], e[len(tiled) :]),
                 (*tiled, *grads),
-                fallback_to_while_loop=True,
+                site.vectorizes,
             )
         shape = tf.stack([count, size])
-        return [tf.reshape(u, tf.concat([shape, tf.shape(u)[1:]], 0)) for u in rows]
+        rows = [tf.reshape(u, tf.concat([shape, tf.shape(u)[1:]], 0)) for u in rows]
+        return [tf.cast(u, grads[0].dtype) for u in rows]
 
     def _example_gradient(self, site, rebuild, inputs, grads):
         args, kwargs = rebuild([t[tf.newaxis] for t in inputs])
@@ -120,9 +119,8 @@ class AffineRule(Rule):
         values = [given.get(id(v), tf.zeros(v.shape, v.dtype)) for v in parameters]
         products = []
         for site in self.sites:
-            with keras.StatelessScope([*site.state, *zip(parameters, values)]):
-                z = run(site, site.args, site.kwargs)
-            products.append(_contract(site.grads[0], z, leading=2))
+            z = run(site, list(zip(parameters, values)), site.args, site.kwargs)
+            products.append(_contract(site.grads[0], z))
         return tf.add_n(products)
 
     def rmatvec(self, coefficients: tf.Tensor) -> list[tf.Tensor]:
@@ -133,31 +131,31 @@ class AffineRule(Rule):
         return [tf.add_n(list(parts)) for parts in zip(*totals)]
 
 
-def run(site: Site, args: tuple, kwargs: dict) -> tf.Tensor:
-    """The pre-activation output again, in the dtype of the variables (a mixed policy does not apply)."""
+def run(site: Site, values: list, args: tuple, kwargs: dict) -> tf.Tensor:
+    """The pre-activation output again, with `(variable, value)` pairs for some variables.
+
+    In the dtype of the variables: a mixed policy does not apply.
+    """
     dtype = site.layer.variable_dtype
 
     def cast(t):
         return tf.cast(t, dtype) if tf.is_tensor(t) and t.dtype.is_floating else t
 
     args, kwargs = keras.tree.map_structure(cast, (args, kwargs))
-    return site.call(*args, **kwargs)
+    return repeat(site, values, args, kwargs)
 
 
-def _split_tensors(structure, size) -> tuple[list[tf.Tensor], Callable]:
-    """The tensors of a structure that have the batch axis, and how to put others in their place."""
+def _split_tensors(site: Site) -> tuple[list[tf.Tensor], Callable]:
+    """The arguments of a call that have the batch axis, and how to put others in their place."""
+    structure = (site.args, site.kwargs)
     flat = keras.tree.flatten(structure)
-    known = tf.get_static_value(size)
-    batched = [
-        tf.is_tensor(t) and t.shape.rank and (known is None or t.shape[0] in (None, known)) for t in flat
-    ]
 
     def rebuild(tensors):
         tensors = iter(tensors)
-        mixed = [next(tensors) if b else t for t, b in zip(flat, batched)]
+        mixed = [next(tensors) if b else t for t, b in zip(flat, site.batched, strict=True)]
         return keras.tree.pack_sequence_as(structure, mixed)
 
-    return [t for t, b in zip(flat, batched) if b], rebuild
+    return [t for t, b in zip(flat, site.batched, strict=True) if b], rebuild
 
 
 def vjp(site: Site, variables, grads: list[tf.Tensor], args: tuple, kwargs: dict) -> list[tf.Tensor]:
@@ -165,9 +163,9 @@ def vjp(site: Site, variables, grads: list[tf.Tensor], args: tuple, kwargs: dict
     values = [tf.convert_to_tensor(v.value) for v in variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
-        with keras.StatelessScope([*site.state, *zip(variables, values)]):
-            z = keras.tree.flatten(run(site, args, kwargs))
-    return tape.gradient(z, values, [tf.cast(g, t.dtype) for g, t in zip(grads, z)], "zero")
+        z = floating(run(site, list(zip(variables, values)), args, kwargs))
+    found = tape.gradient(z, values, [tf.cast(g, t.dtype) for g, t in zip(grads, z)], "zero")
+    return [tf.convert_to_tensor(g) for g in found]  # that of a looked-up variable comes as slices
 
 
 def outer(u: tf.Tensor) -> tf.Tensor:
@@ -183,7 +181,7 @@ def combine(coefficients: tf.Tensor, grads: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(weights, grads.dtype) * grads, 0)
 
 
-def _contract(rows: tf.Tensor, vector: tf.Tensor, leading: int = 2) -> tf.Tensor:
+def _contract(rows: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
     """sum over all axes behind the first two, `vector` broadcast over R (and N unless it has it)."""
-    axes = list(range(leading, rows.shape.rank))
+    axes = list(range(2, rows.shape.rank))
     return tf.reduce_sum(rows * tf.cast(vector, rows.dtype), axes)

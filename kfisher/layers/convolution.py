@@ -7,7 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
-from kfisher.layers.dense import MatrixRule
+from kfisher.layers.dense import MatrixRule, flatten_positions
 from kfisher.taps import Site
 
 
@@ -23,25 +23,32 @@ class ConvolutionRule(MatrixRule):
 
     @classmethod
     def applies(cls, layer: keras.layers.Layer) -> bool:
-        return isinstance(layer, cls.layers) and super().applies(layer)
+        if not isinstance(layer, cls.layers) or not super().applies(layer):
+            return False
+        # `convolution_op` is Keras' hook for another product, say with a standardised kernel.
+        hooks = {getattr(kind, "convolution_op", None) for kind in cls.layers}
+        return getattr(type(layer), "convolution_op", None) in hooks
 
     def inputs(self, site: Site) -> tf.Tensor:
         patches = _patches(site.layer, site.args[0])
         groups = site.layer.groups
-        size, positions, k, channels = patches.shape
-        split = tf.reshape(patches, [-1, positions, k, groups, channels // groups])
-        return tf.reshape(tf.transpose(split, [0, 1, 3, 2, 4]), [-1, positions, groups, k * channels // groups])
+        _, positions, k, channels = patches.shape
+        lead = tf.shape(patches)[:2]
+        split = tf.reshape(patches, tf.concat([lead, [k, groups, channels // groups]], 0))
+        a = tf.reshape(tf.transpose(split, [0, 1, 3, 2, 4]), tf.concat([lead, [groups, -1]], 0))
+        return tf.ensure_shape(a, [None, positions, groups, k * channels // groups])
 
     def gradients(self, site: Site) -> tf.Tensor:
-        return self._split_gradients(site, site.layer.groups)
+        groups = site.layer.groups
+        return self._split_gradients(site, groups, site.layer.filters // groups)
 
-    def _split_gradients(self, site: Site, groups: int) -> tf.Tensor:
+    def _split_gradients(self, site: Site, groups: int, outputs: int) -> tf.Tensor:
         g = site.grads[0]
         if site.layer.data_format == "channels_first":
             g = tf.transpose(g, [0, 1, *range(3, g.shape.rank), 2])
-        positions, channels = math.prod(g.shape[2:-1]), g.shape[-1]
-        shape = [tf.shape(g)[0], tf.shape(g)[1], positions, groups, channels // groups]
-        return tf.ensure_shape(tf.reshape(g, shape), [g.shape[0], None, *shape[2:]])
+        g = flatten_positions(g, 2, 1)
+        split = tf.reshape(g, tf.concat([tf.shape(g)[:3], [groups, outputs]], 0))
+        return tf.ensure_shape(split, [*g.shape[:3], groups, outputs])
 
 
 class DepthwiseConvolutionRule(ConvolutionRule):
@@ -54,7 +61,7 @@ class DepthwiseConvolutionRule(ConvolutionRule):
         return tf.transpose(_patches(site.layer, site.args[0]), [0, 1, 3, 2])
 
     def gradients(self, site: Site) -> tf.Tensor:
-        return self._split_gradients(site, site.layer.kernel.shape[-2])
+        return self._split_gradients(site, *site.layer.kernel.shape[-2:])
 
 
 def _patches(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
@@ -72,5 +79,7 @@ def _patches(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
     patches = tf.image.extract_patches(
         x, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], padding.upper()
     )
-    positions = patches.shape[1] * patches.shape[2]
-    return tf.reshape(patches, [-1, positions, math.prod(sizes), x.shape[-1]])
+    flat = flatten_positions(patches, 1, 1)
+    k = math.prod(sizes)
+    split = tf.reshape(flat, tf.concat([tf.shape(flat)[:2], [k, x.shape[-1]]], 0))
+    return tf.ensure_shape(split, [None, flat.shape[1], k, x.shape[-1]])

@@ -10,6 +10,8 @@ so no row is ever formed. Goodfellow 2015 (arXiv:1510.01799); Ren & Goldfarb 201
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -122,17 +124,30 @@ def _gram_of_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
         if positions**2 * (width + vectors**2 * outputs) < vectors**2 * width * outputs:
             return _pair_positions(a[:, :, 0], g[:, :, :, 0])
     columns = max(1, _SLICE // (groups * width))
-    slices = [g[..., start : start + columns] for start in range(0, outputs, columns)]
-    return tf.add_n([outer(tf.einsum("nsgi,rnsgo->rnigo", a, part)) for part in slices])
+
+    def product(start):
+        return outer(tf.einsum("nsgi,rnsgo->rnigo", a, g[..., start : start + columns]))
+
+    return _one_by_one(product, range(0, outputs, columns))
 
 
 def _pair_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
     """sum_st (a_ns . a_mt) (g_rns . g_qmt), one s at a time."""
     size, positions = tf.shape(a)[0], a.shape[1]
-    total = []
-    for s in range(positions):
+
+    def product(s):
         inputs = tf.einsum("ni,mti->nmt", a[:, s], a)
         gradients = tf.einsum("rno,qmto->rnqmt", g[:, :, s], g)
-        total.append(tf.reduce_sum(gradients * inputs[:, tf.newaxis], -1))
+        return tf.reduce_sum(gradients * inputs[:, tf.newaxis], -1)
+
     rows = tf.shape(g)[0] * size
-    return tf.reshape(tf.add_n(total), [rows, rows])
+    return tf.reshape(_one_by_one(product, range(positions)), [rows, rows])
+
+
+def _one_by_one(product: Callable, starts: range) -> tf.Tensor:
+    """The sum of `product(start)`, no two of them in memory at once: a graph would compute all first."""
+    total = product(starts[0])
+    for start in starts[1:]:
+        with tf.control_dependencies([total]):
+            total += product(start)
+    return total

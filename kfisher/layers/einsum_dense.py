@@ -26,7 +26,11 @@ class EinsumDenseRule(MatrixRule):
 
     @classmethod
     def applies(cls, layer: keras.layers.Layer) -> bool:
-        return super().applies(layer) and _Labels(layer.equation).sorts
+        if not super().applies(layer) or not _Labels(layer.equation).sorts:
+            return False
+        # A bias like (k, 1) is not always added where it belongs: `keras.ops.add` may take it for a vector of
+        # channels. What the layer then computes is left to autodiff.
+        return layer.bias is None or len(layer.bias.shape) == 1 or layer.bias.shape[-1] > 1
 
     def inputs(self, site: Site) -> tf.Tensor:
         a = site.args[0]

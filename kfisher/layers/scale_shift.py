@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.layers.base import AffineRule, run
+from kfisher.layers.base import AffineRule, Rule, run
 from kfisher.taps import Site
 
 
@@ -24,6 +24,10 @@ class ScaleShiftRule(AffineRule):
     )
     parameters = ("gamma", "scale", "beta")
 
+    # Through the rows, which are at hand; without gamma the layer at beta = v would add x_hat.
+    matvec = Rule.matvec
+    rmatvec = Rule.rmatvec
+
     def _site_rows(self, site: Site) -> list[tf.Tensor]:
         g, layer = site.grads[0], site.layer
         beta = getattr(layer, "beta", None)
@@ -41,5 +45,4 @@ class ScaleShiftRule(AffineRule):
         """x_hat: the layer itself with gamma = 1 and beta = 0."""
         parameters = self.parameters_of(site.layer)
         plain = [(v, tf.fill(v.shape, tf.cast(name != "beta", v.dtype))) for name, v in parameters.items()]
-        with keras.StatelessScope([*site.state, *plain]):
-            return run(site, site.args, site.kwargs)
+        return run(site, plain, site.args, site.kwargs)
