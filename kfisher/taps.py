@@ -233,12 +233,10 @@ def pull_back(
         else:
             columns.append(map_rows(back, vectors, plan.vectorizes))
     stacked = [tf.concat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*columns)]
-    # Products of half-precision gradients would underflow.
+    # Products of half-precision gradients would under- and overflow.
     stacked = [tf.cast(g, tf.float32) if g.dtype.size < 4 else g for g in stacked]
     for site, site_zs in zip(sites, zs):
-        own, stacked = stacked[: len(site_zs)], stacked[len(site_zs) :]
-        # Under a mixed policy products of rows would overflow in float16.
-        site.grads = [tf.cast(g, site.layer.variable_dtype) for g in own]
+        site.grads, stacked = stacked[: len(site_zs)], stacked[len(site_zs) :]
 
 
 def map_rows(function: Callable, elements: tuple, vectorizes: bool) -> list[tf.Tensor]:

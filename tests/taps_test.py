@@ -160,13 +160,17 @@ def test_the_pass_draws_the_masks_of_the_training_step(fisher):
 
 
 def test_a_layer_that_is_repeated_draws_the_masks_of_the_training_step():
-    """The rule of an LSTM runs it again after the training pass has moved its seed on.
+    """The rule of an LSTM runs it again after the training pass has moved its seed and its states on.
 
     The reference is (J^T J 2/(N C) + damping)^-1 g by autodiff of the whole batch at the seeds before the
     step. In float32, with a condition number of about 10 after damping: 1e-4.
     """
     model = kfisher.Sequential(
-        [keras.Input((3, 2)), layers.LSTM(2, dropout=0.4, unroll=True), layers.Dense(1)]
+        [
+            keras.Input(batch_shape=(N, 3, 2)),
+            layers.LSTM(2, dropout=0.4, stateful=True, unroll=True),
+            layers.Dense(1),
+        ]
     )
     x, y, damping = numbers(3, 2), numbers(1), 0.1
     optimizer = kfisher.optimizers.NaturalGradient(1.0, fisher="exact", damping=damping)
@@ -218,9 +222,12 @@ def solve_graph(shape, widths, fisher):
 
 
 @pytest.mark.parametrize("fisher", ["exact", "empirical"])
-@pytest.mark.parametrize("shape, widths", [((300,), (300, 300)), ((6, 300), (300, 300))])
+@pytest.mark.parametrize("shape, widths", [((300,), [300] * 2), ((6, 300), [300] * 2), ((24, 300), [300])])
 def test_no_tensor_has_a_row_of_parameters_for_each_example(fisher, shape, widths):
-    """Not even of those of one layer; on sequences U is multiplied in slices of at most 2^14 columns."""
+    """Not even of those of one layer.
+
+    On few positions the rule weighs pairs of them, on many it multiplies slices of U of 2^14 columns.
+    """
     graph, size = solve_graph(shape, widths, fisher)
     largest = max(sizes(graph))
     assert largest[0] >= widths[0] ** 2, "the graph that was looked at is not that of the solve"
