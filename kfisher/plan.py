@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ import tensorflow as tf
 
 # The batch size of the discovery trace: large and prime, so that no other axis is mistaken for it.
 _TRACE_BATCH = 10007
+_plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -80,7 +82,7 @@ def plan(model: keras.Model, x: Any = None) -> Plan:
     batch = (declared[0].shape[0] if declared else None) or _TRACE_BATCH
     specs = keras.tree.map_structure(lambda t: tf.TensorSpec((batch, *t.shape[1:]), t.dtype), x)
     key = (repr(specs), tuple(id(v) for v in model.trainable_variables))
-    cached = vars(model).setdefault("_kfisher_plans", {})  # with the model, so that it goes with it
+    cached = _plans.setdefault(model, {})
     if key not in cached:
         root = _trace(model, specs, batch)
         calls = _resolve(root)
@@ -91,7 +93,10 @@ def plan(model: keras.Model, x: Any = None) -> Plan:
             )
         layers = dict.fromkeys(call.layer for call in calls)
         by_layer = {layer: [call for call in calls if call.layer is layer] for layer in layers}
-        cached[key] = Plan(by_layer, root.vectorizes)
+        found = Plan(by_layer, root.vectorizes)
+        if model in layers:  # and not kept, or it would keep the model alive
+            return found
+        cached[key] = found
     return cached[key]
 
 

@@ -1,5 +1,8 @@
 """The recorded pass leaves no trace, sees what training sees, and keeps the promise about memory."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -232,3 +235,25 @@ def test_no_tensor_has_a_row_of_parameters_for_each_example(fisher, shape, width
     largest = max(sizes(graph))
     assert largest[0] >= widths[0] ** 2, "the graph that was looked at is not that of the solve"
     assert largest[0] < size * widths[0] ** 2, largest
+
+
+class Whole(keras.Model):
+    """Uses a variable of its own, so that the model is tapped as a whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = self.add_weight(shape=(1,), name="scale", initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+@pytest.mark.parametrize("make", [lambda: keras.Sequential([keras.Input((2,)), layers.Dense(1)]), Whole])
+def test_what_is_remembered_of_a_model_goes_with_it(make):
+    model = make()
+    assert kfisher.coverage(model, numbers(2))
+    alive = weakref.ref(model)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert alive() is None
