@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher.distribution_likelihood import DistributionLikelihood
+from kfisher.likelihoods import DistributionLikelihood
 
 
 @keras.saving.register_keras_serializable("kfisher")

@@ -92,6 +92,7 @@ def test_a_family_without_known_fisher_offers_sampled():
 
 
 def test_a_learnt_scale_is_fitted_by_natural_gradient_and_survives_saving(tmp_path):
+    keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 1)).astype("float32")
     y = 3 * x + 1 + 0.5 * rng.normal(size=(400, 1)).astype("float32")

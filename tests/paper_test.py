@@ -42,7 +42,8 @@ def test_linear_regression_is_solved_in_one_step(curvature, fisher):
     expected = np.linalg.lstsq(np.c_[x, np.ones(200)], y, rcond=None)[0].ravel()
     if fisher == "sampled":  # many labels: the mean of the samples is the Fisher
         fisher = kfisher.Sampled(num_samples=2000)
-    model = linear_model(4, 2, optimizer=NaturalGradient(1.0, fisher=fisher, curvature=curvature, damping=1e-8, seed=0))
+    optimizer = NaturalGradient(1.0, fisher, curvature, damping=1e-8, seed=0)
+    model = linear_model(4, 2, optimizer=optimizer)
     train(model, x, y, 1)
     tolerance = 1e-6 if fisher == "exact" else 0.05
     assert np.allclose(parameters(model), expected, rtol=tolerance, atol=tolerance)
@@ -75,7 +76,9 @@ def newton(x, y, step, damping, empirical):
     return np.mean(np.logaddexp(0, a @ theta) - y * (a @ theta))
 
 
-@pytest.mark.parametrize("empirical, step, published", [(False, 10**0.125, 5.158e-4), (True, 10**-1.25, 1.040e-2)])
+@pytest.mark.parametrize(
+    "empirical, step, published", [(False, 10**0.125, 5.158e-4), (True, 10**-1.25, 1.040e-2)], ids=["NGD", "EF"]
+)
 def test_breast_cancer_after_100_steps_at_the_printed_hyper_parameters(empirical, step, published):
     datasets = pytest.importorskip("sklearn.datasets")
     x, y = datasets.load_breast_cancer(return_X_y=True)

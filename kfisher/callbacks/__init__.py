@@ -1,0 +1,5 @@
+"""What is logged during `fit`."""
+
+from kfisher.callbacks.step_statistics import StepStatistics
+
+__all__ = ["StepStatistics"]

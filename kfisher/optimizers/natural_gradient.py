@@ -219,7 +219,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
             with keras.name_scope(self.name):
                 self.build(variables)
         steps = self.step(root, grads, variables)
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(s)) for s in steps if s is not None])
+        finite = tf.math.is_finite(tf.linalg.global_norm([s for s in steps if s is not None]))
         apply = super().apply
 
         def skip():
@@ -237,16 +237,16 @@ class NaturalGradient(keras.optimizers.Optimizer):
                 f"{len(given)} gradients for {[v.name for v in variables]}, a model with "
                 f"{len(root.variables)} trainable variables"
             )
-        scale = self.loss_scale_factor or 1.0
+        scale = self.loss_scale_factor
         dense = []
         for variable in root.variables:
             g = given[id(variable)]
             g = tf.zeros(variable.shape, variable.dtype) if g is None else tf.convert_to_tensor(g)
-            dense.append(tf.ensure_shape(g / scale, variable.shape))
-        damping = tf.convert_to_tensor(self.damping)
-        solved = self.curvature.solve(root, dense, damping)
-        # `apply` of the base class divides by the scale, so it is put back.
-        found = {id(v): s * scale for v, s in zip(root.variables, solved)}
+            dense.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
+        solved = self.curvature.solve(root, dense, tf.convert_to_tensor(self.damping))
+        if scale is not None:  # `apply` of the base class divides by it
+            solved = [step * scale for step in solved]
+        found = {id(v): step for v, step in zip(root.variables, solved)}
         return [None if given[id(v)] is None else found[id(v)] for v in variables]
 
     def update_step(self, gradient, variable, learning_rate):
@@ -263,10 +263,11 @@ class NaturalGradient(keras.optimizers.Optimizer):
         super().finalize_variable_values(var_list)
         skipped = int(self.skipped_steps.numpy())
         if skipped > self._warned_of:
+            steps = int(self._iterations.numpy())
             warnings.warn(
-                f"{type(self).__name__} skipped {skipped - self._warned_of} of {int(self._iterations.numpy())} "
-                "steps, in which the batch, its gradient or the solve was not finite. Look for NaN or "
-                "infinite inputs, labels out of range, or raise `damping`.",
+                f"{type(self).__name__} skipped {skipped - self._warned_of} of {steps} steps, in which the "
+                "batch, its gradient or the solve was not finite. Look for NaN or infinite inputs and labels "
+                "out of range, or raise `damping`.",
                 stacklevel=2,
             )
             self._warned_of = skipped

@@ -8,7 +8,10 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from kfisher.likelihoods import Bernoulli, Categorical, Likelihood, Poisson
+from kfisher.likelihoods.base import Likelihood
+from kfisher.likelihoods.bernoulli import Bernoulli
+from kfisher.likelihoods.categorical import Categorical
+from kfisher.likelihoods.poisson import Poisson
 
 tfd = tfp.distributions
 
@@ -43,7 +46,8 @@ class DistributionLikelihood(Likelihood):
         if not y.shape.is_compatible_with(shape):
             raise ValueError(
                 "Labels must have the shape of a sample of `make_distribution(outputs)`. Received: labels of "
-                f"shape {tuple(y.shape)}, outputs of shape {tuple(eta.shape)}, samples of shape {tuple(shape)}"
+                f"shape {tuple(y.shape)}, outputs of shape {tuple(eta.shape)}, samples of shape "
+                f"{tuple(shape)}"
             )
         return y
 
@@ -65,9 +69,9 @@ class DistributionLikelihood(Likelihood):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(eta)
             parameters = _parameters(self.make_distribution(eta), eta.shape.rank - 1)
-        columns = [
-            tape.gradient(c, eta, column, "zero") for c, root in parameters for column in tf.unstack(root, axis=-1)
-        ]
+        columns = []
+        for c, root in parameters:
+            columns += [tape.gradient(c, eta, column, "zero") for column in tf.unstack(root, axis=-1)]
         return tf.stack(columns, -1)
 
     def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> None:

@@ -1,0 +1,125 @@
+"""How long each step is, how large the gradient, and how they lie to each other."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import keras
+
+from kfisher.callbacks.events import ScalarWriter
+from kfisher.callbacks.recorder import CAPACITY, StepRecorder
+
+
+class StepStatistics(keras.callbacks.Callback):
+    """Logs statistics of every optimizer step, for any Keras optimizer.
+
+    With delta the change of the weights in one step, whatever the optimizer did to bring it about, and
+    g = grad L the gradient that it was given:
+
+    ==================== ===================================================== ==========================
+    name                 value                                                 units
+    ==================== ===================================================== ==========================
+    update_norm          ||delta||                                             of the parameters
+    gradient_norm        ||g||                                                 loss / parameter
+    update_to_gradient   ||delta|| / ||g||: the step length of each unit of g  parameter^2 / loss
+    cosine               -delta^T g / (||delta|| ||g||): 1 for plain gradient  none
+                         descent
+    weight_norm          ||theta|| after the step                              of the parameters
+    learning_rate        of the step                                           the optimizer's
+    damping              of the step (kfisher optimizers)                      loss / parameter^2
+    skipped_steps        how many were skipped before (kfisher optimizers)     steps
+    ==================== ===================================================== ==========================
+
+    Every step has its own values, also with `steps_per_execution`. TensorBoard shows them as scalars
+    `step/update_norm` and so on; the last ones before the end of an epoch are in `History` and
+    `CSVLogger` (list that after this callback) by the names above. Training ends in the same weights as
+    without the callback.
+
+    Args:
+        log_dir: Directory for TensorBoard; the numbers go to its sub-directory `steps`.
+        every: Positive integer: log each step that is a multiple of it. Defaults to `1`.
+
+    Example:
+
+    >>> model.fit(x, y, epochs=10, callbacks=[kfisher.callbacks.StepStatistics("runs/first")])
+    """
+
+    def __init__(self, log_dir: str | os.PathLike, every: int = 1):
+        super().__init__()
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"`every` must be a positive integer. Received: every={every}")
+        self.log_dir = os.fspath(log_dir)
+        self.every = every
+        self._optimizer: Any = None
+        self._recorder: Any = None
+        self._writer: Any = None
+        self._plain: Any = None  # the model's training function, and ours with the recording in it
+        self._recording: Any = None
+        self._latest: dict[str, float] = {}
+
+    def on_train_begin(self, logs=None):
+        if self.model.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "StepStatistics records the steps of one replica. Received: a model under a strategy with "
+                f"{self.model.distribute_strategy.num_replicas_in_sync} replicas"
+            )
+        if self.model.optimizer is not self._optimizer:
+            self._optimizer = self.model.optimizer
+            start = int(keras.ops.convert_to_numpy(self._optimizer.iterations))
+            self._recorder = StepRecorder(self._optimizer, self.every, start)
+            self._plain = None
+        if self._writer is None:
+            names = [f"step/{name}" for name in self._recorder.names]
+            self._writer = ScalarWriter(os.path.join(self.log_dir, "steps"), names)
+        self._recorder.install()
+        self._use_recording_function()
+        self._latest = {}
+        self._pending = 0
+        self._flushed = time.monotonic()
+
+    def _use_recording_function(self) -> None:
+        """Training functions are traced with the recording, once: repeated calls of `fit` share the trace."""
+        if self._plain is None or self.model.train_function is not self._plain:
+            self._plain = self.model.train_function
+            self.model.make_train_function(force=True)
+            self._recording = self.model.train_function
+        recording = self._recording
+
+        def guarded(iterator):
+            try:
+                return recording(iterator)
+            except BaseException:  # KeyboardInterrupt too: `on_train_end` would not be called
+                self._restore()
+                raise
+
+        self.model.train_function = guarded
+
+    def _restore(self) -> None:
+        self._recorder.remove()
+        self.model.train_function = self._plain
+        self._flush()
+        self._writer.close()
+        self._writer = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._pending += self.model.steps_per_execution
+        full = self._pending + self.model.steps_per_execution > CAPACITY * self.every // 2
+        if full or time.monotonic() - self._flushed > 1.0:
+            self._flush()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._flush()
+        if logs is not None:
+            logs.update(self._latest)
+
+    def on_train_end(self, logs=None):
+        self._restore()
+
+    def _flush(self) -> None:
+        steps, rows = self._recorder.read()
+        self._pending, self._flushed = 0, time.monotonic()
+        if len(steps):
+            self._latest = dict(zip(self._recorder.names, map(float, rows[-1])))
+        self._writer.write(steps, rows)

@@ -1,0 +1,91 @@
+"""The likelihood behind a Keras loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from kfisher.likelihoods.base import Likelihood
+from kfisher.likelihoods.bernoulli import Bernoulli
+from kfisher.likelihoods.categorical import Categorical
+from kfisher.likelihoods.laplace import Laplace
+from kfisher.likelihoods.normal import Normal
+from kfisher.likelihoods.poisson import Poisson
+
+
+def _binary_crossentropy(from_logits=False, label_smoothing=0.0, axis=-1):
+    if axis != -1:
+        raise ValueError(
+            f"Binary cross-entropy is supported along the last axis only. Received: axis={axis}"
+        )
+    return Bernoulli(from_logits, label_smoothing)
+
+
+def _categorical_crossentropy(from_logits=False, label_smoothing=0.0, axis=-1):
+    if label_smoothing and axis != -1:  # Keras then divides by the size of the last axis
+        raise ValueError(
+            "Label smoothing is supported for classes along the last axis only. Received: "
+            f"label_smoothing={label_smoothing}, axis={axis}"
+        )
+    return Categorical(from_logits, False, label_smoothing, axis)
+
+
+def _sparse_categorical_crossentropy(from_logits=False, ignore_class=None, axis=-1):
+    return Categorical(from_logits, True, 0.0, axis, ignore_class)
+
+
+_FROM_KERAS: dict[Any, Callable[..., Likelihood]] = {
+    "mean_squared_error": Normal,
+    "mean_absolute_error": Laplace,
+    "binary_crossentropy": _binary_crossentropy,
+    "categorical_crossentropy": _categorical_crossentropy,
+    "sparse_categorical_crossentropy": _sparse_categorical_crossentropy,
+    "poisson": Poisson,
+}
+
+
+def from_loss(loss: Any) -> Likelihood:
+    """The likelihood of which a Keras loss is the negative logarithm, up to a constant.
+
+    Args:
+        loss: A string, class, function, config or instance of `keras.losses`: mean squared error, mean
+            absolute error, binary, categorical or sparse categorical cross-entropy, Poisson; or a
+            `kfisher.losses.NegativeLogLikelihood`.
+
+    Returns:
+        A `Likelihood`.
+
+    Raises:
+        ValueError: If the loss is no negative log-likelihood that is known here.
+
+    Example:
+
+    >>> kfisher.likelihoods.from_loss("mse")
+    <kfisher.likelihoods.Normal ...>
+    """
+    resolved = keras.losses.get(loss) if isinstance(loss, (str, dict)) else loss
+    resolved = resolved() if isinstance(resolved, type) else resolved
+    if hasattr(resolved, "likelihood"):
+        return resolved.likelihood()
+    function = getattr(resolved, "fn", resolved)
+    name = getattr(function, "__name__", "")
+    known = name in _FROM_KERAS and function is getattr(keras.losses, name)
+    if isinstance(resolved, keras.losses.Loss):  # a subclass with a `call` of its own is another loss
+        known = known and type(resolved).call is keras.losses.MeanSquaredError.call
+    if not known:
+        raise ValueError(
+            f"The loss {name or loss!r} is not the negative logarithm of a likelihood known to kfisher, so "
+            f"it has no Fisher matrix. Supported are {', '.join(sorted(_FROM_KERAS))} and "
+            "kfisher.losses.NegativeLogLikelihood, which makes any tfp.distributions.Distribution a loss; "
+            f"or pass `likelihood=` to say which likelihood to use. Received: loss={loss!r}"
+        )
+    return _FROM_KERAS[name](**options(resolved))
+
+
+def options(loss: Any) -> dict[str, Any]:
+    """What a Keras loss hands to its function: `from_logits`, `axis`, ..."""
+    # `_fn_kwargs` is private, but the only place where every option (`axis` of the sparse loss among
+    # them) is kept; tests/likelihoods_test.py notices if it moves.
+    return getattr(loss, "_fn_kwargs", {})

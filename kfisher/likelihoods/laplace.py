@@ -1,0 +1,42 @@
+"""Absolute error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from kfisher.likelihoods.base import Independent, positive, register
+
+
+@register
+class Laplace(Independent):
+    """y ~ Laplace(f, scale): the likelihood of absolute error.
+
+    score = sign(y - f) / scale,  Fisher = 1 / scale^2.
+
+    The Gauss-Newton matrix of the absolute error is zero almost everywhere; the Fisher is not.
+
+    Args:
+        scale: Float, in the units of y. The default `None` means C, the size of the last axis: then
+            -log p is Keras' mean absolute error up to a constant.
+    """
+
+    def __init__(self, scale: float | None = None):
+        self.scale = positive("scale", scale)
+
+    def _scale(self, eta: tf.Tensor) -> float:
+        return float(eta.shape[-1]) if self.scale is None else self.scale
+
+    def distribution(self, eta: tf.Tensor) -> Any:
+        return tfp.distributions.Laplace(eta, tf.constant(self._scale(eta), eta.dtype))
+
+    def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        return tf.sign(y - eta) / self._scale(eta)
+
+    def deviation(self, eta: tf.Tensor) -> tf.Tensor:
+        return tf.fill(tf.shape(eta), tf.constant(1 / self._scale(eta), eta.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"scale": self.scale}

@@ -1,0 +1,43 @@
+"""The Poisson loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from kfisher.checks import checked
+from kfisher.likelihoods.base import Independent, register
+
+
+@register
+class Poisson(Independent):
+    """y ~ Poisson(f), eta = log f: the likelihood of Keras' Poisson loss f - y log f.
+
+    score = y - f,  Fisher = f  (with respect to log f).
+
+    The Gauss-Newton matrix of that loss with respect to f itself is y / f^2, which equals the Fisher
+    1 / f only in expectation; with f = exp(eta) both are f in eta.
+    """
+
+    def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
+        return tf.math.log(outputs + keras.config.epsilon())
+
+    def distribution(self, eta: tf.Tensor) -> Any:
+        return tfp.distributions.Poisson(log_rate=eta)
+
+    def labels(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
+        y = super().labels(y, eta)
+        valid = tf.math.is_nan(y) | (y >= 0)
+        return checked(y, valid, "Labels of the Poisson loss must not be negative.")
+
+    def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        return y - tf.exp(eta)
+
+    def deviation(self, eta: tf.Tensor) -> tf.Tensor:
+        return tf.exp(eta / 2)
+
+    def copies(self, eta: tf.Tensor) -> int:
+        return eta.shape[-1]
