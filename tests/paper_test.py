@@ -77,7 +77,9 @@ def newton(x, y, step, damping, empirical):
 
 
 @pytest.mark.parametrize(
-    "empirical, step, published", [(False, 10**0.125, 5.158e-4), (True, 10**-1.25, 1.040e-2)], ids=["NGD", "EF"]
+    "empirical, step, published",
+    [(False, 10**0.125, 5.158e-4), (True, 10**-1.25, 1.040e-2)],
+    ids=["NGD", "EF"],
 )
 def test_breast_cancer_after_100_steps_at_the_printed_hyper_parameters(empirical, step, published):
     datasets = pytest.importorskip("sklearn.datasets")

@@ -24,21 +24,22 @@ class StepRecorder:
     Args:
         optimizer: Any Keras optimizer.
         every: Positive integer; other steps than its multiples cost nothing and leave no row.
-        start: Integer, the number of the first step less one.
     """
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer, every: int, start: int):
+    def __init__(self, optimizer: keras.optimizers.Optimizer, every: int):
         self._optimizer = optimizer
         self._inner = getattr(optimizer, "inner_optimizer", optimizer)
         self._every = every
         hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
         self.names = [*_STATISTICS, *hyper_parameters]
         self._rows = tf.Variable(tf.zeros([CAPACITY, len(self.names)], tf.float64), trainable=False)
-        self._count = tf.Variable(start, trainable=False, dtype=tf.int64)
-        self._read = start
+        self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._read = 0
 
     def install(self) -> None:
-        """From now on, traces of a training step contain the recording."""
+        """From now on, traces of a training step record; the count goes on from the optimizer's."""
+        self._read = max(self._read, int(keras.ops.convert_to_numpy(self._optimizer.iterations)))
+        self._count.assign(self._read)
         self._apply = self._optimizer.apply
         vars(self._optimizer)["apply"] = self._recorded
 
@@ -48,11 +49,10 @@ class StepRecorder:
             del vars(self._optimizer)["apply"]
 
     def _recorded(self, grads, trainable_variables=None):
-        variables = trainable_variables
-        variables = list(self._optimizer.trainable_variables if variables is None else variables)
-        grads = list(grads)
-        self._count.assign_add(1)
-        due = tf.equal(self._count % self._every, 0)
+        if trainable_variables is None:
+            trainable_variables = self._optimizer.trainable_variables
+        variables, grads = list(trainable_variables), list(grads)
+        step = self._count + 1
         before = [tf.convert_to_tensor(v.value) for v in variables]
         hyper_parameters = [tf.cast(p, tf.float64) for p in self._hyper_parameters()]
         scale = tf.cast(self._scale(), tf.float64)
@@ -61,9 +61,11 @@ class StepRecorder:
 
         def write():
             row = tf.stack(_statistics(before, after, grads, scale) + hyper_parameters)
-            self._rows.scatter_nd_update([[(self._count // self._every) % CAPACITY]], [row])
+            self._rows.scatter_nd_update([[(step // self._every) % CAPACITY]], [row])
 
-        tf.cond(due, write, lambda: None)
+        tf.cond(tf.equal(step % self._every, 0), write, lambda: None)
+        with tf.control_dependencies(after):  # a step that fails is none
+            self._count.assign(step)
 
     def _hyper_parameters(self) -> list[Any]:
         """Those of the step that is about to be taken; `skipped_steps` is that before it."""
@@ -78,7 +80,7 @@ class StepRecorder:
 
     @property
     def steps(self) -> int:
-        """Steps taken so far, those before `start` included."""
+        """Steps taken so far."""
         return int(self._count.numpy())
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:

@@ -67,15 +67,16 @@ class StepStatistics(keras.callbacks.Callback):
             )
         if self.model.optimizer is not self._optimizer:
             self._optimizer = self.model.optimizer
-            start = int(keras.ops.convert_to_numpy(self._optimizer.iterations))
-            self._recorder = StepRecorder(self._optimizer, self.every, start)
+            if not self._optimizer.built:
+                self._optimizer.build(self.model.trainable_variables)
+            self._recorder = StepRecorder(self._optimizer, self.every)
             self._plain = None
         if self._writer is None:
             names = [f"step/{name}" for name in self._recorder.names]
             self._writer = ScalarWriter(os.path.join(self.log_dir, "steps"), names)
         self._recorder.install()
         self._use_recording_function()
-        self._latest = {}
+        self._latest = dict.fromkeys(self._recorder.names, float("nan"))
         self._pending = 0
         self._flushed = time.monotonic()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import tensorflow as tf
+import threadpoolctl
+from scipy.linalg import blas, lapack
 
 from kfisher.square_root import SquareRoot
 
@@ -38,8 +39,7 @@ class Curvature:
 def cholesky_solve(matrix: tf.Tensor, right: tf.Tensor, xla: bool) -> tf.Tensor:
     """x with M x = b in float64, for a positive definite M `(n, n)` and a vector b `(n,)`.
 
-    A large system goes to LAPACK through SciPy, which takes a third of the time of TensorFlow's
-    single-threaded factorisation; a small one is not worth waking its threads, and XLA cannot call it. A
+    A large system goes to LAPACK through SciPy, a small one is not worth the call, and XLA cannot make it. A
     matrix that is not finite gives NaN instead of an error, so that the caller can skip a step.
     """
     if xla:
@@ -54,6 +54,7 @@ def cholesky_solve(matrix: tf.Tensor, right: tf.Tensor, xla: bool) -> tf.Tensor:
 # Where LAPACK starts to pay, measured on 2 cores; the name is what XLA's error message shows.
 _LAPACK_FROM = 512
 _LAPACK = "compile_the_model_with_jit_compile_to_use_xla"
+_threads = threadpoolctl.ThreadpoolController()
 
 
 def _tensorflow_solve(matrix: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
@@ -64,9 +65,35 @@ def _tensorflow_solve(matrix: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 
 def _lapack_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    # The transpose of a symmetric matrix is itself, in the memory order that LAPACK takes without a copy.
-    _, x, info = scipy.linalg.lapack.dposv(matrix.T, right, lower=1)
-    return x if info == 0 else np.full_like(right, np.nan)
+    # On one thread: others would spin against TensorFlow's, which costs more than they bring.
+    with _threads.limit(limits=1, user_api="blas"):
+        x = _refined_solve(matrix, right)
+        if x is None:
+            # The transpose of a symmetric matrix is itself, in the memory order that LAPACK wants.
+            factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0)
+            x = lapack.dpotrs(factor, right, lower=1)[0] if info == 0 else np.full_like(right, np.nan)
+        return x
+
+
+def _refined_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+    """The float64 solution from a float32 factor, in half the time, or `None` if that does not converge.
+
+    Iterative refinement as in LAPACK's dsposv, which SciPy does not wrap: x + (L L^T)^{-1} (b - M x) until
+    the residual is that of a backward stable float64 solve.
+    """
+    factor, info = lapack.spotrf(matrix.T.astype(np.float32), lower=1, clean=0, overwrite_a=1)
+    if info != 0:
+        return None
+    x, residual = np.zeros_like(right), right
+    stable = np.finfo(np.float64).eps * np.linalg.norm(matrix)
+    for _ in range(8):
+        x = x + lapack.spotrs(factor, residual.astype(np.float32), lower=1)[0]
+        before, residual = np.linalg.norm(residual), right - blas.dsymv(1.0, matrix.T, x, lower=1)
+        if np.linalg.norm(residual) <= stable * np.linalg.norm(x):
+            return x
+        if not np.linalg.norm(residual) < before / 2:
+            return None
+    return None
 
 
 def flatten(tensors: list[tf.Tensor]) -> tf.Tensor:

@@ -1,0 +1,176 @@
+"""StepStatistics: every number against weights and gradients recorded by hand."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+import kfisher
+from kfisher.callbacks import StepStatistics
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(30, 3)).astype("float32"), RNG.normal(size=(30, 2)).astype("float32")
+START = [RNG.normal(size=(3, 4)), RNG.normal(size=4), RNG.normal(size=(4, 2)), RNG.normal(size=2)]
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+    "adam": lambda: keras.optimizers.Adam(0.01, weight_decay=0.1, clipnorm=0.5),
+    "natural": lambda: kfisher.optimizers.NaturalGradient(0.3, fisher="exact", damping=0.1),
+}
+
+
+def network(optimizer, **kwargs):
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)])
+    model.set_weights(START)
+    model.compile(optimizer, "mse", **kwargs)
+    return model
+
+
+def fit(model, callbacks=(), epochs=2, **kwargs):
+    return model.fit(
+        X, Y, batch_size=10, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks), **kwargs
+    )
+
+
+def flat(tensors):
+    return np.concatenate([np.asarray(t, "float64").ravel() for t in tensors])
+
+
+def by_hand(optimizer, steps):
+    """The same training one batch at a time, with norms from the saved weights and autodiff."""
+    model, rows = network(optimizer), []
+    for step in range(steps):
+        batch = slice(step % 3 * 10, step % 3 * 10 + 10)
+        before = flat(model.get_weights())
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(X[batch]) - Y[batch]) ** 2)
+        gradient = flat(tape.gradient(loss, model.trainable_variables))
+        model.train_on_batch(X[batch], Y[batch])
+        after = flat(model.get_weights())
+        update = after - before
+        norms = np.linalg.norm(update), np.linalg.norm(gradient)
+        rows.append([*norms, norms[0] / norms[1], -update @ gradient / np.prod(norms), np.linalg.norm(after)])
+    return np.array(rows)
+
+
+def logged(log_dir):
+    """Everything in the event files, as {tag: (steps, values)}."""
+    accumulator = EventAccumulator(str(log_dir / "steps"), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    found = {}
+    for tag in accumulator.Tags()["tensors"]:
+        assert accumulator.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
+        events = accumulator.Tensors(tag)
+        found[tag] = ([e.step for e in events], [float(make_ndarray(e.tensor_proto)) for e in events])
+    return found
+
+
+NAMES = ["update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm"]
+
+
+@pytest.mark.parametrize(
+    "name, how",
+    [
+        ("sgd", {}),
+        ("sgd", {"steps_per_execution": 2}),
+        ("adam", {}),
+        ("adam", {"run_eagerly": True}),
+        ("natural", {}),
+        ("natural", {"steps_per_execution": 3}),
+        ("sgd", {"jit_compile": True}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else next(iter(v), "graph"),
+)
+def test_each_number_is_that_of_saved_weights_and_autodiff(name, how, tmp_path):
+    fit(network(OPTIMIZERS[name](), **how), [StepStatistics(tmp_path)])
+    found = logged(tmp_path)
+    expected = by_hand(OPTIMIZERS[name](), 6)
+    for column, tag in zip(expected.T, NAMES):
+        steps, values = found[f"step/{tag}"]
+        assert steps == [1, 2, 3, 4, 5, 6]
+        # float32 weights of size 1 and updates from 0.01 on: 1e-7 / 0.01
+        assert np.allclose(values, column, rtol=1e-4)
+    rate = float(keras.ops.convert_to_numpy(OPTIMIZERS[name]().learning_rate))
+    assert np.allclose(found["step/learning_rate"][1], rate)
+    assert ("step/damping" in found) == (name == "natural") == ("step/skipped_steps" in found)
+
+
+def test_loss_scaling_is_taken_out_of_the_gradient(tmp_path):
+    plain, scaled = tmp_path / "plain", tmp_path / "scaled"
+    fit(network(keras.optimizers.SGD(0.05)), [StepStatistics(plain)])
+    fit(network(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05))), [StepStatistics(scaled)])
+    for tag, (_, values) in logged(plain).items():
+        assert np.allclose(logged(scaled)[tag][1], values, rtol=1e-4)
+    fit(network(keras.optimizers.SGD(0.05, loss_scale_factor=8.0)), [StepStatistics(tmp_path / "factor")])
+    for tag, (_, values) in logged(plain).items():
+        assert np.allclose(logged(tmp_path / "factor")[tag][1], values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_ends_in_the_same_weights_bit_for_bit(name, tmp_path):
+    with_it, without = network(OPTIMIZERS[name]()), network(OPTIMIZERS[name]())
+    fit(with_it, [StepStatistics(tmp_path)]), fit(without)
+    assert all(np.array_equal(a, b) for a, b in zip(with_it.get_weights(), without.get_weights()))
+
+
+def test_repeated_fits_go_on_counting_and_leave_model_and_optimizer_as_they_were(tmp_path):
+    model, callback = network(OPTIMIZERS["sgd"]()), StepStatistics(tmp_path)
+    for _ in range(3):
+        fit(model, [callback], epochs=1)
+        assert "apply" not in vars(model.optimizer)
+    fit(model, epochs=1)  # without it: nothing is logged
+    fit(model, [callback], epochs=1)
+    expected = by_hand(OPTIMIZERS["sgd"](), 15)[[*range(9), 12, 13, 14], 0]
+    steps, values = logged(tmp_path)["step/update_norm"]
+    assert steps == [*range(1, 10), 13, 14, 15]
+    assert np.allclose(values, expected, rtol=1e-4)
+
+
+def test_every_and_history(tmp_path):
+    history = fit(network(OPTIMIZERS["sgd"]()), [StepStatistics(tmp_path, every=4)], epochs=4).history
+    expected = by_hand(OPTIMIZERS["sgd"](), 12)
+    steps, values = logged(tmp_path)["step/gradient_norm"]
+    assert steps == [4, 8, 12]
+    assert np.allclose(values, expected[[3, 7, 11], 1], rtol=1e-4)
+    assert np.isnan(history["update_norm"][0])  # no step of the first epoch is a multiple of 4
+    assert np.allclose(history["update_norm"][1:], expected[[3, 7, 11], 0], rtol=1e-4)
+
+
+def test_more_steps_than_the_buffer_holds(tmp_path):
+    model = network(keras.optimizers.SGD(1e-3), steps_per_execution=100)
+    x, y = np.tile(X, (50, 1)), np.tile(Y, (50, 1))
+    model.fit(x, y, batch_size=1, verbose=0, callbacks=[StepStatistics(tmp_path)])
+    steps, values = logged(tmp_path)["step/update_norm"]
+    assert steps == list(range(1, 1501))
+    assert np.all(np.isfinite(values)) and np.all(np.array(values) > 0)
+
+
+def test_an_interrupted_fit_leaves_nothing_behind(tmp_path):
+    class Boom(keras.layers.Layer):
+        def call(self, x):
+            return tf.debugging.check_numerics(x, "boom")
+
+    model = kfisher.Sequential([keras.Input((3,)), Boom(), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    bad = np.where(np.arange(30)[:, None] > 20, np.nan, X)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="boom"):
+        model.fit(bad, Y, batch_size=10, shuffle=False, verbose=0, callbacks=[StepStatistics(tmp_path)])
+    assert "apply" not in vars(model.optimizer)
+    fit(model, epochs=1)
+    assert logged(tmp_path)["step/update_norm"][0] == [1, 2]
+
+
+def test_a_directory_that_cannot_be_written_to_gives_one_warning_and_training_goes_on(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    model = network(OPTIMIZERS["sgd"]())
+    with pytest.warns(UserWarning, match="training goes on") as warned:
+        history = fit(model, [StepStatistics(tmp_path / "file")], epochs=3).history
+    assert len([w for w in warned if "training goes on" in str(w.message)]) == 1
+    assert len(history["loss"]) == len(history["update_norm"]) == 3
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True])
+def test_every_must_be_a_positive_integer(every):
+    with pytest.raises(ValueError, match=f"Received: every={every}"):
+        StepStatistics("logs", every=every)
