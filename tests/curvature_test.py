@@ -72,9 +72,9 @@ def test_gram_keeps_the_solution_as_damping_goes_to_zero(fisher):
         x = flat(kfisher.curvature.Gram().solve(root, gradient, tf.constant(1e-8)))
         return np.linalg.norm(vectors.T @ x - expected) / np.linalg.norm(expected)
 
-    assert error() < 1e-2
+    ours = error()
     root.coordinates = None  # the textbook form
-    assert error() > 0.1
+    assert ours < 0.03 and error() > 10 * ours
 
 
 def test_a_gradient_from_elsewhere_is_not_ignored():
