@@ -1,0 +1,42 @@
+"""The README's first example runs as written and does what the README says."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+
+import kfisher
+
+README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_the_first_example_ends_where_the_readme_says_and_adam_does_not():
+    keras.utils.set_random_seed(0)
+    names = {}
+    exec(BLOCKS[0], names)
+    claimed, adam = map(float, re.search(r"error is about ([\d.]+)\. Adam.*? is at ([\d.]+)\.\n", README).groups())
+    model, x, y = names["model"], names["x"], names["y"]
+    assert abs(model.evaluate(x, y, verbose=0)[0] - claimed) < 0.5 * claimed
+
+    def ends_at(learning_rate):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(16, "tanh"), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((6,)), *layers])
+        model.compile(keras.optimizers.Adam(learning_rate), "mse")
+        return model.fit(x, y, batch_size=64, epochs=30, verbose=0).history["loss"][-1]
+
+    assert abs(min(map(ends_at, (0.003, 0.01, 0.03, 0.1))) - adam) < 0.5 * adam
+
+    matrix = next(block for block in BLOCKS if "FisherOperator" in block)
+    names["v"] = np.ones(model.count_params(), "float32")
+    exec(matrix, names)
+    assert names["F"].shape == (model.count_params(),) * 2
+
+
+def test_the_coverage_table_is_what_is_printed():
+    keras.utils.clear_session()  # so that layers are named from the start
+    model = kfisher.Sequential([keras.Input((6,)), keras.layers.Dense(16), keras.layers.Dense(1)])
+    shown = next(block for block in BLOCKS if "coverage" in block).splitlines()[1:]
+    assert str(kfisher.coverage(model)).splitlines() == shown
