@@ -112,9 +112,8 @@ class FisherOperator(tf.linalg.LinearOperator):
 
     def _to_dense(self):
         rows = self.root.rows()
-        return tf.linalg.set_diag(
-            f := tf.matmul(rows, rows, transpose_a=True), tf.linalg.diag_part(f) + self._ridge()
-        )
+        matrix = tf.matmul(rows, rows, transpose_a=True)
+        return tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + self._ridge())
 
     def _diag_part(self):
         return tf.reduce_sum(tf.square(self.root.rows()), 0) + self._ridge()

@@ -16,7 +16,8 @@ def test_the_first_example_ends_where_the_readme_says_and_adam_does_not():
     keras.utils.set_random_seed(0)
     names = {}
     exec(BLOCKS[0], names)
-    claimed, adam = map(float, re.search(r"error is about ([\d.]+)\. Adam.*? is at ([\d.]+)\.\n", README).groups())
+    figures = re.search(r"error is about ([\d.]+)\. Adam.*? is at ([\d.]+)\.\n", README)
+    claimed, adam = map(float, figures.groups())
     model, x, y = names["model"], names["x"], names["y"]
     assert abs(model.evaluate(x, y, verbose=0)[0] - claimed) < 0.5 * claimed
 

@@ -24,9 +24,11 @@ class Dense(Curvature):
     """
 
     def solve(self, root: SquareRoot, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
-        diagonal = [tf.fill(g.shape, tf.cast(damping, tf.float64) + d) for g, d in zip(gradient, root.ridge)]
-        matrix = tf.linalg.set_diag(f := matrix_of(root), tf.linalg.diag_part(f) + flatten(diagonal))
-        return unflatten(cholesky_solve(matrix, flatten(gradient), root.xla), gradient)
+        matrix = matrix_of(root)
+        damping = tf.cast(damping, tf.float64)
+        shift = [tf.fill(g.shape, damping + ridge) for g, ridge in zip(gradient, root.ridge)]
+        shifted = tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + flatten(shift))
+        return unflatten(cholesky_solve(shifted, flatten(gradient), root.xla), gradient)
 
 
 def matrix_of(root: SquareRoot) -> tf.Tensor:
