@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
 import kfisher
@@ -137,8 +137,9 @@ def test_every_and_history(tmp_path):
     assert np.allclose(history["update_norm"][1:], expected[[3, 7, 11], 0], rtol=1e-4)
 
 
-def test_more_steps_than_the_buffer_holds(tmp_path):
-    model = network(keras.optimizers.SGD(1e-3), steps_per_execution=100)
+@pytest.mark.parametrize("steps_per_execution", [100, 750])
+def test_more_steps_than_the_buffer_holds(steps_per_execution, tmp_path):
+    model = network(keras.optimizers.SGD(1e-3), steps_per_execution=steps_per_execution)
     x, y = np.tile(X, (50, 1)), np.tile(Y, (50, 1))
     model.fit(x, y, batch_size=1, verbose=0, callbacks=[StepStatistics(tmp_path)])
     steps, values = logged(tmp_path)["step/update_norm"]
@@ -159,6 +160,40 @@ def test_an_interrupted_fit_leaves_nothing_behind(tmp_path):
     assert "apply" not in vars(model.optimizer)
     fit(model, epochs=1)
     assert logged(tmp_path)["step/update_norm"][0] == [1, 2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_another_callback_may_end_fit_at_any_time(error, tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                raise error
+
+    model = network(OPTIMIZERS["sgd"]())
+    fit(model, epochs=1)
+    plain, attributes = model.train_function, set(vars(model.optimizer))
+    statistics = StepStatistics(tmp_path)
+    with pytest.raises(error):
+        fit(model, [Stop(), statistics])
+    assert model.train_function is plain and set(vars(model.optimizer)) == attributes
+    fit(model, epochs=1)
+    fit(model, [statistics], epochs=1)  # writes the two steps that the interrupted fit could not
+    steps, values = logged(tmp_path)["step/update_norm"]
+    assert steps == [4, 5, 9, 10, 11]
+    # by_hand sees the batches in turn; the two fits after the interruption begin with the first again
+    expected = by_hand(OPTIMIZERS["sgd"](), 5)[3:, 0]
+    assert np.allclose(values[:2], expected, rtol=1e-4)
+
+
+def test_two_callbacks_and_data_of_unknown_length(tmp_path):
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10).filter(lambda x, y: True)
+    model, one, two = network(OPTIMIZERS["sgd"]()), tmp_path / "one", tmp_path / "two"
+    model.fit(data, epochs=3, verbose=0, callbacks=[StepStatistics(one), StepStatistics(two, every=2)])
+    expected = by_hand(OPTIMIZERS["sgd"](), 9)[:, 0]
+    for log_dir, chosen in (one, range(1, 10)), (two, range(2, 10, 2)):
+        steps, values = logged(log_dir)["step/update_norm"]
+        assert steps == list(chosen)
+        assert np.allclose(values, expected[np.array(chosen) - 1], rtol=1e-4)
 
 
 def test_a_directory_that_cannot_be_written_to_gives_one_warning_and_training_goes_on(tmp_path):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-# Rows that fit in the buffer. It is read when half full, so that no step is lost.
-CAPACITY = 512
 _STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm")
 _HYPER_PARAMETERS = ("learning_rate", "damping", "skipped_steps")
 
@@ -23,30 +23,40 @@ class StepRecorder:
 
     Args:
         optimizer: Any Keras optimizer.
-        every: Positive integer; other steps than its multiples cost nothing and leave no row.
+        every: Positive integer; other steps than its multiples leave no row.
+        capacity: How many rows are kept until they are read.
     """
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer, every: int):
+    def __init__(self, optimizer: keras.optimizers.Optimizer, every: int, capacity: int):
+        self.capacity = capacity
         self._optimizer = optimizer
         self._inner = getattr(optimizer, "inner_optimizer", optimizer)
         self._every = every
         hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
         self.names = [*_STATISTICS, *hyper_parameters]
-        self._rows = tf.Variable(tf.zeros([CAPACITY, len(self.names)], tf.float64), trainable=False)
+        self._rows = tf.Variable(tf.zeros([capacity, len(self.names)], tf.float64), trainable=False)
         self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._read = 0
 
-    def install(self) -> None:
-        """From now on, traces of a training step record; the count goes on from the optimizer's."""
+    def resume(self) -> None:
+        """The count goes on from that of the optimizer, which may have trained without this."""
         self._read = max(self._read, int(keras.ops.convert_to_numpy(self._optimizer.iterations)))
         self._count.assign(self._read)
-        self._apply = self._optimizer.apply
-        vars(self._optimizer)["apply"] = self._recorded
 
-    def remove(self) -> None:
-        """Undoes `install`."""
-        if vars(self._optimizer).get("apply") == self._recorded:
-            del vars(self._optimizer)["apply"]
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within it, traces of a training step record."""
+        attributes = vars(self._optimizer)
+        before = attributes.get("apply")
+        self._apply = self._optimizer.apply
+        attributes["apply"] = self._recorded
+        try:
+            yield
+        finally:
+            if before is None:
+                del attributes["apply"]
+            else:
+                attributes["apply"] = before
 
     def _recorded(self, grads, trainable_variables=None):
         if trainable_variables is None:
@@ -61,9 +71,12 @@ class StepRecorder:
 
         def write():
             row = tf.stack(_statistics(before, after, grads, scale) + hyper_parameters)
-            self._rows.scatter_nd_update([[(step // self._every) % CAPACITY]], [row])
+            self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
 
-        tf.cond(tf.equal(step % self._every, 0), write, lambda: None)
+        if self._every == 1:
+            write()
+        else:
+            tf.cond(tf.equal(step % self._every, 0), write, lambda: None)
         with tf.control_dependencies(after):  # a step that fails is none
             self._count.assign(step)
 
@@ -87,26 +100,20 @@ class StepRecorder:
         """Steps and rows since the last call, `(S,)` and `(S, len(names))`."""
         last = self.steps
         steps = np.arange(self._read + 1, last + 1)
-        steps = steps[steps % self._every == 0][-CAPACITY:]
+        steps = steps[steps % self._every == 0][-self.capacity :]
         self._read = last
-        return steps, self._rows.numpy()[(steps // self._every) % CAPACITY]
+        return steps, self._rows.numpy()[(steps // self._every) % self.capacity]
 
 
 def _statistics(before, after, grads, scale) -> list[tf.Tensor]:
     """Norms and the cosine of the update with -grad L, over all variables that have a gradient."""
-    update2 = gradient2 = product = weight2 = tf.zeros((), tf.float64)
-    for b, a, g in zip(before, after, grads):
-        delta = tf.reshape(a - b, [-1])
-        update2 += _square(delta)
-        weight2 += _square(a)
-        if g is not None:
-            g = tf.reshape(tf.cast(tf.convert_to_tensor(g), delta.dtype), [-1])
-            gradient2 += _square(g)
-            product += tf.cast(tf.tensordot(delta, g, 1), tf.float64)
-    update, gradient = tf.sqrt(update2), tf.sqrt(gradient2) / scale
-    cosine = tf.math.divide_no_nan(-product / scale, update * gradient)
-    return [update, gradient, tf.math.divide_no_nan(update, gradient), cosine, tf.sqrt(weight2)]
-
-
-def _square(t: tf.Tensor) -> tf.Tensor:
-    return tf.cast(2 * tf.nn.l2_loss(t), tf.float64)
+    # Few operations on purpose: for a middle-sized network each costs as much to start as to run.
+    trained = [(a, a - b, tf.convert_to_tensor(g)) for b, a, g in zip(before, after, grads) if g is not None]
+    update, gradient, weight = (
+        tf.cast(tf.linalg.global_norm(tensors), tf.float64)
+        for tensors in ([d for _, d, _ in trained], [g for _, _, g in trained], [a for a, _, _ in trained])
+    )
+    products = [tf.tensordot(tf.reshape(d, [-1]), tf.reshape(g, [-1]), 1) for _, d, g in trained]
+    cosine = tf.math.divide_no_nan(-tf.cast(tf.add_n(products), tf.float64), update * gradient)
+    gradient /= scale
+    return [update, gradient, tf.math.divide_no_nan(update, gradient), cosine, weight]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import keras
 
 from kfisher.callbacks.events import ScalarWriter
-from kfisher.callbacks.recorder import CAPACITY, StepRecorder
+from kfisher.callbacks.recorder import StepRecorder
+
+_CAPACITY = 512  # rows between two looks at the buffer, if it is not time for one before
 
 
 class StepStatistics(keras.callbacks.Callback):
@@ -55,7 +58,8 @@ class StepStatistics(keras.callbacks.Callback):
         self._optimizer: Any = None
         self._recorder: Any = None
         self._writer: Any = None
-        self._plain: Any = None  # the model's training function, and ours with the recording in it
+        self._recorders: list[StepRecorder] = []  # ours, after those of other callbacks of the same fit
+        self._plain: Any = None  # the model's training function, and the same with the recording in it
         self._recording: Any = None
         self._latest: dict[str, float] = {}
 
@@ -65,50 +69,57 @@ class StepStatistics(keras.callbacks.Callback):
                 "StepStatistics records the steps of one replica. Received: a model under a strategy with "
                 f"{self.model.distribute_strategy.num_replicas_in_sync} replicas"
             )
-        if self.model.optimizer is not self._optimizer:
+        if self._recorder is not None:
+            self._flush()  # what an interrupted `fit` left
+        capacity = max(_CAPACITY, 2 * self.model.steps_per_execution)
+        if self.model.optimizer is not self._optimizer or capacity > self._recorder.capacity:
             self._optimizer = self.model.optimizer
-            if not self._optimizer.built:
+            if self.model.built and not self._optimizer.built:
                 self._optimizer.build(self.model.trainable_variables)
-            self._recorder = StepRecorder(self._optimizer, self.every)
+            self._recorder = StepRecorder(self._optimizer, self.every, capacity)
             self._plain = None
         if self._writer is None:
             names = [f"step/{name}" for name in self._recorder.names]
             self._writer = ScalarWriter(os.path.join(self.log_dir, "steps"), names)
-        self._recorder.install()
-        self._use_recording_function()
+        self._recorder.resume()
         self._latest = dict.fromkeys(self._recorder.names, float("nan"))
         self._pending = 0
         self._flushed = time.monotonic()
 
-    def _use_recording_function(self) -> None:
-        """Training functions are traced with the recording, once: repeated calls of `fit` share the trace."""
-        if self._plain is None or self.model.train_function is not self._plain:
-            self._plain = self.model.train_function
-            self.model.make_train_function(force=True)
-            self._recording = self.model.train_function
-        recording = self._recording
-
-        def guarded(iterator):
-            try:
-                return recording(iterator)
-            except BaseException:  # KeyboardInterrupt too: `on_train_end` would not be called
-                self._restore()
-                raise
-
-        self.model.train_function = guarded
-
-    def _restore(self) -> None:
-        self._recorder.remove()
-        self.model.train_function = self._plain
-        self._flush()
-        self._writer.close()
-        self._writer = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._pending += self.model.steps_per_execution
-        full = self._pending + self.model.steps_per_execution > CAPACITY * self.every // 2
+    # At the begin of a batch and not at its end: Keras then need not wait for the logs of each step.
+    def on_train_batch_begin(self, batch, logs=None):
+        steps = self.model.steps_per_execution
+        full = self._pending + steps > self._recorder.capacity * self.every // 2
         if full or time.monotonic() - self._flushed > 1.0:
             self._flush()
+        self._pending += steps
+        self._arm()
+
+    def _arm(self) -> None:
+        """The next call of the model's training function is recorded, and only that.
+
+        So `fit` may end in any way, by an exception in another callback or by Ctrl-C, and leaves nothing
+        behind. The recording function is traced once: repeated calls of `fit` share it.
+        """
+        plain, recorders = self.model.train_function, [self._recorder]
+        armed = getattr(plain, "__self__", None)
+        if isinstance(armed, StepStatistics):
+            plain, recorders = armed._plain, [*armed._recorders, self._recorder]
+        if plain is not self._plain or recorders != self._recorders:
+            self.model.make_train_function(force=True)
+            self._plain, self._recorders, self._recording = plain, recorders, self.model.train_function
+        self.model.train_function = self._recorded_step
+
+    def _recorded_step(self, iterator):
+        self.model.train_function = self._plain
+        with contextlib.ExitStack() as stack:
+            for recorder in self._recorders:
+                stack.enter_context(recorder.installed())
+            try:
+                return self._recording(iterator)
+            except BaseException:  # the end of the data, or of `fit`: `on_train_end` may never come
+                self._flush()
+                raise
 
     def on_epoch_end(self, epoch, logs=None):
         self._flush()
@@ -116,7 +127,7 @@ class StepStatistics(keras.callbacks.Callback):
             logs.update(self._latest)
 
     def on_train_end(self, logs=None):
-        self._restore()
+        self._flush()
 
     def _flush(self) -> None:
         steps, rows = self._recorder.read()

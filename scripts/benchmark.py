@@ -1,0 +1,164 @@
+"""What kfisher costs: ratios of whole training steps, measured in one run.
+
+    python scripts/benchmark.py
+
+Each case is timed against its reference in turn, A B A B ..., and the median of the ratios pair by pair is
+printed beside its bar, so that the machine's moods cancel. A step is what `fit` takes from the end of one
+batch to the end of the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import kfisher  # noqa: E402
+from kfisher.optimizers import NaturalGradient  # noqa: E402
+
+
+class Case(NamedTuple):
+    """One row: `make()` and `reference()` each give a function that trains an epoch and returns ms / step."""
+
+    name: str
+    make: Callable[[], Callable[[], float]]
+    reference: Callable[[], Callable[[], float]]
+    bar: float
+
+
+class _Clock(keras.callbacks.Callback):
+    """Milliseconds from batch to batch; the first batches wait for the data."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.times = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.times.append(time.perf_counter())
+
+    def per_step(self) -> float:
+        return 1e3 * statistics.median(np.diff(self.times[3:]))
+
+
+def mlp() -> keras.Model:
+    """784-256-256-10, relu: 269 322 parameters."""
+    hidden = [keras.layers.Dense(256, activation="relu") for _ in range(2)]
+    model = kfisher.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10)])
+    return model
+
+
+def _compiled(optimizer: keras.optimizers.Optimizer) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = mlp()
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def trainer(
+    optimizer: Callable[[], keras.optimizers.Optimizer], batch: int, steps: int, statistics_on: bool = False
+) -> Callable[[], float]:
+    """Trains the MLP on random digits; returns what runs one more epoch."""
+    model, clock = _compiled(optimizer()), _Clock()
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(batch * steps, 784)).astype("float32"), rng.integers(0, 10, batch * steps)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True).cache().prefetch(2)
+    callbacks: list[Any] = [clock]
+    if statistics_on:
+        callbacks.insert(0, kfisher.callbacks.StepStatistics(tempfile.mkdtemp()))
+
+    def epoch() -> float:
+        model.fit(data, verbose=0, callbacks=callbacks)
+        return clock.per_step()
+
+    epoch()  # traces
+    return epoch
+
+
+def sgd() -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(0.01)
+
+
+def adam() -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(1e-3)
+
+
+def natural(fisher: str) -> Callable[[], NaturalGradient]:
+    return lambda: NaturalGradient(0.01, fisher, damping=1.0, seed=0)
+
+
+gram = functools.partial(trainer, batch=256, steps=60)
+exact = functools.partial(trainer, batch=128, steps=30)
+
+
+def watched(name: str, optimizer: Callable[[], keras.optimizers.Optimizer]) -> Case:
+    with_it = functools.partial(gram, optimizer, statistics_on=True)
+    return Case(f"StepStatistics / without, {name}", with_it, functools.partial(gram, optimizer), 1.05)
+
+
+CASES = [
+    Case("sampled Gram / SGD, batch 256", lambda: gram(natural("sampled")), lambda: gram(sgd), 2.5),
+    Case("empirical Gram / SGD, batch 256", lambda: gram(natural("empirical")), lambda: gram(sgd), 2.5),
+    Case("exact Gram / SGD, batch 128", lambda: exact(natural("exact")), lambda: exact(sgd), 12),
+    watched("SGD", sgd),
+    watched("Adam", adam),
+    watched("sampled Gram", natural("sampled")),
+]
+
+
+def largest_tensor(batch: int = 256) -> tuple[int, int]:
+    """Entries of the largest tensor in a compiled sampled Gram step, and N x P."""
+    model = _compiled(natural("sampled")())
+    x, y = np.zeros((batch, 784), "float32"), np.zeros(batch, "int32")
+    step = tf.function(model.train_step).get_concrete_function((tf.constant(x), tf.constant(y)))
+    graphs = [step.graph.as_graph_def(add_shapes=True)]
+    nodes = [*graphs[0].node, *(node for f in graphs[0].library.function for node in f.node_def)]
+    sizes = [
+        int(np.prod([d.size for d in shape.dim]))
+        for node in nodes
+        for shape in node.attr["_output_shapes"].list.shape
+        if all(d.size >= 0 for d in shape.dim)
+    ]
+    return max(sizes), batch * model.count_params()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of epochs for each case; default: 15")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
+    options = parser.parse_args(arguments)
+    cases = [case for case in CASES if options.only in case.name]
+    rows = []
+    with tqdm(total=len(cases) * options.rounds, unit="pair") as progress:
+        for case in cases:
+            progress.set_description(case.name)
+            ours, reference = case.make(), case.reference()
+            pairs = []
+            for _ in range(options.rounds):
+                pairs.append((ours(), reference()))
+                progress.update()
+            ratio = statistics.median(a / b for a, b in pairs)
+            times = [statistics.median(column) for column in zip(*pairs)]
+            rows.append((case.name, *(f"{t:.2f}" for t in times), f"{ratio:.2f}", f"{case.bar:g}"))
+    header = ("case", "ms / step", "reference", "ratio", "bar")
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(5)]
+    print()
+    for row in (header, *rows):
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        print(row[0].ljust(widths[0]), *numbers, sep="  ")
+    largest, full = largest_tensor()
+    print(f"\nlargest tensor of a sampled Gram step: {largest:,} entries; N x P would be {full:,}")
+
+
+if __name__ == "__main__":
+    main()
