@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher.likelihoods import options
+from kfisher.likelihoods.from_loss import options
 
 
 @dataclass

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 register = keras.saving.register_keras_serializable("kfisher")
 
 
-def hand_over(model: keras.Model, data: Any) -> None:
-    """Shows the batch of a training step to the optimizer of `model`, if that wants to see it."""
+def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
+    """One training step of `model`, whose batch its optimizer sees first, if it wants to.
+
+    A step that the optimizer skips leaves no trace: statistics that the forward pass of a bad batch has
+    moved (those of BatchNormalization) are put back.
+    """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if hasattr(optimizer, "observe"):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        optimizer.observe(model, x, y, sample_weight)
+    if not hasattr(optimizer, "observe"):
+        return train_step(data)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    optimizer.observe(model, x, y, sample_weight)
+    statistics = [v for v in model.non_trainable_variables if tf.as_dtype(v.dtype).is_floating]
+    if not statistics:
+        return train_step(data)
+    held = [tf.convert_to_tensor(v.value) for v in statistics]
+    skipped = tf.convert_to_tensor(optimizer.skipped_steps.value)
+    logs = train_step(data)
+    skips = optimizer.skipped_steps.value > skipped
+    for variable, value in zip(statistics, held):
+        variable.assign(tf.where(skips, value, variable.value))
+    return logs
 
 
 class FisherMixin:
@@ -29,8 +47,7 @@ class FisherMixin:
     """
 
     def train_step(self, data):
-        hand_over(self, data)
-        return super().train_step(data)
+        return train_on(self, super().train_step, data)
 
 
 @register
@@ -50,10 +67,19 @@ class Model(FisherMixin, keras.Model):
             return Functional(*args, **kwargs)
         return super().__new__(cls)
 
+    def __init__(self, *args, **kwargs):
+        if args or "inputs" in kwargs:
+            raise TypeError(
+                "Keras makes a class that calls `super().__init__(inputs, outputs)` functional, and its "
+                "bases with it. Derive such a class from `kfisher.FisherMixin` and `keras.Model` instead of "
+                f"`kfisher.Model`. Received: class {type(self).__name__}"
+            )
+        super().__init__(**kwargs)
+
 
 @register
 class Functional(FisherMixin, keras.Model):
-    """What `kfisher.Model(inputs, outputs)` returns.
+    """What `kfisher.Model(inputs, outputs)` returns; a `keras.Model`, not an instance of `kfisher.Model`.
 
     Keras makes a class with functional arguments functional for good, so that `Model` itself would no
     longer be open to subclasses with a `call`.
@@ -86,20 +112,26 @@ def attach(model: keras.Model) -> keras.Model:
 
     >>> model = kfisher.attach(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
     """
-    if not isinstance(model, FisherMixin) and "train_step" not in vars(model):
-        train_step = model.train_step
-
-        def attached(data):
-            hand_over(model, data)
-            return train_step(data)
-
-        vars(model)["train_step"] = attached
+    if not isinstance(model, FisherMixin) and not _is_attached(model):
+        vars(model)["train_step"] = functools.partial(train_on, model, model.train_step)
         model.train_function = None  # a training function that is already traced would not call it
     return model
 
 
 def detach(model: keras.Model) -> keras.Model:
-    """Undoes `attach`."""
-    if vars(model).pop("train_step", None) is not None:
+    """Undoes `attach`; a model that is not attached stays as it is.
+
+    Example:
+
+    >>> model = kfisher.detach(kfisher.attach(model))
+    """
+    if _is_attached(model):
+        _, before = vars(model).pop("train_step").args
+        if getattr(before, "__self__", None) is not model:  # a `train_step` that was set on the instance
+            vars(model)["train_step"] = before
         model.train_function = None
     return model
+
+
+def _is_attached(model: keras.Model) -> bool:
+    return getattr(vars(model).get("train_step"), "func", None) is train_on

@@ -121,7 +121,7 @@ class FisherOperator(tf.linalg.LinearOperator):
     def _eigvals(self):
         """Ascending; through the Gram matrix A A^T where that is smaller, as it shares all but zeros."""
         count = self.root.num_rows
-        if any(self.root.ridge) or count >= self._size:
+        if any(self.root.ridge) or tf.is_tensor(count) or count >= self._size:
             return tf.linalg.eigvalsh(self.to_dense())
         gram = self.root.gram([tf.ones((), v.dtype) for v in self._like])
         zeros = tf.zeros(self._size - count, self.dtype)

@@ -59,13 +59,14 @@ class Call:
         return not grouped and all(child.vectorizes for child in self.children)
 
 
-def plan(model: keras.Model, x: Any = None) -> Plan:
+def plan(model: keras.Model, x: Any = None, training: bool = True) -> Plan:
     """The layers to tap.
 
     Args:
         model: A built model.
         x: A batch, of which only the structure, dtypes and trailing shapes are used; by default the
             inputs of a functional or sequential model.
+        training: Whether layers run in training mode.
 
     Raises:
         ValueError: If the model has no declared inputs and no `x` is given, or if a variable is used
@@ -81,10 +82,10 @@ def plan(model: keras.Model, x: Any = None) -> Plan:
         )
     batch = (declared[0].shape[0] if declared else None) or _TRACE_BATCH
     specs = keras.tree.map_structure(lambda t: tf.TensorSpec((batch, *t.shape[1:]), t.dtype), x)
-    key = (repr(specs), tuple(id(v) for v in model.trainable_variables))
+    key = (training, repr(specs), tuple(id(v) for v in model.trainable_variables))
     cached = _plans.setdefault(model, {})
     if key not in cached:
-        root = _trace(model, specs, batch)
+        root = _trace(model, specs, batch, training)
         calls = _resolve(root)
         if calls is None:
             raise ValueError(
@@ -100,7 +101,7 @@ def plan(model: keras.Model, x: Any = None) -> Plan:
     return cached[key]
 
 
-def _trace(model: keras.Model, specs: Any, batch: int) -> Call:
+def _trace(model: keras.Model, specs: Any, batch: int, training: bool) -> Call:
     """The tree of layer calls of one forward pass, traced into a graph that is thrown away."""
     stack = [Call(model)]
 
@@ -112,7 +113,7 @@ def _trace(model: keras.Model, specs: Any, batch: int) -> Call:
             return getattr(t, "graph", None) is graph and bool(t.shape.rank) and t.shape[0] == batch
 
         with _LoggedReads(model, stack), _patched_layer_call(_logged(stack, has_batch)):
-            call_model(model, inputs, training=True)
+            call_model(model, inputs, training)
 
     with tf.init_scope():
         tf.function(traced, autograph=False).get_concrete_function(specs)

@@ -31,6 +31,7 @@ class SquareRoot:
         ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
         coordinates: c with A^T c = the gradient of the likelihood part of L, `(R, N)`; `None` where the
             gradient is not in the row space of A (sampled labels, or no labels).
+        other_losses: Whether L has parts that are neither likelihood nor L2 regulariser.
         xla: Whether all this is to be compiled by XLA.
     """
 
@@ -39,8 +40,10 @@ class SquareRoot:
         variables: list[keras.Variable],
         rules: list[layers.Rule],
         coordinates: tf.Tensor | None = None,
+        other_losses: bool = False,
         xla: bool = False,
     ):
+        self.other_losses = other_losses
         self.variables = variables
         self.xla = xla
         self.ridge = [_l2(v) for v in variables]
@@ -122,7 +125,7 @@ def square_root(
             "batch."
         )
     check_batch(x=x, y=y, sample_weight=sample_weight)
-    to_tap = plan.plan(model, x)
+    to_tap = plan.plan(model, x, training)
     with (
         taps.scope_of(model) as scope,
         tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
@@ -132,9 +135,10 @@ def square_root(
         with tape.stop_recording():
             terms = compiled_loss.terms(compute_loss or model.compute_loss, x, y, outputs, sample_weight)
         heads = [_Head(term, likelihood, fisher, y is not None) for term in terms]
+        others = _has_other_losses(model)
     groups, coordinates = _vectors(heads, fisher, seed)
     taps.pull_back(to_tap, tape, sites, groups)
-    return SquareRoot(trainable, layers.rules(sites), coordinates, xla=bool(model.jit_compile))
+    return SquareRoot(trainable, layers.rules(sites), coordinates, others, bool(model.jit_compile))
 
 
 class _Head:
@@ -156,7 +160,8 @@ class _Head:
         if fisher.needs_labels and not labelled:
             raise ValueError(f"{type(fisher).__name__}() takes the labels of the data. Received: y=None")
         weights = tf.cast(term.weights, self.eta.dtype) / self.likelihood.copies(self.eta)
-        weights = checked(weights, weights >= 0, "Sample and class weights must not be negative.")
+        valid = tf.math.is_nan(weights) | (weights >= 0)
+        weights = checked(weights, valid, "Sample and class weights must not be negative.")
         missing = self.eta.shape.rank - weights.shape.rank
         if missing < 1 or not weights.shape.is_compatible_with(self.eta.shape[: weights.shape.rank]):
             raise ValueError(
@@ -166,6 +171,12 @@ class _Head:
         for _ in range(missing):
             weights = weights[..., tf.newaxis]
         self.root_weights = tf.sqrt(weights)
+        if self.labels is not None and self.labels.dtype.is_floating:
+            # Labels that are not finite (under XLA, also those that failed a check) spoil the whole step, for
+            # Fishers too that do not look at them.
+            spoilt = tf.reduce_any(tf.math.is_nan(self.labels))
+            nan = tf.constant(float("nan"), self.eta.dtype)
+            self.root_weights = tf.where(spoilt, nan, self.root_weights)
 
 
 def _vectors(heads: list[_Head], fisher: Fisher, seed: tf.Tensor):
@@ -206,6 +217,16 @@ def _to_rows(c: tf.Tensor) -> tf.Tensor:
     """`(N, S.., R)` coordinates in the row order of `_one_position_at_a_time`, `(S R, N)`."""
     flat = flatten_positions(c, 1, 1)
     return tf.reshape(tf.transpose(flat, [1, 2, 0]), [-1, tf.shape(c)[0]])
+
+
+def _has_other_losses(model: keras.Model) -> bool:
+    """Whether there are `add_loss` terms, activity regularisers, or regularisers that are not plain L2."""
+    regularizers = [v.regularizer for v in model.trainable_variables if v.regularizer is not None]
+    plain = [
+        isinstance(r, keras.regularizers.L2) or (isinstance(r, keras.regularizers.L1L2) and r.l1 == 0)
+        for r in regularizers
+    ]
+    return len(model.losses) > len(regularizers) or not all(plain)
 
 
 def _l2(variable: keras.Variable) -> float:

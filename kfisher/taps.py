@@ -94,7 +94,12 @@ def _tap(layer, calls, sites, running, scope, tape) -> Callable:
         finally:
             running.pop()
         changed = any(state.get(key) is not value for key, value in scope.state_mapping.items())
-        seen = next(planned)
+        seen = next(planned, None)
+        if seen is None:
+            raise ValueError(
+                f"The layer {layer.name!r} was called more often than when the model was first traced. The "
+                "calls of layers must not depend on the values of a batch."
+            )
         if layer.trainable_variables:
             tape.watch(floating(z))
             sites.append(

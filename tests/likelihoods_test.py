@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import kfisher
-from kfisher import likelihoods
+from kfisher.likelihoods.from_loss import options
 from kfisher.likelihoods import Bernoulli, Categorical, Laplace, Normal, Poisson, from_loss
 
 L = keras.losses
@@ -247,7 +247,7 @@ def test_options_of_a_loss_reach_its_likelihood():
     assert (categorical["from_logits"], categorical["axis"], categorical["sparse"]) == (True, 1, False)
     sparse = from_loss(L.SparseCategoricalCrossentropy(ignore_class=3)).get_config()
     assert (sparse["from_logits"], sparse["ignore_class"], sparse["sparse"]) == (False, 3, True)
-    assert likelihoods.options(L.CategoricalCrossentropy(label_smoothing=0.3))["label_smoothing"] == 0.3
+    assert options(L.CategoricalCrossentropy(label_smoothing=0.3))["label_smoothing"] == 0.3
 
 
 def test_the_logits_that_keras_keeps_with_a_probability_are_found():

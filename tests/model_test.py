@@ -92,6 +92,18 @@ def test_a_loaded_model_goes_on_training_as_if_it_had_never_been_saved(name, tmp
         assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda: kfisher.Sequential(layers()), Subclassed, Mixed],
+    ids=["sequential", "subclassed", "mixin"],
+)
+def test_a_model_that_fit_has_to_build_trains(make):
+    model = make()
+    model.compile(optimizer(), "binary_crossentropy")
+    losses = model.fit(X, Y, batch_size=24, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
 def test_a_custom_loop_observes_before_apply_gradients(reference):
     model = keras.Sequential([keras.Input((3,)), *layers()])
     rng = np.random.default_rng(1)
@@ -153,6 +165,26 @@ def test_attach_and_detach_leave_the_model_as_it_was():
     assert set(vars(model)) <= names | {"optimizer"} and "train_step" not in vars(model)
     with pytest.raises(ValueError, match="has seen no batch"):
         model.fit(X, Y, verbose=0)
+
+
+def test_detach_gives_back_a_train_step_that_was_set_on_the_instance():
+    model = keras.Sequential([keras.Input((3,)), *layers()])
+    own = model.train_step = lambda data: {"loss": 0.0}
+    assert kfisher.detach(model).train_step is own
+    kfisher.attach(model)
+    assert model.train_step is not own
+    assert kfisher.detach(model).train_step is own
+
+
+def test_a_functional_subclass_of_model_is_refused_before_keras_rewrites_it():
+    class Net(kfisher.Model):
+        def __init__(self):
+            inputs = keras.Input((3,))
+            super().__init__(inputs, keras.layers.Dense(1)(inputs))
+
+    with pytest.raises(TypeError, match="kfisher.FisherMixin"):
+        Net()
+    assert Subclassed()(X).shape == (24, 1)
 
 
 def test_making_a_functional_model_leaves_the_class_open_to_subclasses():

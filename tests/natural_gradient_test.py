@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import kfisher
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
@@ -14,6 +15,11 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 3))
 LABELS = RNG.integers(0, 3, size=22)
 START = [RNG.normal(size=(3, 4)), RNG.normal(size=4), RNG.normal(size=(4, 3)), RNG.normal(size=3)]
+
+
+@keras.saving.register_keras_serializable("kfisher_tests")
+def unit_normal(f):
+    return tfp.distributions.Normal(f, tf.ones((), f.dtype))
 
 
 def crossentropy():
@@ -252,6 +258,65 @@ def test_a_batch_that_is_not_finite_is_skipped_counted_and_reported(value, jit_c
     assert np.isfinite(fit(model)).all()
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_skipped_step_leaves_the_statistics_of_batch_normalization_alone(jit_compile):
+    layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    model = kfisher.Sequential([keras.Input((3,)), *layers])
+    model.compile(NaturalGradient(0.2, "exact", damping=0.1), crossentropy(), jit_compile=jit_compile)
+    fit(model)
+    before = model.get_weights()
+    bad = np.where(np.arange(22)[:, None] == 4, np.nan, X)
+    with pytest.warns(UserWarning, match="skipped 1 of 2 steps"):
+        model.fit(bad, LABELS, batch_size=22, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+    fit(model)
+    assert not any(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
+@pytest.mark.parametrize("fisher, curvature", [("sampled", "gram"), ("exact", "dense")])
+def test_bad_labels_under_xla_skip_the_step_for_every_fisher(fisher, curvature):
+    model = network(NaturalGradient(0.2, fisher, curvature, damping=0.1), jit_compile=True)
+    with pytest.warns(UserWarning, match="skipped 1 of 1 steps"):
+        model.fit(X, np.full(22, 0.5), batch_size=22, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), START))
+
+
+def test_skipped_steps_are_reported_once_also_after_loading(tmp_path, recwarn):
+    model = network(NaturalGradient(0.2, fisher="exact", damping=0.1))
+    model.fit(X * np.nan, LABELS, batch_size=22, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    fit(loaded), fit(model)
+    assert len([w for w in recwarn if "skipped" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize("extra", ["l1", "activity"])
+def test_a_small_loss_beside_the_likelihood_is_not_taken_for_rounding(extra):
+    """Outside the row space even a small gradient moves the weights far: by 1 / damping."""
+    steps = []
+    for curvature in ("gram", "dense"):
+        last = keras.layers.Dense(
+            3,
+            kernel_regularizer=keras.regularizers.L1(1e-13) if extra == "l1" else None,
+            activity_regularizer=keras.regularizers.L2(1e-13) if extra == "activity" else None,
+        )
+        model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh"), last])
+        model.set_weights(START)
+        model.compile(NaturalGradient(1.0, "exact", curvature, damping=1e-9), crossentropy())
+        fit(model, batch_size=5)
+        steps.append(flat(model.get_weights()) - flat(START))
+    assert np.linalg.norm(steps[0] - steps[1]) < 1e-4 * np.linalg.norm(steps[1])
+
+
+def test_a_likelihood_of_ones_own_survives_saving(tmp_path):
+    likelihood = kfisher.likelihoods.DistributionLikelihood(unit_normal)
+    model = network(NaturalGradient(0.1, "exact", damping=0.1, likelihood=likelihood), "mse")
+    model.fit(X, X, batch_size=22, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert loaded.optimizer.likelihood.make_distribution is unit_normal
+
+
 @pytest.mark.parametrize(
     "kwargs, message",
     [
@@ -264,6 +329,7 @@ def test_a_batch_that_is_not_finite_is_skipped_counted_and_reported(value, jit_c
         ({"likelihood": "normal"}, "likelihood='normal'"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2"),
         ({"learning_rate": "fast"}, "learning_rate=fast"),
+        ({"seed": 1.5}, "seed=1.5"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )
@@ -272,8 +338,9 @@ def test_wrong_arguments_are_named(kwargs, message):
         NaturalGradient(**kwargs)
 
 
-def test_negative_damping_is_refused_later_too():
-    optimizer = NaturalGradient()
+def test_damping_can_be_multiplied_and_negative_damping_is_refused_later_too():
+    optimizer = NaturalGradient(damping=np.float32(2e-3))
+    optimizer.damping *= 0.5
     with pytest.raises(ValueError, match="Received: damping=-1"):
         optimizer.damping = -1
     assert float(optimizer.damping) == pytest.approx(1e-3)

@@ -22,9 +22,10 @@ class Gram(Curvature):
         (A s A^T + damping I) u = c - A (s o h) / damping.
 
     For exact and empirical labels c is known, and h is what the likelihood does not explain (regularisers,
-    `add_loss`); beyond L2 regularisers, an h at the level of rounding is taken as zero. The textbook form,
-    c = 0 and h = g, is left for sampled labels: it cancels badly as damping goes to 0 (Ren & Goldfarb 2019,
-    equation 11). The `(N R, N R)` system is solved in float64; A is never formed for dense layers.
+    `add_loss`). Where the model has nothing beyond L2 regularisers, an h at the level of rounding is taken
+    as zero. The textbook form, c = 0 and h = g, is left for sampled labels: it cancels badly as damping goes
+    to 0 (Ren & Goldfarb 2019, equation 11). The `(N R, N R)` system is solved in float64; A is never formed
+    for dense layers.
 
     Example:
 
@@ -60,6 +61,8 @@ class Gram(Curvature):
             h = unexplained if shrinkage is None else [a + b for a, b in zip(unexplained, shrinkage)]
             return solution(c, h)
 
+        if root.other_losses:
+            return otherwise()
         return tf.cond(explained, lambda: solution(c, shrinkage), otherwise)
 
 

@@ -4,7 +4,7 @@ from kfisher.likelihoods.base import Likelihood
 from kfisher.likelihoods.bernoulli import Bernoulli
 from kfisher.likelihoods.categorical import Categorical
 from kfisher.likelihoods.distribution import DistributionLikelihood
-from kfisher.likelihoods.from_loss import from_loss, options
+from kfisher.likelihoods.from_loss import from_loss
 from kfisher.likelihoods.laplace import Laplace
 from kfisher.likelihoods.normal import Normal
 from kfisher.likelihoods.poisson import Poisson
@@ -18,5 +18,4 @@ __all__ = [
     "Normal",
     "Poisson",
     "from_loss",
-    "options",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from kfisher.likelihoods.base import Likelihood
+from kfisher.likelihoods.base import Likelihood, register
 from kfisher.likelihoods.bernoulli import Bernoulli
 from kfisher.likelihoods.categorical import Categorical
 from kfisher.likelihoods.poisson import Poisson
@@ -16,6 +17,7 @@ from kfisher.likelihoods.poisson import Poisson
 tfd = tfp.distributions
 
 
+@register
 class DistributionLikelihood(Likelihood):
     """p(y | f) = make_distribution(f): what `kfisher.losses.NegativeLogLikelihood` stands for.
 
@@ -76,6 +78,13 @@ class DistributionLikelihood(Likelihood):
 
     def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> None:
         return None
+
+    def get_config(self) -> dict[str, Any]:
+        return {"make_distribution": keras.saving.serialize_keras_object(self.make_distribution)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DistributionLikelihood:
+        return cls(keras.saving.deserialize_keras_object(config["make_distribution"]))
 
 
 def _parameters(distribution: Any, positions: int) -> list[tuple[tf.Tensor, tf.Tensor]]:

@@ -133,9 +133,11 @@ class NaturalGradient(keras.optimizers.Optimizer):
         self.momentum = momentum
         self.likelihood = likelihood
         self.seed = random.randrange(2**31) if seed is None else seed
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"`seed` must be an integer from 0 to 2^31 - 1, or None. Received: seed={seed}")
         self._damping = self._damping_from(damping)
         self._seen = _Seen()
-        self._warned_of = 0
+        self._reported: int | None = None  # skipped steps that the user knows of
 
     # --- hyper-parameters -----------------------------------------------------------------------
 
@@ -194,6 +196,14 @@ class NaturalGradient(keras.optimizers.Optimizer):
         x, y, sample_weight = keras.tree.map_structure(
             lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
         )
+        if not model.built or not model.trainable_variables:
+            model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x))
+        if not self.built:
+            self.build(model.trainable_variables)
+            self._reported = 0
+        if self._reported is None:  # a count that was loaded
+            with tf.init_scope():
+                self._reported = int(self.skipped_steps.value.numpy())
         seed = tf.stack([self.seed, tf.cast(self._iterations.value, tf.int32)])
         self._seen.put(
             square_root(
@@ -261,16 +271,16 @@ class NaturalGradient(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         """Called by `fit` at its end: reports skipped steps."""
         super().finalize_variable_values(var_list)
-        skipped = int(self.skipped_steps.numpy())
-        if skipped > self._warned_of:
-            steps = int(self._iterations.numpy())
+        skipped, steps = int(self.skipped_steps.numpy()), int(self.iterations.numpy())
+        new = skipped - (self._reported or 0)
+        if new > 0:
+            self._reported = skipped
             warnings.warn(
-                f"{type(self).__name__} skipped {skipped - self._warned_of} of {steps} steps, in which the "
-                "batch, its gradient or the solve was not finite. Look for NaN or infinite inputs and labels "
-                "out of range, or raise `damping`.",
+                f"{type(self).__name__} skipped {new} of {steps} steps, in which the batch, its gradient or "
+                "the solve was not finite. Look for NaN or infinite inputs and labels out of range, or raise "
+                "`damping`.",
                 stacklevel=2,
             )
-            self._warned_of = skipped
 
     # --- serialization --------------------------------------------------------------------------
 
@@ -308,6 +318,11 @@ class _Seen:
 
 
 def _positive(damping):
-    if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not damping > 0:
+    """A float from any scalar, so that `optimizer.damping *= 0.5` works."""
+    try:
+        value = float("nan") if isinstance(damping, (bool, str)) else float(damping)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not 0 < value < float("inf"):
         raise ValueError(f"`damping` must be a positive float or a schedule. Received: damping={damping}")
-    return float(damping)
+    return value
