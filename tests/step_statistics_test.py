@@ -209,3 +209,18 @@ def test_a_directory_that_cannot_be_written_to_gives_one_warning_and_training_go
 def test_every_must_be_a_positive_integer(every):
     with pytest.raises(ValueError, match=f"Received: every={every}"):
         StepStatistics("logs", every=every)
+
+
+def test_a_train_step_may_apply_gradients_without_naming_the_variables(tmp_path):
+    class Bare(kfisher.Sequential):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(y=y, y_pred=self(x))
+            self.optimizer.apply(tape.gradient(loss, self.trainable_variables))
+            return {"loss": loss}
+
+    model = Bare([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    fit(model, [StepStatistics(tmp_path)], epochs=1)
+    assert logged(tmp_path)["step/update_norm"][0] == [1, 2, 3]

@@ -22,12 +22,14 @@ class StepRecorder:
     would not allow: a row goes to a variable, and `read` fetches what is new.
 
     Args:
-        optimizer: Any Keras optimizer.
+        model: A compiled model, with any Keras optimizer.
         every: Positive integer; other steps than its multiples leave no row.
         capacity: How many rows are kept until they are read.
     """
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer, every: int, capacity: int):
+    def __init__(self, model: keras.Model, every: int, capacity: int):
+        optimizer = model.optimizer
+        self._trainable_variables = model.trainable_variables
         self.capacity = capacity
         self._optimizer = optimizer
         self._inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -60,7 +62,7 @@ class StepRecorder:
 
     def _recorded(self, grads, trainable_variables=None):
         if trainable_variables is None:
-            trainable_variables = self._optimizer.trainable_variables
+            trainable_variables = self._trainable_variables
         variables, grads = list(trainable_variables), list(grads)
         step = self._count + 1
         before = [tf.convert_to_tensor(v.value) for v in variables]

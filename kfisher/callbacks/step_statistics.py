@@ -76,7 +76,7 @@ class StepStatistics(keras.callbacks.Callback):
             self._optimizer = self.model.optimizer
             if self.model.built and not self._optimizer.built:
                 self._optimizer.build(self.model.trainable_variables)
-            self._recorder = StepRecorder(self._optimizer, self.every, capacity)
+            self._recorder = StepRecorder(self.model, self.every, capacity)
             self._plain = None
         if self._writer is None:
             names = [f"step/{name}" for name in self._recorder.names]

@@ -159,7 +159,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
         """lambda of the next step: a variable, or the value of the schedule."""
         if isinstance(self._damping, keras.Variable):
             return self._damping
-        return self._damping(self._iterations)
+        return self._damping(self.iterations)
 
     @damping.setter
     def damping(self, value):
@@ -204,7 +204,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
         if self._reported is None:  # a count that was loaded
             with tf.init_scope():
                 self._reported = int(self.skipped_steps.value.numpy())
-        seed = tf.stack([self.seed, tf.cast(self._iterations.value, tf.int32)])
+        seed = tf.stack([self.seed, tf.cast(self.iterations.value, tf.int32)])
         self._seen.put(
             square_root(
                 model,
@@ -224,7 +224,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
         if root is None:
             raise ValueError(_UNBOUND.format(name=type(self).__name__))
         grads = list(grads)
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        variables = list(root.variables if trainable_variables is None else trainable_variables)
         if not self.built:
             with keras.name_scope(self.name):
                 self.build(variables)
@@ -233,7 +233,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
         apply = super().apply
 
         def skip():
-            self._iterations.assign_add(1)
+            self.iterations.assign_add(1)
             self.skipped_steps.assign_add(1)
 
         tf.cond(finite, lambda: apply(steps, variables), skip)
