@@ -47,7 +47,7 @@ def coverage(model: keras.Model, x: Any = None) -> Coverage:
     """
     rows = []
     tapped = [layer for layer in plan.plan(model, x).calls if layer.trainable_variables]
-    for group in layers.blocks(tapped):
+    for group in layers.groups(tapped):
         rule = layers.rule_for(group).name
         for layer in group:
             names = tuple(v.path.removeprefix(layer.path + "/") for v in layer.trainable_variables)

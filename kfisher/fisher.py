@@ -12,11 +12,13 @@ Nothing downstream knows which kind it was.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kfisher.heads import Head
 from kfisher.likelihoods import Likelihood
 
 register = keras.saving.register_keras_serializable("kfisher")
@@ -33,6 +35,11 @@ class Fisher:
 
     needs_labels = False
     joint = True
+
+    def check_labels(self, y: Any) -> None:
+        """Raises if the labels of the data are needed and missing."""
+        if self.needs_labels and y is None:
+            raise ValueError(f"{type(self).__name__}() takes the labels of the data. Received: y=None")
 
     def vectors(
         self, likelihood: Likelihood, eta: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor
@@ -57,6 +64,24 @@ class Fisher:
         """c of shape `(N, ..., R)` with V c = the gradient of -log p(y | f) in eta, if there is one."""
         return None
 
+    def output_products(self, heads: list[Head], seed: tf.Tensor) -> Callable:
+        """F_f u on a batch: takes and returns a tensor for each head, in the shape of its eta, weights included.
+
+        With the vectors of a draw of labels, sum_r v_rn (v_rn . u_n) over all heads and positions of an
+        example together, as they are pulled back.
+        """
+        vectors = [
+            self.vectors(head.likelihood, head.eta, head.labels, head_seed(seed, i)) * head.root_weights
+            for i, head in enumerate(heads)
+        ]
+
+        def product(parts: list[tf.Tensor]) -> list[tf.Tensor]:
+            c = tf.add_n([tf.reduce_sum(v * u, list(range(2, v.shape.rank))) for v, u in zip(vectors, parts)])
+            along = [tf.reshape(c, tf.concat([tf.shape(c), [1] * (v.shape.rank - 2)], 0)) for v in vectors]
+            return [tf.reduce_sum(a * v, 0) for a, v in zip(along, vectors)]
+
+        return product
+
     def get_config(self) -> dict[str, Any]:
         return {}
 
@@ -78,6 +103,17 @@ class Exact(Fisher):
     """
 
     joint = False
+
+    def output_products(self, heads, seed):
+        weights = [tf.square(head.root_weights) for head in heads]
+
+        def product(parts):
+            return [
+                w * head.likelihood.fisher_product(head.eta, u)
+                for head, w, u in zip(heads, weights, parts)
+            ]
+
+        return product
 
     def gradient_coordinates(self, likelihood, eta, labels):
         white = likelihood.whiten(eta, likelihood.score(eta, labels))
@@ -138,6 +174,11 @@ class Empirical(Fisher):
 
     def vectors(self, likelihood, eta, labels, seed):
         return likelihood.score(eta, labels)[tf.newaxis]
+
+
+def head_seed(seed: tf.Tensor, position: int) -> tf.Tensor:
+    """The seed for the labels of one of several outputs."""
+    return tf.random.experimental.stateless_fold_in(seed, position)
 
 
 _BY_NAME = {"exact": Exact, "sampled": Sampled, "empirical": Empirical}

@@ -112,7 +112,7 @@ def _trace(model: keras.Model, specs: Any, batch: int, training: bool) -> Call:
             # Tensors of inner graphs are those of loops, whose bodies see one step at a time.
             return getattr(t, "graph", None) is graph and bool(t.shape.rank) and t.shape[0] == batch
 
-        with _LoggedReads(model, stack), _patched_layer_call(_logged(stack, has_batch)):
+        with _LoggedReads(model, stack), patched_layer_call(_logged(stack, has_batch)):
             call_model(model, inputs, training)
 
     with tf.init_scope():
@@ -179,7 +179,7 @@ _patch_lock = threading.RLock()
 
 
 @contextlib.contextmanager
-def _patched_layer_call(wrap: Callable) -> Iterator[None]:
+def patched_layer_call(wrap: Callable) -> Iterator[None]:
     """`keras.layers.Layer.__call__` wrapped, in this thread, for the length of the block."""
     original, thread = keras.layers.Layer.__call__, threading.get_ident()
     wrapped = wrap(original)

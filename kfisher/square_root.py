@@ -12,10 +12,11 @@ import keras
 import tensorflow as tf
 
 from kfisher import compiled_loss, layers, plan, taps
-from kfisher.checks import check_batch, checked
-from kfisher.fisher import Fisher
+from kfisher.checks import check_batch
+from kfisher.fisher import Fisher, head_seed
+from kfisher.heads import Head, example_weights
 from kfisher.layers.dense import flatten_positions
-from kfisher.likelihoods import Likelihood, from_loss
+from kfisher.likelihoods import Likelihood
 
 Tensors = list[tf.Tensor]
 
@@ -28,10 +29,12 @@ class SquareRoot:
 
     Attributes:
         variables: The trainable variables, in the order of the model.
+        rules: What each layer says about its part of A.
         ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
         coordinates: c with A^T c = the gradient of the likelihood part of L, `(R, N)`; `None` where the
             gradient is not in the row space of A (sampled labels, or no labels).
         other_losses: Whether L has parts that are neither likelihood nor L2 regulariser.
+        example_weights: w_n over their sum, `(N,)`, or `None` if A was not made from a batch.
         xla: Whether all this is to be compiled by XLA.
     """
 
@@ -42,13 +45,15 @@ class SquareRoot:
         coordinates: tf.Tensor | None = None,
         other_losses: bool = False,
         xla: bool = False,
+        example_weights: tf.Tensor | None = None,
     ):
+        self.example_weights = example_weights
         self.other_losses = other_losses
         self.variables = variables
         self.xla = xla
-        self.ridge = [_l2(v) for v in variables]
+        self.ridge = [ridge_of(v) for v in variables]
         self.coordinates = coordinates
-        self._rules = rules
+        self.rules = rules
         self._index = {id(v): i for i, v in enumerate(variables)}
 
     def ridge_gradient(self) -> Tensors:
@@ -58,7 +63,7 @@ class SquareRoot:
     @property
     def num_rows(self) -> int | tf.Tensor:
         """N R."""
-        grads = self._rules[0].sites[0].grads[0]
+        grads = self.rules[0].sites[0].grads[0]
         static = grads.shape[:2].num_elements()
         return tf.reduce_prod(tf.shape(grads)[:2]) if static is None else static
 
@@ -67,24 +72,24 @@ class SquareRoot:
 
     def matvec(self, vectors: Tensors) -> tf.Tensor:
         """A v, shape `(R, N)`."""
-        return tf.add_n([r.matvec([vectors[i] for i in self._positions(r)]) for r in self._rules])
+        return tf.add_n([r.matvec([vectors[i] for i in self._positions(r)]) for r in self.rules])
 
     def rmatvec(self, coefficients: tf.Tensor) -> Tensors:
         """A^T u, in the shapes of the variables."""
         found = [tf.zeros(v.shape, v.dtype) for v in self.variables]
-        for rule in self._rules:
+        for rule in self.rules:
             for i, part in zip(self._positions(rule), rule.rmatvec(coefficients)):
                 found[i] = tf.cast(part, found[i].dtype)
         return found
 
     def gram(self, scales: Tensors) -> tf.Tensor:
         """sum_i scales[i] A_i A_i^T over the variables i, shape `(R N, R N)`."""
-        return tf.add_n([r.gram([scales[i] for i in self._positions(r)]) for r in self._rules])
+        return tf.add_n([r.gram([scales[i] for i in self._positions(r)]) for r in self.rules])
 
     def rows(self) -> tf.Tensor:
         """A, shape `(R N, P)`: for small P."""
         pieces: list[Any] = [None] * len(self.variables)
-        for rule in self._rules:
+        for rule in self.rules:
             for i, part in zip(self._positions(rule), rule.rows()):
                 pieces[i] = tf.reshape(part, [tf.shape(part)[0] * tf.shape(part)[1], -1])
         count = tf.shape(next(p for p in pieces if p is not None))[0]
@@ -124,6 +129,7 @@ def square_root(
             f"The model {model.name!r} has no trainable variables. If it is not built yet, call it on a "
             "batch."
         )
+    fisher.check_labels(y)
     check_batch(x=x, y=y, sample_weight=sample_weight)
     to_tap = plan.plan(model, x, training)
     with (
@@ -134,57 +140,20 @@ def square_root(
         outputs = plan.call_model(model, x, training)
         with tape.stop_recording():
             terms = compiled_loss.terms(compute_loss or model.compute_loss, x, y, outputs, sample_weight)
-        heads = [_Head(term, likelihood, fisher, y is not None) for term in terms]
+        heads = [Head(term, likelihood, y is not None) for term in terms]
         others = _has_other_losses(model)
     groups, coordinates = _vectors(heads, fisher, seed)
     taps.pull_back(to_tap, tape, sites, groups)
-    return SquareRoot(trainable, layers.rules(sites), coordinates, others, bool(model.jit_compile))
+    return SquareRoot(
+        trainable, layers.rules(sites), coordinates, others, bool(model.jit_compile), example_weights(heads)
+    )
 
 
-class _Head:
-    """One term of the loss: its likelihood, coordinates eta, labels, and root weights."""
-
-    def __init__(self, term, likelihood: Likelihood | None, fisher: Fisher, labelled: bool):
-        self.likelihood = likelihood or from_loss(term.loss)
-        outputs = tf.cast(term.outputs, term.loss.dtype)
-        if outputs.shape.rank < 2:
-            raise ValueError(
-                "Model outputs must have a batch axis and at least one more. Received: outputs of shape "
-                f"{tuple(outputs.shape)}"
-            )
-        labels = tf.convert_to_tensor(term.labels) if labelled else None
-        if labelled:
-            outputs = self.likelihood.aligned(outputs, labels)
-        self.eta = self.likelihood.coordinates(outputs)
-        self.labels = self.likelihood.labels(labels, self.eta) if labelled else None
-        if fisher.needs_labels and not labelled:
-            raise ValueError(f"{type(fisher).__name__}() takes the labels of the data. Received: y=None")
-        weights = tf.cast(term.weights, self.eta.dtype) / self.likelihood.copies(self.eta)
-        valid = tf.math.is_nan(weights) | (weights >= 0)
-        weights = checked(weights, valid, "Sample and class weights must not be negative.")
-        missing = self.eta.shape.rank - weights.shape.rank
-        if missing < 1 or not weights.shape.is_compatible_with(self.eta.shape[: weights.shape.rank]):
-            raise ValueError(
-                f"The loss {term.loss.name!r} must return one value for each position of the outputs. "
-                f"Received: values of shape {tuple(weights.shape)}, outputs of shape {tuple(outputs.shape)}"
-            )
-        for _ in range(missing):
-            weights = weights[..., tf.newaxis]
-        self.root_weights = tf.sqrt(weights)
-        if self.labels is not None and self.labels.dtype.is_floating:
-            # Labels that are not finite (under XLA, also those that failed a check) spoil the whole step, for
-            # Fishers too that do not look at them.
-            spoilt = tf.reduce_any(tf.math.is_nan(self.labels))
-            nan = tf.constant(float("nan"), self.eta.dtype)
-            self.root_weights = tf.where(spoilt, nan, self.root_weights)
-
-
-def _vectors(heads: list[_Head], fisher: Fisher, seed: tf.Tensor):
+def _vectors(heads: list[Head], fisher: Fisher, seed: tf.Tensor):
     """Weighted V for `taps.pull_back`, and the coordinates of the gradient in its rows."""
     columns, coordinates = [], []
     for i, head in enumerate(heads):
-        label_seed = tf.random.experimental.stateless_fold_in(seed, i)
-        v = fisher.vectors(head.likelihood, head.eta, head.labels, label_seed) * head.root_weights
+        v = fisher.vectors(head.likelihood, head.eta, head.labels, head_seed(seed, i)) * head.root_weights
         c = None
         if head.labels is not None:
             c = fisher.gradient_coordinates(head.likelihood, head.eta, head.labels)
@@ -229,7 +198,7 @@ def _has_other_losses(model: keras.Model) -> bool:
     return len(model.losses) > len(regularizers) or not all(plain)
 
 
-def _l2(variable: keras.Variable) -> float:
+def ridge_of(variable: keras.Variable) -> float:
     """The Hessian of l2 * sum(theta^2) is 2 l2 on the diagonal."""
     regularizer = variable.regularizer
     known = isinstance(regularizer, (keras.regularizers.L2, keras.regularizers.L1L2))

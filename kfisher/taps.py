@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher.plan import Plan, replaced
+from kfisher.plan import Plan, patched_layer_call, replaced
 
 
 @dataclass
@@ -171,6 +171,8 @@ _FUSED = (
     keras.layers.Conv3D,
     keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
 )
 
 
@@ -206,6 +208,29 @@ def _hold_statistics(layer, call, args, kwargs) -> dict[str, Any]:
     for variable in (layer.moving_mean, layer.moving_variance):
         variable.assign(tf.stop_gradient(variable.value))
     return {**kwargs, "training": False}
+
+
+@contextlib.contextmanager
+def statistics_held() -> Iterator[None]:
+    """For the length of the block, BatchNormalization of any model holds its statistics as `tapped` does."""
+
+    def wrap(original):
+        def call(layer, *args, **kwargs):
+            if not isinstance(layer, keras.layers.BatchNormalization):
+                return original(layer, *args, **kwargs)
+            inner = layer.call
+
+            @functools.wraps(inner)
+            def held(*args, **kwargs):
+                return inner(*args, **_hold_statistics(layer, inner, args, kwargs))
+
+            with replaced(layer, "call", held):
+                return original(layer, *args, **kwargs)
+
+        return call
+
+    with patched_layer_call(wrap):
+        yield
 
 
 def pull_back(

@@ -7,16 +7,23 @@ square-root factor (one row for each of the R vectors of each of the N examples)
     matvec(v)    U v
     rmatvec(u)   U^T u
     gram(c)      sum_i c_i U_i U_i^T over the variables i of the layer
+
+and, for curvatures that run over batches, the blocks that its variables fall into, and what the examples
+contribute to each (see outer_products.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kfisher.blocks import Block, Piece
+from kfisher.layers.outer_products import Formed
 from kfisher.taps import Site, floating, map_rows, repeat
 
 
@@ -37,6 +44,20 @@ class Rule:
     def applies(cls, layer: keras.layers.Layer) -> bool:
         """Whether this rule knows the layer: its `call`, and every trainable variable in it."""
         return True
+
+    @classmethod
+    def structure(cls, variables: list[keras.Variable], layers: list[keras.layers.Layer]) -> list[Block]:
+        """The blocks of `variables`, all those of `layers`: one for each, a matrix if its rank is 2 or more."""
+        return [formed([v]) for v in variables]
+
+    def outer_products(self) -> list[tuple[Block, Any]]:
+        """Each block of `structure` with what the examples contribute to it."""
+        rows = {id(v): u for v, u in zip(self.variables, self.rows())}
+        layers = [site.layer for site in self.sites]
+        return [
+            (block, Formed(block.to_matrix([rows[id(v)] for v in block.variables], 2)))
+            for block in self.structure(self.variables, layers)
+        ]
 
     @cached_property
     def _rows(self) -> list[tf.Tensor]:
@@ -90,6 +111,16 @@ class Rule:
             tf.tensordot(tf.one_hot(example, size, dtype=g.dtype), g, 0) for g in grads
         ]
         return vjp(site, self.variables, placed, site.args, site.kwargs)
+
+
+def formed(variables: list[keras.Variable]) -> Block:
+    """The block of one variable as a matrix, or of several as one vector."""
+    pieces = []
+    for v in variables:
+        outputs = v.shape[-1] if len(variables) == 1 and len(v.shape) > 1 else math.prod(v.shape)
+        shape = (math.prod(v.shape) // outputs, outputs)
+        pieces.append(Piece(v, shape, (0, 1), (1, *shape)))
+    return Block(tuple(pieces), "formed")
 
 
 class AffineRule(Rule):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import keras
 import tensorflow as tf
 
+from kfisher.blocks import Piece
 from kfisher.layers.dense import MatrixRule, flatten_positions
 from kfisher.taps import Site
 
 
 class ConvolutionRule(MatrixRule):
-    """Conv1D and Conv2D with any stride, dilation, groups, padding and data format.
+    """Conv1D, Conv2D and Conv3D with any stride, dilation, groups, padding and data format.
 
     The inputs a are patches of k = prod(kernel_size) pixels; the group of an output channel sees the
     channels of its group only.
     """
 
     name = "convolution"
-    layers = (keras.layers.Conv1D, keras.layers.Conv2D)
+    layers = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
     @classmethod
     def applies(cls, layer: keras.layers.Layer) -> bool:
@@ -29,8 +31,20 @@ class ConvolutionRule(MatrixRule):
         hooks = {getattr(kind, "convolution_op", None) for kind in cls.layers}
         return getattr(type(layer), "convolution_op", None) in hooks
 
+    @classmethod
+    def kernel_piece(cls, layer):
+        groups, outputs = layer.groups, layer.filters // layer.groups
+        inputs = math.prod(layer.kernel.shape[:-1])
+        split, order = ((inputs, outputs), (0, 1)) if groups == 1 else ((inputs, groups, outputs), (1, 0, 2))
+        return Piece(layer.kernel, split, order, (groups, inputs, outputs))
+
+    @classmethod
+    def reads(cls, layer):
+        options = layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.data_format
+        return tuple(map(str, options))
+
     def inputs(self, site: Site) -> tf.Tensor:
-        patches = _patches(site.layer, site.args[0])
+        patches = patches_of(site.layer, site.args[0])
         groups = site.layer.groups
         _, positions, k, channels = patches.shape
         lead = tf.shape(patches)[:2]
@@ -57,14 +71,20 @@ class DepthwiseConvolutionRule(ConvolutionRule):
     name = "depthwise convolution"
     layers = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
+    @classmethod
+    def kernel_piece(cls, layer):
+        *window, channels, outputs = layer.kernel.shape
+        inputs = math.prod(window)
+        return Piece(layer.kernel, (inputs, channels, outputs), (1, 0, 2), (channels, inputs, outputs))
+
     def inputs(self, site: Site) -> tf.Tensor:
-        return tf.transpose(_patches(site.layer, site.args[0]), [0, 1, 3, 2])
+        return tf.transpose(patches_of(site.layer, site.args[0]), [0, 1, 3, 2])
 
     def gradients(self, site: Site) -> tf.Tensor:
         return self._split_gradients(site, *site.layer.kernel.shape[-2:])
 
 
-def _patches(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+def patches_of(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
     """What the kernel sees, shape `(N, S, k, channels)`; one dimension is a row of a picture."""
     if layer.data_format == "channels_first":
         x = tf.transpose(x, [0, *range(2, x.shape.rank), 1])
@@ -76,10 +96,32 @@ def _patches(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
     if layer.rank == 1:
         x = x[:, tf.newaxis]
         sizes, strides, rates = (1, *sizes), (1, *strides), (1, *rates)
-    patches = tf.image.extract_patches(
-        x, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], padding.upper()
-    )
+    if layer.rank == 3:
+        patches = _windows(x, sizes, strides, rates, padding)
+    else:
+        patches = tf.image.extract_patches(
+            x, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], padding.upper()
+        )
     flat = flatten_positions(patches, 1, 1)
     k = math.prod(sizes)
     split = tf.reshape(flat, tf.concat([tf.shape(flat)[:2], [k, x.shape[-1]]], 0))
     return tf.ensure_shape(split, [None, flat.shape[1], k, x.shape[-1]])
+
+
+def _windows(x: tf.Tensor, sizes, strides, rates, padding: str) -> tf.Tensor:
+    """What `tf.image.extract_patches` does, for any number of axes between the first and the last."""
+    axes, counts = range(len(sizes)), []
+    for i in axes:
+        reach, size = rates[i] * (sizes[i] - 1) + 1, x.shape[i + 1]
+        if padding == "same":
+            missing = max(0, (-(-size // strides[i]) - 1) * strides[i] + reach - size)
+            widths = [[0, 0] for _ in x.shape]
+            widths[i + 1] = [missing // 2, missing - missing // 2]
+            x, size = tf.pad(x, widths), size + missing
+        counts.append((size - reach) // strides[i] + 1)
+    views = []
+    for offset in itertools.product(*map(range, sizes)):
+        first = [o * rate for o, rate in zip(offset, rates)]
+        spans = [slice(f, f + (n - 1) * s + 1, s) for f, n, s in zip(first, counts, strides)]
+        views.append(x[(slice(None), *spans)])
+    return tf.concat(views, -1)

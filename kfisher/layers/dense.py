@@ -11,11 +11,14 @@ so no row is ever formed. Goodfellow 2015 (arXiv:1510.01799); Ren & Goldfarb 201
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kfisher.layers.base import AffineRule, outer
+from kfisher.blocks import Block, Piece
+from kfisher.layers.base import AffineRule, formed, outer
+from kfisher.layers.outer_products import Formed, Positions
 from kfisher.taps import Site
 
 # Columns of U that are formed at a time where forming some is cheaper than pairing positions.
@@ -42,6 +45,60 @@ class MatrixRule(AffineRule):
     def bias_rows(self, site: Site) -> tf.Tensor:
         """Rows of the bias, `(R, N, *bias.shape)`."""
         return _reshape_tail(tf.reduce_sum(self.gradients(site), 2), 2, site.layer.bias.shape)
+
+    @classmethod
+    def kernel_piece(cls, layer: keras.layers.Layer) -> Piece:
+        """How the kernel becomes `(G, I, O)`."""
+        raise NotImplementedError
+
+    @classmethod
+    def bias_piece(cls, layer: keras.layers.Layer) -> Piece | None:
+        """How the bias becomes `(G, 1, O)`; `None` if it is not one number for each output."""
+        groups, _, outputs = cls.kernel_piece(layer).shape
+        return Piece(layer.bias, (groups * outputs,), (0,), (groups, 1, outputs))
+
+    @classmethod
+    def structure(cls, variables, layers) -> list[Block]:
+        """Kernel and bias are one block, the bias as weight of an input that is 1."""
+        layer, trained = layers[0], {id(v) for v in variables}
+        pieces, alone = [], []
+        if id(layer.kernel) in trained:
+            pieces.append(cls.kernel_piece(layer))
+        if id(getattr(layer, "bias", None)) in trained:
+            piece = cls.bias_piece(layer)
+            if piece is None:
+                alone.append(formed([layer.bias]))
+            else:
+                pieces.append(piece)
+        return ([Block(tuple(pieces))] if pieces else []) + alone
+
+    def outer_products(self) -> list[tuple[Block, Any]]:
+        layer = self.sites[0].layer
+        found: list[tuple[Block, Any]] = []
+        for block in self.structure(self.variables, [layer]):
+            if block.form == "formed":
+                rows = tf.add_n([self.bias_rows(site) for site in self.sites])
+                found.append((block, Formed(block.to_matrix([rows], 2))))
+            else:
+                found.append((block, self._affine(block, layer)))
+        return found
+
+    def _affine(self, block: Block, layer: keras.layers.Layer) -> Positions:
+        a, g = self.positions()
+        a = tf.cast(a, g.dtype)
+        if block.variables[0] is not layer.kernel:
+            return Positions(tf.ones_like(a[..., :1]), g)
+        has_bias = len(block.pieces) == 2
+        if has_bias:
+            a = tf.concat([a, tf.ones_like(a[..., :1])], -1)
+        # Layers of one kind that read the same tensor in the same way have the same A.
+        key = (type(self), tuple(id(site.args[0]) for site in self.sites), *block.pieces[0].shape[:2])
+        return Positions(a, g, (*key, has_bias, *self.reads(layer)))
+
+    @classmethod
+    def reads(cls, layer: keras.layers.Layer) -> tuple:
+        """What, beside the input, determines a."""
+        return ()
 
     def positions(self) -> tuple[tf.Tensor, tf.Tensor]:
         """a and g over all calls of the layer: a shared layer only has more positions."""
@@ -82,6 +139,11 @@ class DenseRule(MatrixRule):
 
     name = "dense"
     layers = (keras.layers.Dense,)
+
+    @classmethod
+    def kernel_piece(cls, layer):
+        shape = tuple(layer.kernel.shape)
+        return Piece(layer.kernel, shape, (0, 1), (1, *shape))
 
     def inputs(self, site: Site) -> tf.Tensor:
         a = site.args[0]

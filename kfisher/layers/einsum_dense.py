@@ -9,11 +9,13 @@ Each label of the equation is one of
 
 from __future__ import annotations
 
+import math
 import string
 
 import keras
 import tensorflow as tf
 
+from kfisher.blocks import Piece
 from kfisher.layers.dense import MatrixRule, flatten_positions
 from kfisher.taps import Site
 
@@ -31,6 +33,32 @@ class EinsumDenseRule(MatrixRule):
         # A bias like (k, 1) is not always added where it belongs: `keras.ops.add` may take it for a vector of
         # channels. What the layer then computes is left to autodiff.
         return layer.bias is None or len(layer.bias.shape) == 1 or layer.bias.shape[-1] > 1
+
+    @classmethod
+    def kernel_piece(cls, layer):
+        labels, shape = _Labels(layer.equation), tuple(layer.kernel.shape)
+        order = [labels.kernel.index(c) for c in labels.groups + labels.contracted + labels.new]
+        sizes = [
+            math.prod(shape[labels.kernel.index(c)] for c in kind)
+            for kind in (labels.groups, labels.contracted, labels.new)
+        ]
+        return Piece(layer.kernel, shape, tuple(order), tuple(sizes))
+
+    @classmethod
+    def bias_piece(cls, layer):
+        labels = _Labels(layer.equation)
+        own = [c for c in labels.output if c in layer.bias_axes]
+        if set(own) != set(labels.groups + labels.new):
+            return None
+        groups, _, outputs = cls.kernel_piece(layer).shape
+        split = [layer.kernel.shape[labels.kernel.index(c)] for c in own]
+        order = [own.index(c) for c in labels.groups + labels.new]
+        return Piece(layer.bias, tuple(split), tuple(order), (groups, 1, outputs))
+
+    @classmethod
+    def reads(cls, layer):
+        labels = _Labels(layer.equation)
+        return tuple(labels.input.index(c) for c in labels.groups + labels.contracted)
 
     def inputs(self, site: Site) -> tf.Tensor:
         a = site.args[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from kfisher.blocks import Block, Piece
 from kfisher.layers.base import AffineRule
 from kfisher.layers.dense import flatten_positions
+from kfisher.layers.outer_products import Lookup
 from kfisher.taps import Site
 
 
@@ -21,6 +23,16 @@ class EmbeddingRule(AffineRule):
         indices = [_flat_indices(site) for site in self.sites]
         grads = [flatten_positions(site.grads[0], 2, 1) for site in self.sites]
         return tf.concat(indices, 1), tf.concat(grads, 2)
+
+    @classmethod
+    def structure(cls, variables, layers) -> list[Block]:
+        shape = tuple(variables[0].shape)
+        return [Block((Piece(variables[0], shape, (0, 1), (1, *shape)),), "lookup")]
+
+    def outer_products(self):
+        indices, grads = self._positions()
+        block = self.structure(self.variables, [])[0]
+        return [(block, Lookup(indices, block.inputs, grads))]
 
     def _site_rows(self, site: Site) -> list[tf.Tensor]:
         one_hot = tf.one_hot(_flat_indices(site), self.variables[0].shape[0], dtype=site.grads[0].dtype)

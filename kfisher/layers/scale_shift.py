@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.layers.base import AffineRule, Rule, run
+from kfisher.blocks import Block
+from kfisher.layers.base import AffineRule, Rule, formed, run
 from kfisher.taps import Site
 
 
@@ -27,6 +28,11 @@ class ScaleShiftRule(AffineRule):
     # Through the rows, which are at hand; without gamma the layer at beta = v would add x_hat.
     matvec = Rule.matvec
     rmatvec = Rule.rmatvec
+
+    @classmethod
+    def structure(cls, variables, layers) -> list[Block]:
+        """One exact block for scale and shift together."""
+        return [formed(variables)]
 
     def _site_rows(self, site: Site) -> list[tf.Tensor]:
         g, layer = site.grads[0], site.layer

@@ -68,6 +68,11 @@ class Likelihood:
         """S of shape `(..., C, R)` with S S^T = E_p(y|eta)[score score^T]."""
         raise NotImplementedError
 
+    def fisher_product(self, eta: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        """S S^T u in the shape of eta."""
+        root = self.fisher_root(eta)
+        return tf.linalg.matvec(root, tf.linalg.matvec(root, u, transpose_a=True))
+
     def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
         """c of shape `(..., R)` with S c = `score`: the score in the coordinates of the root."""
         raise NotImplementedError
@@ -99,6 +104,9 @@ class Independent(Likelihood):
 
     def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
         return tf.linalg.diag(self.deviation(eta))
+
+    def fisher_product(self, eta: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        return tf.square(self.deviation(eta)) * u
 
     def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
         return score / self.deviation(eta)

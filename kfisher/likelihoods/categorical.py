@@ -107,6 +107,10 @@ class Categorical(Likelihood):
         ratio = _others(q, top) / (1 + tf.reduce_max(q, -1, keepdims=True))
         return q[..., tf.newaxis] * (identity - u[..., tf.newaxis] * ratio[..., tf.newaxis, :])
 
+    def fisher_product(self, eta: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        pu = tf.nn.softmax(eta) * u
+        return pu - tf.nn.softmax(eta) * tf.reduce_sum(pu, -1, keepdims=True)
+
     def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
         log_q = tf.nn.log_softmax(eta) / 2
         q = tf.exp(log_q)

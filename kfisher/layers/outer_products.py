@@ -1,0 +1,175 @@
+"""What the examples of a batch contribute to a block of F, as sums of outer products.
+
+The block is sum_rn vec(M_rn) vec(M_rn)^T with M_rn, `(groups, inputs, outputs)`, the gradient of example n
+for vector r, its root weight included. Three forms of M, from the cheapest:
+
+    Positions   M_rn = sum_s a_ns g_rns^T           layers that are a matrix product at every position
+    Lookup      the same, a_ns one-hot              embeddings
+    Formed      M_rn itself                         everything else
+
+Each gives the Kronecker factors A, B with A (x) B close to the block, and the exact sums of squares of its
+entries, in any basis. Martens & Grosse 2015 (arXiv:1503.05671); Grosse & Martens 2016; George 2018
+(arXiv:1806.03884); Eschenhagen 2023 (arXiv:2311.00636), equations (11) and (22).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+# Entries of M that are formed at a time.
+_SLICE = 2**22
+
+
+@dataclass
+class Positions:
+    """M_rn = sum_s a_ns g_rns^T.
+
+    Attributes:
+        a: Inputs, `(N, S, G, I)`; a constant 1 is the last one where the block has a bias.
+        g: Gradients, `(R, N, S, G, O)`.
+        key: Equal for layers that read the same input, whose A is then formed once.
+    """
+
+    a: tf.Tensor
+    g: tf.Tensor
+    key: object = None
+
+    def factors(self, weights, sharing: str, diagonal: tuple[bool, bool], cache: dict) -> tuple:
+        """A, weighted mean over examples, and B, sum over examples.
+
+        Args:
+            weights: `(N,)`, of the examples, with sum 1.
+            sharing: `"expand"` takes positions for examples, `"reduce"` averages the inputs and sums the
+                gradients of an example first.
+            diagonal: Whether A and B are wanted as diagonals.
+            cache: A by `key`, for the length of one pass.
+        """
+        a, g = self.a, self.g
+        if sharing == "reduce":
+            a, g = tf.reduce_mean(a, 1, keepdims=True), tf.reduce_sum(g, 2, keepdims=True)
+        key = self.key and (self.key, diagonal[0])
+        if key not in cache or key is None:
+            scale = tf.sqrt(tf.cast(weights, a.dtype) / tf.cast(tf.shape(a)[1], a.dtype))
+            cache[key] = _second_moment(a * scale[:, tf.newaxis, tf.newaxis, tf.newaxis], diagonal[0])
+        return cache[key], _second_moment(g, diagonal[1])
+
+    def squares(self, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
+        """sum_rn (left^T M_rn right)^2, entry by entry, `(G, I, O)`; `None` stands for the identity."""
+        a, g = _rotated(self.a, left), _rotated(self.g, right)
+        a = tf.cast(a, g.dtype)
+        if a.shape[1] == 1:
+            pairs = tf.reduce_sum(tf.square(g[:, :, 0]), 0)  # (N, G, O)
+            return tf.einsum("ngi,ngo->gio", tf.square(a[:, 0]), pairs)
+        columns = max(1, _SLICE // max(1, (g.shape[0] or 1) * (a.shape[0] or 256) * a.shape[2] * a.shape[3]))
+        parts = []
+        for start in range(0, g.shape[-1], columns):
+            with tf.control_dependencies(parts[-1:]):
+                m = tf.einsum("nsgi,rnsgo->rngio", a, g[..., start : start + columns])
+                parts.append(tf.reduce_sum(tf.square(m), [0, 1]))
+        return tf.concat(parts, -1)
+
+
+@dataclass
+class Lookup:
+    """M_rn = sum_s e(index_ns) g_rns^T: A is diagonal, the frequency of each row.
+
+    Attributes:
+        index: `(N, S)`.
+        rows: How many there are to look up.
+        g: Gradients, `(R, N, S, O)`.
+    """
+
+    index: tf.Tensor
+    rows: int
+    g: tf.Tensor
+
+    def factors(self, weights, sharing, diagonal, cache) -> tuple:
+        """As in `Positions`; A is diagonal whatever is asked for."""
+        g, index = self.g, self.index
+        size, positions = tf.shape(index)[0], tf.shape(index)[1]
+        share = tf.cast(weights, g.dtype) / tf.cast(positions, g.dtype)
+        if sharing == "reduce":
+            mean = tf.scatter_nd(_pairs(index), tf.ones(tf.shape(index), g.dtype), [size, self.rows])
+            mean /= tf.cast(positions, g.dtype)
+            a = tf.einsum("n,nv->v", tf.cast(weights, g.dtype), tf.square(mean))
+            g = tf.reduce_sum(g, 2, keepdims=True)
+        else:
+            share = tf.broadcast_to(share[:, tf.newaxis], tf.shape(index))
+            a = tf.math.unsorted_segment_sum(tf.reshape(share, [-1]), tf.reshape(index, [-1]), self.rows)
+        return a[tf.newaxis], _second_moment(g[:, :, :, tf.newaxis], diagonal[1])
+
+    def squares(self, left=None, right=None) -> tf.Tensor:
+        """As in `Positions`; the left basis is the identity."""
+        g = _rotated(self.g[:, :, :, tf.newaxis], right)[:, :, :, 0]
+        total = tf.zeros([self.rows, g.shape[-1]], g.dtype)
+        # A row that one example looks up several times is summed before it is squared.
+        same = tf.cast(tf.equal(self.index[:, :, tf.newaxis], self.index[:, tf.newaxis]), g.dtype)
+        summed = tf.einsum("nst,rnto->rnso", same, g)
+        share = tf.square(summed) / tf.reduce_sum(same, 2)[..., tf.newaxis]
+        flat = tf.reshape(tf.reduce_sum(share, 0), [-1, g.shape[-1]])
+        total += tf.math.unsorted_segment_sum(flat, tf.reshape(self.index, [-1]), self.rows)
+        return total[tf.newaxis]
+
+
+@dataclass
+class Formed:
+    """M_rn itself, `(R, N, G, I, O)`.
+
+    The factors are its row and column moments over the trace, A = sum M M^T / sum |M|^2 and B = sum M^T M:
+    exact where every M is one outer product in one direction, with the trace of the block always.
+    """
+
+    m: tf.Tensor
+
+    def factors(self, weights, sharing, diagonal, cache) -> tuple:
+        m = self.m
+        if m.shape[-2] == 1:
+            a = tf.ones([m.shape[2], 1] if diagonal[0] else [m.shape[2], 1, 1], m.dtype)
+            return a, _second_moment(m[..., 0, :], diagonal[1])
+        rows = tf.einsum("rngio->gi", m * m) if diagonal[0] else tf.einsum("rngio,rngjo->gij", m, m)
+        columns = tf.einsum("rngio->go", m * m) if diagonal[1] else tf.einsum("rngio,rngip->gop", m, m)
+        trace = tf.reduce_sum(tf.square(m), [0, 1, 3, 4])
+        trace = tf.reshape(trace, [-1] + [1] * (rows.shape.rank - 1))
+        return tf.math.divide_no_nan(rows, trace), columns
+
+    def squares(self, left=None, right=None) -> tf.Tensor:
+        m = self.m
+        if left is not None:
+            m = tf.einsum("rngio,gij->rngjo", m, left)
+        if right is not None:
+            m = tf.einsum("rngio,gop->rngip", m, right)
+        return tf.reduce_sum(tf.square(m), [0, 1])
+
+
+def _second_moment(t: tf.Tensor, diagonal: bool) -> tf.Tensor:
+    """sum t t^T over all axes but the last two, `(G, I, I)`, or its diagonal, `(G, I)`."""
+    groups, width = t.shape[-2:]
+    flat = tf.reshape(t, [-1, groups, width])
+    if diagonal:
+        return tf.reduce_sum(tf.square(flat), 0)
+    if groups == 1:
+        flat = flat[:, 0]
+        return tf.matmul(flat, flat, transpose_a=True)[tf.newaxis]
+    flat = tf.transpose(flat, [1, 0, 2])
+    return tf.matmul(flat, flat, transpose_a=True)
+
+
+def _rotated(t: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor:
+    """The last axis in another basis, `(G, I, I)`, group by group."""
+    if basis is None:
+        return t
+    groups, width = t.shape[-2:]
+    basis = tf.cast(basis, t.dtype)
+    if groups == 1:
+        flat = tf.matmul(tf.reshape(t, [-1, width]), basis[0])
+    else:
+        flat = tf.einsum("ngi,gij->ngj", tf.reshape(t, [-1, groups, width]), basis)
+    return tf.ensure_shape(tf.reshape(flat, tf.shape(t)), t.shape)
+
+
+def _pairs(index: tf.Tensor) -> tf.Tensor:
+    """`(N, S, 2)`: the example beside the row that it looks up."""
+    example = tf.broadcast_to(tf.range(tf.shape(index)[0])[:, tf.newaxis], tf.shape(index))
+    return tf.stack([example, index], -1)

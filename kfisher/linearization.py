@@ -1,0 +1,108 @@
+"""The model linearised on one batch: J v and J^T u, and with them F v for any model and any layer.
+
+J^T u is reverse mode. J v is the derivative of J^T u in u along v (reverse mode twice, which is forward mode
+of a linear map): nothing of the forward pass runs again, and there is no layer that it does not know.
+Pearlmutter 1994; Schraudolph 2002; Martens 2010.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher import compiled_loss, plan, taps
+from kfisher.checks import check_batch
+from kfisher.fisher import Fisher
+from kfisher.heads import Head
+from kfisher.likelihoods import Likelihood
+from kfisher.square_root import Tensors, ridge_of
+
+
+class Linearization:
+    """F = J^T F_f J + diag(ridge) on one batch, through products.
+
+    Attributes:
+        variables: The trainable variables, in the order of the model; vectors v are lists of tensors in
+            their shapes.
+        ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
+    """
+
+    def __init__(self, variables, values: Tensors, tape: tf.GradientTape, heads: list[Head], fisher, seed):
+        self.variables = variables
+        self.ridge = [ridge_of(v) for v in variables]
+        self._values = values
+        self._tape = tape
+        self._etas = [head.eta for head in heads]
+        self._in_outputs = fisher.output_products(heads, seed)
+
+    def pull(self, outputs: list[tf.Tensor]) -> Tensors:
+        """J^T u, for u a tensor for each output, in the shape of its coordinates eta."""
+        found = self._tape.gradient(self._etas, self._values, outputs, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(g) for g in found]
+
+    def push(self, vectors: Tensors) -> list[tf.Tensor]:
+        """J v, a tensor for each output."""
+        u = [tf.zeros_like(eta) for eta in self._etas]
+        with tf.GradientTape(watch_accessed_variables=False) as outer:
+            outer.watch(u)
+            pulled = self.pull(u)
+        vectors = [tf.cast(v, p.dtype) for v, p in zip(vectors, pulled)]
+        return outer.gradient(pulled, u, vectors, unconnected_gradients="zero")
+
+    def matvec(self, vectors: Tensors) -> Tensors:
+        """F v."""
+        products = self.pull(self._in_outputs(self.push(vectors)))
+        return [p + d * tf.cast(v, p.dtype) if d else p for p, d, v in zip(products, self.ridge, vectors)]
+
+    def quadratic(self, vectors: list[Tensors]) -> tf.Tensor:
+        """v_i^T F v_j for all pairs, `(k, k)` in float64: a forward-mode product for each, no reverse one."""
+        pushed = [self.push(v) for v in vectors]
+        weighed = [self._in_outputs(p) for p in pushed]
+        dot = [[_dot(a, b) for b in weighed] for a in pushed]
+        for i, v in enumerate(vectors):
+            for j, w in enumerate(vectors):
+                dot[i][j] += sum(d * _dot([a], [b]) for d, a, b in zip(self.ridge, v, w) if d)
+        return tf.convert_to_tensor(dot)
+
+
+def _dot(a: Tensors, b: Tensors) -> tf.Tensor:
+    return tf.add_n([tf.cast(tf.reduce_sum(p * tf.cast(q, p.dtype)), tf.float64) for p, q in zip(a, b)])
+
+
+def linearization(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    fisher: Fisher,
+    seed: tf.Tensor,
+    training: bool,
+    likelihood: Likelihood | None = None,
+    compute_loss: Callable | None = None,
+    scope: keras.StatelessScope | None = None,
+) -> Linearization:
+    """One pass of `model` over a batch, in which nothing moves; arguments as for `square_root`.
+
+    `scope` is the state from which the pass starts, by default that of the model as it is now.
+    """
+    variables = list(model.trainable_variables)
+    fisher.check_labels(y)
+    check_batch(x=x, y=y, sample_weight=sample_weight)
+    values = [tf.convert_to_tensor(v.value) for v in variables]
+    scope = scope or taps.scope_of(model)
+    with (
+        keras.StatelessScope(zip(variables, values)) as inner,
+        tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
+        taps.statistics_held(),
+    ):
+        inner.state_mapping = {**scope.state_mapping, **inner.state_mapping}
+        tape.watch(values)
+        outputs = plan.call_model(model, x, training)
+        with tape.stop_recording():
+            terms = compiled_loss.terms(compute_loss or model.compute_loss, x, y, outputs, sample_weight)
+        heads = [Head(term, likelihood, y is not None) for term in terms]
+    return Linearization(variables, values, tape, heads, fisher, seed)
