@@ -1,6 +1,6 @@
 """Natural gradient for Keras, and the means to tell it from its empirical imitation."""
 
-from kfisher import callbacks, curvature, datasets, likelihoods, losses, optimizers
+from kfisher import callbacks, curvature, damping, datasets, likelihoods, losses, optimizers
 from kfisher.coverage import coverage
 from kfisher.fisher import Empirical, Exact, Sampled
 from kfisher.model import FisherMixin, Model, Sequential, attach, detach
@@ -20,6 +20,7 @@ __all__ = [
     "callbacks",
     "coverage",
     "curvature",
+    "damping",
     "datasets",
     "detach",
     "likelihoods",

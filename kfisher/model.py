@@ -46,6 +46,11 @@ class FisherMixin:
     >>> class Network(kfisher.FisherMixin, keras.Model): ...
     """
 
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "optimizer":
+            _bind(self)
+
     def train_step(self, data):
         return train_on(self, super().train_step, data)
 
@@ -114,6 +119,7 @@ def attach(model: keras.Model) -> keras.Model:
     """
     if not isinstance(model, FisherMixin) and not _is_attached(model):
         vars(model)["train_step"] = functools.partial(train_on, model, model.train_step)
+        _bind(model)
         model.train_function = None  # a training function that is already traced would not call it
     return model
 
@@ -131,6 +137,13 @@ def detach(model: keras.Model) -> keras.Model:
             vars(model)["train_step"] = before
         model.train_function = None
     return model
+
+
+def _bind(model: keras.Model) -> None:
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if hasattr(optimizer, "bind"):
+        optimizer.bind(model)
 
 
 def _is_attached(model: keras.Model) -> bool:

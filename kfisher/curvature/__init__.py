@@ -6,15 +6,26 @@ import keras
 
 from kfisher.curvature.base import Curvature
 from kfisher.curvature.dense import Dense
+from kfisher.curvature.diagonal import Diagonal
+from kfisher.curvature.ekfac import EKFAC
 from kfisher.curvature.gram import Gram
+from kfisher.curvature.kfac import KFAC
+from kfisher.curvature.matrix_free import MatrixFree
 
-__all__ = ["Curvature", "Dense", "Gram", "get"]
+__all__ = ["EKFAC", "KFAC", "Curvature", "Dense", "Diagonal", "Gram", "MatrixFree", "get"]
 
-_BY_NAME = {"dense": Dense, "gram": Gram}
+_BY_NAME = {
+    "dense": Dense,
+    "diagonal": Diagonal,
+    "ekfac": EKFAC,
+    "gram": Gram,
+    "kfac": KFAC,
+    "matrix_free": MatrixFree,
+}
 
 
 def get(identifier: str | Curvature | dict) -> Curvature:
-    """A curvature from its name ("dense", "gram"), its config, or itself."""
+    """A curvature from its name ("kfac", "gram", ...), its config, or itself."""
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     if isinstance(identifier, str) and identifier in _BY_NAME:

@@ -1,32 +1,85 @@
-"""What a curvature is: it takes the square root of a Fisher and solves with it."""
+"""What a curvature is: it is shown batches, and solves with the Fisher that it has seen."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import keras
 import tensorflow as tf
-import threadpoolctl
-from scipy.linalg import blas, lapack
 
-from kfisher.square_root import SquareRoot
+from kfisher.batch import Batch
+from kfisher.blocks import Block
+
+Tensors = list[tf.Tensor]
 
 
 class Curvature:
-    """A representation of F that can solve (F + damping I) x = gradient."""
+    """A representation of F that can solve (F + damping I) x = gradient.
 
-    def solve(self, root: SquareRoot, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
-        """x with (A^T A + diag(ridge) + damping I) x = gradient.
+    Attributes:
+        needs_blocks: Whether its state is made for the blocks of the model.
+        accumulates: Whether it can average over several batches, as `gradient_accumulation_steps` asks.
+    """
+
+    needs_blocks = False
+    accumulates = False
+
+    def build(
+        self, add_variable: Callable, variables: list[keras.Variable], blocks: list[Block] | None, parts: int
+    ) -> None:
+        """Makes all state.
 
         Args:
-            root: A and the ridge, from one batch.
-            gradient: Gradient of the loss, tensors in the shapes of `root.variables`.
+            add_variable: That of the optimizer, so that the state is saved with it.
+            variables: The trainable variables.
+            blocks: Their blocks, if it `needs_blocks`.
+            parts: In how many batches each step comes.
+        """
+
+    def claim(self) -> None:
+        """Raises if another optimizer already keeps its state here."""
+        if getattr(self, "_claimed", False):
+            raise ValueError(
+                f"This {type(self).__name__} already holds the curvature of another optimizer. Make one for "
+                "each."
+            )
+        self._claimed = True
+
+    def observe(self, batch: Batch, step: tf.Tensor, damping: tf.Tensor, part: tf.Tensor) -> Any:
+        """Takes in a batch, before the gradient is known; what it returns goes to `solve`.
+
+        Args:
+            batch: The batch of this step.
+            step: Integer scalar, how many steps were taken before.
+            damping: Scalar, lambda > 0.
+            part: Integer scalar, the number of this batch among those of the step, from 0.
+        """
+        raise NotImplementedError
+
+    def solve(self, seen: Any, gradient: Tensors, damping: tf.Tensor) -> Tensors:
+        """x with (F + diag(ridge) + damping I) x = gradient.
+
+        Args:
+            seen: What `observe` returned.
+            gradient: Gradient of the loss, tensors in the shapes of the trainable variables.
             damping: Scalar, lambda > 0, in the units of F (loss / parameter^2).
 
         Returns:
             Tensors in the shapes and dtypes of the gradient; NaN where F or the gradient is not finite.
         """
         raise NotImplementedError
+
+    def remember(self, solution: Tensors) -> None:
+        """Called with what `solve` returned, if the step is taken."""
+
+    def trouble(self) -> str | None:
+        """What went wrong since the last call and was mended, in a sentence for a warning."""
+        return None
+
+    def describe(self, block: Block) -> str:
+        """What a block gets, for `kfisher.coverage`."""
+        return "exact for the batch"
 
     def get_config(self) -> dict[str, Any]:
         return {}
@@ -36,72 +89,12 @@ class Curvature:
         return cls(**config)
 
 
-def cholesky_solve(matrix: tf.Tensor, right: tf.Tensor, xla: bool) -> tf.Tensor:
-    """x with M x = b in float64, for a positive definite M `(n, n)` and a vector b `(n,)`.
-
-    A large system goes to LAPACK through SciPy, a small one is not worth the call, and XLA cannot make it. A
-    matrix that is not finite gives NaN instead of an error, so that the caller can skip a step.
-    """
-    if xla:
-        return _tensorflow_solve(matrix, right)
-    return tf.cond(
-        tf.shape(right)[0] < _LAPACK_FROM,
-        lambda: _tensorflow_solve(matrix, right),
-        lambda: tf.numpy_function(_lapack_solve, [matrix, right], tf.float64, stateful=False, name=_LAPACK),
-    )
-
-
-# Where LAPACK starts to pay, measured on 2 cores; the name is what XLA's error message shows.
-_LAPACK_FROM = 512
-_LAPACK = "compile_the_model_with_jit_compile_to_use_xla"
-_threads = threadpoolctl.ThreadpoolController()
-
-
-def _tensorflow_solve(matrix: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    finite = tf.reduce_all(tf.math.is_finite(matrix))
-    safe = tf.where(finite, matrix, tf.eye(tf.shape(matrix)[0], dtype=matrix.dtype))
-    x = tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), right[:, tf.newaxis])[:, 0]
-    return tf.where(finite, x, tf.constant(float("nan"), x.dtype))
-
-
-def _lapack_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    # On one thread: others would spin against TensorFlow's, which costs more than they bring.
-    with _threads.limit(limits=1, user_api="blas"):
-        x = _refined_solve(matrix, right)
-        if x is None:
-            # The transpose of a symmetric matrix is itself, in the memory order that LAPACK wants.
-            factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0)
-            x = lapack.dpotrs(factor, right, lower=1)[0] if info == 0 else np.full_like(right, np.nan)
-        return x
-
-
-def _refined_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
-    """The float64 solution from a float32 factor, in half the time, or `None` if that does not converge.
-
-    Iterative refinement as in LAPACK's dsposv, which SciPy does not wrap: x + (L L^T)^{-1} (b - M x) until
-    the residual is that of a backward stable float64 solve.
-    """
-    factor, info = lapack.spotrf(matrix.T.astype(np.float32), lower=1, clean=0, overwrite_a=1)
-    if info != 0:
-        return None
-    x, residual = np.zeros_like(right), right
-    stable = np.finfo(np.float64).eps * np.linalg.norm(matrix)
-    for _ in range(8):
-        x = x + lapack.spotrs(factor, residual.astype(np.float32), lower=1)[0]
-        before, residual = np.linalg.norm(residual), right - blas.dsymv(1.0, matrix.T, x, lower=1)
-        if np.linalg.norm(residual) <= stable * np.linalg.norm(x):
-            return x
-        if not np.linalg.norm(residual) < before / 2:
-            return None
-    return None
-
-
-def flatten(tensors: list[tf.Tensor]) -> tf.Tensor:
+def flatten(tensors: Tensors) -> tf.Tensor:
     """Tensors in the shapes of the variables as one float64 vector `(P,)`."""
     return tf.concat([tf.reshape(tf.cast(t, tf.float64), [-1]) for t in tensors], 0)
 
 
-def unflatten(vector: tf.Tensor, like: list[tf.Tensor]) -> list[tf.Tensor]:
+def unflatten(vector: tf.Tensor, like: Tensors) -> Tensors:
     """A vector `(P,)` as tensors in the shapes and dtypes of `like`."""
     parts = tf.split(vector, [t.shape.num_elements() for t in like])
     return [tf.cast(tf.reshape(p, t.shape), t.dtype) for p, t in zip(parts, like)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.base import Curvature, cholesky_solve, flatten, unflatten
+from kfisher.curvature.base import Curvature, flatten, unflatten
+from kfisher.curvature.factorisation import cholesky_solve
 from kfisher.square_root import SquareRoot
 
 
@@ -23,7 +24,10 @@ class Dense(Curvature):
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.Dense())
     """
 
-    def solve(self, root: SquareRoot, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
+    def observe(self, batch, step, damping, part) -> SquareRoot:
+        return batch.square_root()
+
+    def solve(self, root: SquareRoot, gradient, damping):
         matrix = matrix_of(root)
         damping = tf.cast(damping, tf.float64)
         shift = [tf.fill(g.shape, damping + ridge) for g, ridge in zip(gradient, root.ridge)]

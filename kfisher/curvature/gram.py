@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.base import Curvature, cholesky_solve
-from kfisher.square_root import SquareRoot, Tensors
+from kfisher.curvature.base import Curvature, Tensors
+from kfisher.curvature.factorisation import cholesky_solve
+from kfisher.square_root import SquareRoot
 
 # A part of the gradient outside the row space of A below this many machine epsilons is rounding.
 _ROUNDING = 1000.0
@@ -27,12 +30,59 @@ class Gram(Curvature):
     to 0 (Ren & Goldfarb 2019, equation 11). The `(N R, N R)` system is solved in float64; A is never formed
     for dense layers.
 
+    With momentum mu it is SPRING: the damping pulls towards a part of the last solution x_{t-1} instead of 0,
+
+        x_t = argmin_x ||A x - c||^2 + damping ||x - mu x_{t-1}||^2
+            = mu x_{t-1} + (A^T A + damping I)^{-1} A^T (c - mu A x_{t-1}),
+
+    so that what this batch does not see is kept from earlier ones. (Goldshlager, Abrahamsen & Lin 2024,
+    arXiv:2401.10190, equation (26).)
+
+    Args:
+        momentum: Float in [0, 1), mu. Defaults to `0.0`.
+
     Example:
 
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.Gram())
     """
 
-    def solve(self, root: SquareRoot, gradient: Tensors, damping: tf.Tensor) -> Tensors:
+    def __init__(self, momentum: float = 0.0):
+        if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be a float in [0, 1). Received: momentum={momentum}")
+        self.momentum = momentum
+
+    def build(self, add_variable, variables, blocks, parts):
+        if self.momentum:
+            self.claim()
+            self._previous = last_solution(add_variable, variables)
+
+    def remember(self, solution):
+        if self.momentum:
+            for variable, x in zip(self._previous, solution):
+                variable.assign(x)
+
+    def get_config(self):
+        return {"momentum": self.momentum}
+
+    def observe(self, batch, step, damping, part) -> SquareRoot:
+        return batch.square_root()
+
+    def solve(self, root: SquareRoot, gradient, damping):
+        ridge_gradient = root.ridge_gradient() if any(root.ridge) else None
+        c = root.coordinates
+        if not self.momentum:
+            return self._solve(root, gradient, damping, c, ridge_gradient)
+        kept = [self.momentum * tf.convert_to_tensor(v.value) for v in self._previous]
+        seen = root.matvec(kept)
+        ridged = [d * x if d else tf.zeros_like(x) for d, x in zip(root.ridge, kept)]
+        rest = [g - a - r for g, a, r in zip(gradient, root.rmatvec(seen), ridged)]
+        if ridge_gradient is not None:
+            ridge_gradient = [g - r for g, r in zip(ridge_gradient, ridged)]
+        c = None if c is None else c - tf.cast(seen, c.dtype)
+        return [x + k for x, k in zip(self._solve(root, rest, damping, c, ridge_gradient), kept)]
+
+    def _solve(self, root, gradient, damping, c, ridge_gradient) -> Tensors:
+        """The solution for a gradient A^T c + ridge_gradient + what neither explains."""
         damping64 = tf.cast(damping, tf.float64)
         s = [_shrinkage(damping, ridge, g.dtype) for ridge, g in zip(root.ridge, gradient)]
         kernel = tf.cast(root.gram(s), tf.float64)
@@ -48,22 +98,30 @@ class Gram(Curvature):
                 x = [a + part * (1 / tf.cast(damping, part.dtype)) for a, part in zip(x, h)]
             return _times(s, x)
 
-        if root.coordinates is None:
+        if c is None:
             return solution(0.0, gradient)
-        c = root.coordinates
         unexplained = [g - a for g, a in zip(gradient, root.rmatvec(c))]
-        shrinkage = root.ridge_gradient() if any(root.ridge) else None
-        if shrinkage is not None:
-            unexplained = [h - part for h, part in zip(unexplained, shrinkage)]
+        if ridge_gradient is not None:
+            unexplained = [h - part for h, part in zip(unexplained, ridge_gradient)]
         explained = tf.linalg.global_norm(unexplained) <= _rounding(gradient)
 
         def otherwise():
-            h = unexplained if shrinkage is None else [a + b for a, b in zip(unexplained, shrinkage)]
+            h = unexplained
+            if ridge_gradient is not None:
+                h = [a + b for a, b in zip(h, ridge_gradient)]
             return solution(c, h)
 
         if root.other_losses:
             return otherwise()
-        return tf.cond(explained, lambda: solution(c, shrinkage), otherwise)
+        return tf.cond(explained, lambda: solution(c, ridge_gradient), otherwise)
+
+
+def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:
+    """Variables of zeros to keep a solution in."""
+    return [
+        add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name="last_solution")
+        for v in variables
+    ]
 
 
 def _shrinkage(damping: tf.Tensor, ridge: float, dtype: tf.DType) -> tf.Tensor | float:

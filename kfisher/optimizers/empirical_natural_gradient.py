@@ -29,7 +29,7 @@ class EmpiricalNaturalGradient(NaturalGradient):
     def __init__(
         self,
         learning_rate=0.1,
-        curvature="gram",
+        curvature="kfac",
         damping=1e-3,
         momentum=0.0,
         likelihood=None,

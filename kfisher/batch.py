@@ -1,0 +1,83 @@
+"""One observed batch: all that can be asked about the model on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher import plan, taps
+from kfisher.fisher import Empirical, Exact, Fisher
+from kfisher.likelihoods import Likelihood
+from kfisher.linearization import Linearization, linearization
+from kfisher.square_root import SquareRoot, square_root
+
+
+@dataclass
+class Batch:
+    """A model and a batch as they are at the start of a training step.
+
+    Attributes:
+        model: Built and compiled.
+        x, y, sample_weight: As `train_step` gets them.
+        fisher: Where the labels come from.
+        seed: Integer tensor of shape `(2,)` for labels drawn from the model.
+        likelihood: Used instead of the one of the compiled loss, or `None`.
+        scope: The state of the model (seeds, statistics) that every pass starts from.
+    """
+
+    model: keras.Model
+    x: Any
+    y: Any
+    sample_weight: Any
+    fisher: Fisher
+    seed: tf.Tensor
+    likelihood: Likelihood | None = None
+    scope: keras.StatelessScope = field(init=False)
+
+    def __post_init__(self):
+        self.scope = taps.scope_of(self.model)
+
+    @property
+    def xla(self) -> bool:
+        return bool(self.model.jit_compile)
+
+    def square_root(self) -> SquareRoot:
+        """A with F = A^T A, by one recorded pass."""
+        return square_root(self.model, self.x, self.y, self.sample_weight, training=True, **self._options)
+
+    def linearization(self) -> Linearization:
+        """Products with F, by one pass."""
+        return self._linearized(self.fisher)
+
+    @cached_property
+    def exact_linearization(self) -> Linearization:
+        """The same without the noise of drawn labels: products with the exact F cost no more."""
+        return self._linearized(self.fisher if isinstance(self.fisher, Empirical) else Exact())
+
+    def loss(self) -> tf.Tensor:
+        """The loss on the batch with the weights as they are now, and everything else as it was."""
+        with keras.StatelessScope() as scope:
+            scope.state_mapping = dict(self.scope.state_mapping)
+            for variable in self.model.trainable_variables:
+                scope.add_update((variable, tf.convert_to_tensor(variable.value)))
+            outputs = plan.call_model(self.model, self.x, True)
+            return self.model.compute_loss(self.x, self.y, outputs, self.sample_weight)
+
+    def _linearized(self, fisher: Fisher) -> Linearization:
+        return linearization(
+            self.model,
+            self.x,
+            self.y,
+            self.sample_weight,
+            training=True,
+            scope=self.scope,
+            **{**self._options, "fisher": fisher},
+        )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"fisher": self.fisher, "seed": self.seed, "likelihood": self.likelihood}

@@ -1,0 +1,43 @@
+"""The diagonal of the Fisher."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from kfisher.curvature.running import Running
+
+
+@keras.saving.register_keras_serializable("kfisher")
+class Diagonal(Running):
+    """diag(F), a running average: the cheapest curvature.
+
+        x = gradient / (diag(F) + damping),    diag(F) = sum_rn w_n U_rn^2
+
+    Squares are those of single examples, so that with labels from the model it is the diagonal of the
+    Fisher matrix; with labels of the data and batches of one example it is what RMSprop and Adam average.
+
+    Args:
+        decay: Float in [0, 1), of the running average. Defaults to `0.95`.
+        update_every: Positive integer, steps between two updates (each runs the model once more); at first
+            they come at steps 0, 1, 2, 4, 8, ... Defaults to `1`.
+
+    Example:
+
+    >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.Diagonal(decay=0.9))
+    """
+
+    def __init__(self, decay: float = 0.95, update_every: int = 1):
+        super().__init__(decay, update_every)
+
+    def statistics(self, block):
+        return {"diagonal": (block.groups, block.inputs, block.outputs)}
+
+    def measure(self, block, products, weights, cache):
+        return [products.squares()]
+
+    def solve_block(self, number, gradient, damping):
+        return gradient / (self.averages[number][0].value + damping)
+
+    def describe(self, block):
+        return f"diagonal {block.groups * block.inputs * block.outputs}"

@@ -1,0 +1,100 @@
+"""K-FAC with its eigenvalues corrected."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from kfisher.curvature.factorisation import eigensystems
+from kfisher.curvature.kronecker import Kronecker, times, times_right
+from kfisher.curvature.running import count
+
+
+@keras.saving.register_keras_serializable("kfisher")
+class EKFAC(Kronecker):
+    """The eigenbasis of K-FAC's factors, and in it the exact diagonal of F instead of products of eigenvalues.
+
+        A = Q_A diag(a) Q_A^T,   B = Q_B diag(b) Q_B^T,   s = sum_rn w_n (Q_A^T U_rn Q_B)^2
+        (F + damping I)^{-1} G ~ Q_A [(Q_A^T G Q_B) / (s + damping)] Q_B^T
+
+    Of all matrices with these eigenvectors it is the closest to each block of F, so never worse than K-FAC,
+    and damping is exact in it, at every step the one of that step. The basis is refreshed rarely, s with
+    every update; after a new basis s starts from K-FAC's products. A decomposition that fails leaves the
+    last good basis in place; `failures` counts.
+
+    Args:
+        decay: Float in [0, 1), of the running averages. Defaults to `0.95`.
+        update_every: Positive integer, steps between two updates of factors and eigenvalues (each runs the
+            model once more); at first they come at steps 0, 1, 2, 4, 8, ... Defaults to `10`.
+        basis_every: Positive integer, the same for the eigenbasis. Defaults to `100`.
+        sharing, max_factor_size: As in `KFAC`. A side with more than `max_factor_size` rows has the
+            identity as its basis; there s is exact as everywhere.
+
+    Reference:
+        George et al. 2018 (arXiv:1806.03884), equations (7)-(10).
+
+    Example:
+
+    >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.EKFAC())
+    """
+
+    # The squares of one batch need the basis that its other half helps to make.
+    accumulates = False
+
+    def __init__(
+        self,
+        decay: float = 0.95,
+        update_every: int = 10,
+        basis_every: int = 100,
+        sharing: str = "expand",
+        max_factor_size: int = 4096,
+    ):
+        super().__init__(decay, update_every, sharing, max_factor_size)
+        self.basis_every = count("basis_every", basis_every)
+
+    def build(self, add_variable, variables, blocks, parts):
+        super().build(add_variable, variables, blocks, parts)
+        self.bases = [
+            [self.add_like(v, "basis") if len(v.shape) == 3 else None for v in factors]
+            for factors in self.averages
+        ]
+        self.eigenvalues = [
+            self.add((block.groups, block.inputs, block.outputs), dtype, "eigenvalues")
+            for block, dtype in zip(blocks, self._dtypes)
+        ]
+
+    def refine(self, products, step, xla):
+        tf.cond(self.wanted(step, self.basis_every), lambda: self._refresh(xla), lambda: None)
+        measured = []
+        for number, (examples, s) in enumerate(zip(products, self.eigenvalues)):
+            squares = tf.zeros(s.shape, s.dtype) if examples is None else examples.squares(*self._basis(number))
+            measured.append([tf.cast(squares, s.dtype)])
+        self.mix([[s] for s in self.eigenvalues], measured)
+
+    def _basis(self, number: int) -> list[tf.Tensor | None]:
+        return [None if q is None else tf.convert_to_tensor(q.value) for q in self.bases[number]]
+
+    def _refresh(self, xla: bool) -> None:
+        """A new basis, and K-FAC's eigenvalues in it."""
+        factors = [tf.convert_to_tensor(v.value) for pair in self.averages for v in pair]
+        systems = iter(eigensystems([f for f in factors if f.shape.rank == 3], xla))
+        pairs = [next(systems) if f.shape.rank == 3 else (f, None) for f in factors]
+        variables, values = [], []
+        for number, s in enumerate(self.eigenvalues):
+            (a, left), (b, right) = pairs[2 * number : 2 * number + 2]
+            variables.append(s)
+            values.append(a[:, :, tf.newaxis] * b[:, tf.newaxis])
+            variables += [q for q in self.bases[number] if q is not None]
+            values += [q for q in (left, right) if q is not None]
+        self.keep(variables, values)
+
+    def solve_block(self, number, gradient, damping):
+        left, right = self._basis(number)
+        rotated = gradient if left is None else times(left, gradient, transpose=True)
+        rotated = rotated if right is None else times_right(rotated, right)
+        rotated /= self.eigenvalues[number].value + self.boosted(damping)
+        rotated = rotated if left is None else times(left, rotated)
+        return rotated if right is None else times_right(rotated, right, transpose=True)
+
+    def get_config(self):
+        return {**super().get_config(), "basis_every": self.basis_every}

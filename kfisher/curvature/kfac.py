@@ -1,0 +1,95 @@
+"""Kronecker-factored approximate curvature."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from kfisher.curvature.factorisation import inverses
+from kfisher.curvature.kronecker import Kronecker, mean_eigenvalue, times, times_right
+from kfisher.curvature.running import count
+
+
+@keras.saving.register_keras_serializable("kfisher")
+class KFAC(Kronecker):
+    """Two Kronecker factors for each layer, running over batches: the default for networks.
+
+        F ~ A (x) B,    A = sum_n w_n a_n a_n^T / sum_n w_n,    B = sum_rn g_rn g_rn^T
+        (F + damping I)^{-1} G ~ (A + pi sqrt(damping) I)^{-1} G (B + sqrt(damping) / pi I)^{-1}
+        pi^2 = (tr A / dim A) / (tr B / dim B)
+
+    with a the inputs of a layer (and a 1 for its bias), g the vectors of the Fisher pulled back to its
+    pre-activation outputs, root weight included, and G the gradient of its parameters as a matrix. Exact for
+    one example, and for deep linear networks under squared error. The ridge of an L2 regulariser is part of
+    the damping.
+
+    A factorisation that fails, in float64 too, leaves the last good inverses in place and multiplies the
+    damping by 10 for the next ones, until they succeed; `failures` counts, and `fit` warns at its end.
+
+    Args:
+        decay: Float in [0, 1), of the running averages. Defaults to `0.95`.
+        update_every: Positive integer, steps between two updates of the factors (each runs the model once
+            more); at first they come at steps 0, 1, 2, 4, 8, ... Defaults to `10`.
+        invert_every: Positive integer, the same for the inverses, which also take the damping as it then
+            is. Defaults to `50`.
+        sharing: What to do with parameters that are used at several positions of one example
+            (convolutions, time steps, shared layers). `"expand"` takes positions for examples, `"reduce"`
+            averages inputs and sums gradients over them first. Defaults to `"expand"`.
+        max_factor_size: Positive integer. Factors with more rows are kept as diagonals. Defaults to `4096`.
+
+    Reference:
+        Martens & Grosse 2015 (arXiv:1503.05671), section 6.3 for pi; Grosse & Martens 2016
+        (arXiv:1602.01407); Eschenhagen et al. 2023 (arXiv:2311.00636) for `sharing`.
+
+    Example:
+
+    >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.KFAC(update_every=5))
+    """
+
+    def __init__(
+        self,
+        decay: float = 0.95,
+        update_every: int = 10,
+        invert_every: int = 50,
+        sharing: str = "expand",
+        max_factor_size: int = 4096,
+    ):
+        super().__init__(decay, update_every, sharing, max_factor_size)
+        self.invert_every = count("invert_every", invert_every)
+
+    def build(self, add_variable, variables, blocks, parts):
+        super().build(add_variable, variables, blocks, parts)
+        self.inverses = [[self.add_like(v, "inverse") for v in factors] for factors in self.averages]
+
+    def updated(self, step, damping, xla):
+        wanted = self.wanted(step, self.invert_every)
+        tf.cond(wanted, lambda: self._invert(damping, xla), lambda: None)
+
+    def _invert(self, damping: tf.Tensor, xla: bool) -> None:
+        factors = [tf.convert_to_tensor(v.value) for pair in self.averages for v in pair]
+        shifts = []
+        for pair, ridge, dtype in zip(self.averages, self._ridge, self._dtypes):
+            total = tf.cast(self.boosted(damping), dtype) + ridge
+            shifts += factored_damping(*(tf.convert_to_tensor(v.value) for v in pair), total)
+        full = [i for i, f in enumerate(factors) if f.shape.rank == 3]
+        found = [1 / (f + s[:, tf.newaxis]) if f.shape.rank == 2 else f for f, s in zip(factors, shifts)]
+        for i, x in zip(full, inverses([factors[i] for i in full], [shifts[i] for i in full], xla)):
+            found[i] = x
+        self.keep([v for pair in self.inverses for v in pair], found)
+
+    def solve_block(self, number, gradient, damping):
+        left, right = (tf.convert_to_tensor(v.value) for v in self.inverses[number])
+        return times_right(times(left, gradient), right)
+
+    def get_config(self):
+        return {**super().get_config(), "invert_every": self.invert_every}
+
+
+def factored_damping(a: tf.Tensor, b: tf.Tensor, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """pi sqrt(damping) and sqrt(damping) / pi, `(G,)` each, whose product is the damping."""
+    tiny = tf.constant(1e-30, a.dtype)
+    pi = tf.sqrt(tf.maximum(mean_eigenvalue(a), tiny) / tf.maximum(mean_eigenvalue(b), tiny))
+    # A factor that vanishes: the other one then matters as little.
+    pi = tf.clip_by_value(pi, 1e-6, 1e6)
+    root = tf.sqrt(damping)
+    return pi * root, root / pi

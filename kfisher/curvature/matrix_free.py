@@ -1,0 +1,95 @@
+"""The Fisher as a product only: conjugate gradients."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from kfisher.curvature.base import Curvature, flatten, unflatten
+from kfisher.curvature.gram import last_solution
+from kfisher.curvature.running import count
+from kfisher.linearization import Linearization
+
+
+@keras.saving.register_keras_serializable("kfisher")
+class MatrixFree(Curvature):
+    """Conjugate gradients on products F v: for any model and any layer, and any size.
+
+        find x with || (F + damping I) x - gradient || <= tolerance || gradient ||
+
+    F v = J^T F_f J v needs one reverse-mode product to each side and no rule of any layer. The iteration
+    starts from the last solution (Martens 2010, section 4.3), and stops at `max_iterations` at the latest; the
+    step is then the one of that iteration.
+
+    Args:
+        max_iterations: Positive integer; each takes about the time of one gradient and a half. Defaults to
+            `50`.
+        tolerance: Positive float, relative to the norm of the gradient. Defaults to `1e-4`.
+
+    Reference:
+        Martens 2010, "Deep learning via Hessian-free optimization".
+
+    Example:
+
+    >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.MatrixFree())
+    """
+
+    def __init__(self, max_iterations: int = 50, tolerance: float = 1e-4):
+        self.max_iterations = count("max_iterations", max_iterations)
+        if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
+            raise ValueError(f"`tolerance` must be a float between 0 and 1. Received: tolerance={tolerance}")
+        self.tolerance = tolerance
+
+    def build(self, add_variable, variables, blocks, parts):
+        self.claim()
+        self._start = last_solution(add_variable, variables)
+
+    def remember(self, solution):
+        for variable, x in zip(self._start, solution):
+            variable.assign(x)
+
+    def observe(self, batch, step, damping, part) -> Linearization:
+        return batch.linearization()
+
+    def solve(self, linearization: Linearization, gradient, damping):
+        operator = _Damped(linearization, gradient, tf.cast(damping, tf.float64))
+        solved = tf.linalg.experimental.conjugate_gradient(
+            operator,
+            flatten(gradient),
+            x=flatten([tf.convert_to_tensor(v.value) for v in self._start]),
+            tol=self.tolerance,
+            max_iter=self.max_iterations,
+        )
+        return unflatten(solved.x, gradient)
+
+    def get_config(self):
+        return {"max_iterations": self.max_iterations, "tolerance": self.tolerance}
+
+
+class _Damped(tf.linalg.LinearOperator):
+    """F + damping I on vectors `(P,)` in float64; products in the dtype of the model."""
+
+    def __init__(self, linearization: Linearization, like: list[tf.Tensor], damping: tf.Tensor):
+        parameters = {"linearization": linearization, "like": like, "damping": damping}
+        self._linearization, self._like, self._damping = linearization, like, damping
+        self._size = sum(t.shape.num_elements() for t in like)
+        super().__init__(
+            dtype=tf.float64,
+            is_self_adjoint=True,
+            is_positive_definite=True,
+            is_square=True,
+            parameters=parameters,
+        )
+
+    def _shape(self):
+        return tf.TensorShape([self._size, self._size])
+
+    def _shape_tensor(self):
+        return tf.constant([self._size, self._size])
+
+    def _matvec(self, x, adjoint=False):
+        return flatten(self._linearization.matvec(unflatten(x, self._like))) + self._damping * x
+
+    def _matmul(self, x, adjoint=False, adjoint_arg=False):
+        columns = x if adjoint_arg else tf.linalg.matrix_transpose(x)
+        return tf.linalg.matrix_transpose(tf.map_fn(self._matvec, columns))

@@ -1,0 +1,181 @@
+"""Curvature that runs over batches: exponential averages of what each block's examples contribute."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher.batch import Batch
+from kfisher.blocks import Block
+from kfisher.curvature.base import Curvature, Tensors
+from kfisher.square_root import ridge_of
+
+
+class Running(Curvature):
+    """Exponential averages over batches, without bias towards their start at zero.
+
+        average_t = average_{t-1} + (1 - decay) / (1 - decay^t) (statistic_t - average_{t-1})
+
+    The batch is run through the model at steps 0, 1, 2, 4, 8, ... and from then on at every multiple of
+    `update_every`. A batch whose statistics are not finite is left out.
+
+    Subclasses say which statistics of a block they average, and solve with the averages.
+
+    Args:
+        decay: Float in [0, 1).
+        update_every: Positive integer, in steps.
+    """
+
+    needs_blocks = True
+    accumulates = True
+
+    def __init__(self, decay: float, update_every: int):
+        if not isinstance(decay, (int, float)) or not 0 <= decay < 1:
+            raise ValueError(f"`decay` must be a float in [0, 1). Received: decay={decay}")
+        self.decay = decay
+        self.update_every = count("update_every", update_every)
+
+    def build(self, add_variable, variables, blocks, parts):
+        self.claim()
+        self.blocks = blocks
+        self.parts = parts
+        self._shapes = [v.shape for v in variables]
+        self._ridge = [_mean_ridge(variables, block) for block in blocks]
+        kinds = [tf.as_dtype(variables[block.variables[0]].dtype) for block in blocks]
+        self._dtypes = [kind if kind.size >= 4 else tf.float32 for kind in kinds]
+        in_blocks = {i for block in blocks for i in block.variables}
+        self._outside = [i for i in range(len(variables)) if i not in in_blocks]
+        self._add_variable = add_variable
+        self.updates = self.add((), tf.int32, "updates")
+        self.averages = [
+            [self.add(shape, dtype, name) for name, shape in self.statistics(block).items()]
+            for block, dtype in zip(blocks, self._dtypes)
+        ]
+        self._partial = []
+        if parts > 1:
+            self._partial = [[self.add_like(v, "partial") for v in vs] for vs in self.averages]
+
+    def add(self, shape, dtype: tf.DType, name: str) -> keras.Variable:
+        """A variable of zeros that is saved with the optimizer."""
+        # An initializer would go through float32 and floatx.
+        def zeros(shape, dtype=dtype):
+            return tf.zeros(shape, dtype)
+
+        return self._add_variable(shape, zeros, dtype=dtype.name, aggregation="mean", name=name)
+
+    def add_like(self, variable: keras.Variable, name: str) -> keras.Variable:
+        return self.add(variable.shape, tf.as_dtype(variable.dtype), name)
+
+    # --- what subclasses say ----------------------------------------------------------------------
+
+    def statistics(self, block: Block) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each average that is kept of a block."""
+        raise NotImplementedError
+
+    def measure(self, block: Block, products: Any, weights: tf.Tensor, cache: dict) -> list[tf.Tensor]:
+        """The statistics of one batch, in that order."""
+        raise NotImplementedError
+
+    def updated(self, step: tf.Tensor, damping: tf.Tensor, xla: bool) -> None:
+        """Called once in each step, when the averages are up to date."""
+
+    def solve_block(self, number: int, gradient: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
+        """The solution for one block, `(groups, inputs, outputs)`, with `damping` that includes its ridge."""
+        raise NotImplementedError
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def observe(self, batch: Batch, step, damping, part):
+        last = tf.equal(part, self.parts - 1)
+        tf.cond(due(step, self.update_every), lambda: self._update(batch, step, part, last), lambda: None)
+        tf.cond(last, lambda: self.updated(step, damping, batch.xla), lambda: None)
+
+    def _update(self, batch: Batch, step: tf.Tensor, part: tf.Tensor, last: tf.Tensor) -> None:
+        root = batch.square_root()
+        by_variables = {
+            tuple(id(v) for v in block.variables): products
+            for rule in root.rules
+            for block, products in rule.outer_products()
+        }
+        blocks = [tuple(id(root.variables[i]) for i in block.variables) for block in self.blocks]
+        products = [by_variables.get(key) for key in blocks]  # None for layers that this batch does not reach
+        measured, cache = [], {}
+        for block, examples, averages in zip(self.blocks, products, self.averages):
+            if examples is None:
+                measured.append([tf.zeros(v.shape, v.dtype) for v in averages])
+            else:
+                found = self.measure(block, examples, root.example_weights, cache)
+                measured.append([tf.cast(tf.ensure_shape(t, v.shape), v.dtype) for t, v in zip(found, averages)])
+        if self._partial:
+            measured = self._accumulated(measured, part)
+        finite = tf.reduce_all([is_finite(t) for terms in measured for t in terms])
+
+        def take_in():
+            self.updates.assign_add(1)
+            self.mix(self.averages, measured)
+            self.refine(products, step, batch.xla)
+
+        tf.cond(last & finite, take_in, lambda: None)
+
+    def _accumulated(self, measured: list[Tensors], part: tf.Tensor) -> list[Tensors]:
+        """The mean over the batches of a step: F of all of them, as each loss is a mean over its own."""
+        for sums, terms in zip(self._partial, measured):
+            for total, term in zip(sums, terms):
+                kept = tf.where(part > 0, tf.convert_to_tensor(total.value), tf.zeros_like(term))
+                total.assign(kept + term / self.parts)
+        return [[tf.convert_to_tensor(total.value) for total in sums] for sums in self._partial]
+
+    def mix(self, averages: list[list[keras.Variable]], measured: list[Tensors]) -> None:
+        """The averages with the statistics of update t taken in."""
+        t = tf.cast(self.updates.value, tf.float64)
+        rate = (1 - self.decay) / (1 - tf.constant(self.decay, tf.float64) ** t)
+        for variables, terms in zip(averages, measured):
+            for average, term in zip(variables, terms):
+                average.assign_add(tf.cast(rate, term.dtype) * (term - average.value))
+
+    def refine(self, products: list, step: tf.Tensor, xla: bool) -> None:
+        """Called after an update with what the examples contribute to each block, or `None`."""
+
+    def solve(self, seen, gradient, damping):
+        solution = [g / tf.cast(damping, g.dtype) for g in gradient]  # for variables in no block
+        for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
+            matrix = tf.cast(block.to_matrix([gradient[i] for i in block.variables]), dtype)
+            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge)
+            parts = block.from_matrix(solved, [self._shapes[i] for i in block.variables])
+            for i, part in zip(block.variables, parts):
+                solution[i] = tf.cast(part, gradient[i].dtype)
+        return [tf.where(self.ready(), x, tf.constant(float("nan"), x.dtype)) for x in solution]
+
+    def ready(self) -> tf.Tensor:
+        """Whether there is something to solve with; until then steps are skipped."""
+        return self.updates.value > 0
+
+    def get_config(self):
+        return {"decay": self.decay, "update_every": self.update_every}
+
+
+def due(step: tf.Tensor, every: int) -> tf.Tensor:
+    """Whether `step` is a multiple of `every`, or a power of two below it: curvature changes fast at first."""
+    power = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
+    return tf.equal(step % every, 0) | (power & (step < every))
+
+
+def is_finite(moment: tf.Tensor) -> tf.Tensor:
+    """Whether a second moment is finite everywhere, told from its diagonal alone."""
+    square = moment.shape.rank == 3 and moment.shape[-1] == moment.shape[-2]
+    return tf.math.is_finite(tf.reduce_sum(tf.linalg.diag_part(moment) if square else moment))
+
+
+def count(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
+    return value
+
+
+def _mean_ridge(variables: list[keras.Variable], block: Block) -> float:
+    """The diagonal that L2 regularisers add, averaged over the entries of a block."""
+    sizes = [math.prod(variables[i].shape) for i in block.variables]
+    return sum(n * ridge_of(variables[i]) for n, i in zip(sizes, block.variables)) / sum(sizes)
