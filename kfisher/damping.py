@@ -126,7 +126,8 @@ def get(identifier: Any) -> Damping | keras.optimizers.schedules.LearningRateSch
         identifier = keras.saving.deserialize_keras_object(identifier)
     if isinstance(identifier, (Damping, keras.optimizers.schedules.LearningRateSchedule)):
         return identifier
-    return Constant(positive("damping", identifier, "a positive float, a schedule, or a policy of kfisher.damping"))
+    kind = "a positive float, a schedule, or a policy of kfisher.damping"
+    return Constant(positive("damping", identifier, kind))
 
 
 def positive(name: str, value: Any, kind: str = "a positive float") -> float:

@@ -65,7 +65,7 @@ class Fisher:
         return None
 
     def output_products(self, heads: list[Head], seed: tf.Tensor) -> Callable:
-        """F_f u on a batch: takes and returns a tensor for each head, in the shape of its eta, weights included.
+        """F_f u on a batch, weights included; takes and returns a tensor in the shape of eta for each head.
 
         With the vectors of a draw of labels, sum_r v_rn (v_rn . u_n) over all heads and positions of an
         example together, as they are pulled back.

@@ -52,6 +52,17 @@ class Head:
             self.root_weights = tf.where(spoilt, nan, self.root_weights)
 
 
+def mean_weights(heads: list[Head]) -> tf.Tensor:
+    """The weight of an output or position of each example, `(N,)`, averaged over those that have any."""
+    totals, counts = [], []
+    for head in heads:
+        w = tf.square(head.root_weights)
+        axes = list(range(1, w.shape.rank))
+        totals.append(tf.reduce_sum(w, axes))
+        counts.append(tf.reduce_sum(tf.cast(w > 0, w.dtype), axes))
+    return tf.math.divide_no_nan(tf.add_n(totals), tf.add_n(counts))
+
+
 def example_weights(heads: list[Head]) -> tf.Tensor:
     """w_n over their sum, `(N,)`: the share of each example in the loss, over all outputs and positions."""
     parts = []

@@ -140,7 +140,7 @@ def detach(model: keras.Model) -> keras.Model:
 
 
 def _bind(model: keras.Model) -> None:
-    optimizer = getattr(model, "optimizer", None)
+    optimizer: Any = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if hasattr(optimizer, "bind"):
         optimizer.bind(model)

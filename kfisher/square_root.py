@@ -14,7 +14,7 @@ import tensorflow as tf
 from kfisher import compiled_loss, layers, plan, taps
 from kfisher.checks import check_batch
 from kfisher.fisher import Fisher, head_seed
-from kfisher.heads import Head, example_weights
+from kfisher.heads import Head, example_weights, mean_weights
 from kfisher.layers.dense import flatten_positions
 from kfisher.likelihoods import Likelihood
 
@@ -35,6 +35,8 @@ class SquareRoot:
             gradient is not in the row space of A (sampled labels, or no labels).
         other_losses: Whether L has parts that are neither likelihood nor L2 regulariser.
         example_weights: w_n over their sum, `(N,)`, or `None` if A was not made from a batch.
+        improved: t with A^T t the gradient in which example n counts || d l_n / d f_n ||^2 times, `(R, N)`;
+            `None` unless the rows are those of examples.
         xla: Whether all this is to be compiled by XLA.
     """
 
@@ -46,7 +48,9 @@ class SquareRoot:
         other_losses: bool = False,
         xla: bool = False,
         example_weights: tf.Tensor | None = None,
+        improved: tf.Tensor | None = None,
     ):
+        self.improved = improved
         self.example_weights = example_weights
         self.other_losses = other_losses
         self.variables = variables
@@ -145,7 +149,13 @@ def square_root(
     groups, coordinates = _vectors(heads, fisher, seed)
     taps.pull_back(to_tap, tape, sites, groups)
     return SquareRoot(
-        trainable, layers.rules(sites), coordinates, others, bool(model.jit_compile), example_weights(heads)
+        trainable,
+        layers.rules(sites),
+        coordinates=coordinates,
+        other_losses=others,
+        xla=bool(model.jit_compile),
+        example_weights=example_weights(heads),
+        improved=_improved(heads, groups) if fisher.joint else None,
     )
 
 
@@ -167,6 +177,12 @@ def _vectors(heads: list[Head], fisher: Fisher, seed: tf.Tensor):
     if any(c is None for c in coordinates):
         return groups, None
     return groups, tf.concat([_to_rows(c) for c in coordinates], 0)
+
+
+def _improved(heads: list[Head], groups: list) -> tf.Tensor:
+    """-sum |v_rn|^2 / sqrt(w_n) over all outputs and positions, `(R, N)`."""
+    squares = [tf.reduce_sum(tf.square(v), list(range(2, v.shape.rank))) for _, v in groups[0]]
+    return -tf.math.divide_no_nan(tf.add_n(squares), tf.sqrt(mean_weights(heads)))
 
 
 def _one_position_at_a_time(v: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ import kfisher
 
 
 def rules(model, x=None):
-    return [(row.layer.split("/")[-1], row.variables, row.rule) for row in kfisher.coverage(model, x)]
+    return [(row.layer.split("/")[-1], row.variables, row.rule) for row in kfisher.coverage(model, x=x)]
 
 
 def test_every_family_has_its_rule():

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import kfisher
 from kfisher import fisher as fishers
-from kfisher.curvature.base import cholesky_solve
+from kfisher.curvature.factorisation import cholesky_solve
 from kfisher.square_root import square_root
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -100,7 +100,7 @@ def test_a_pass_that_raises_leaves_everything_as_it_was(planned):
     model.compile(loss="mse")
     before, state = traces(model), values(model)
     if planned:
-        kfisher.coverage(model, numbers(3, 2))
+        kfisher.coverage(model, x=numbers(3, 2))
     failing.fails = True
     with pytest.raises(RuntimeError, match="as told"):
         kfisher.FisherOperator(model, numbers(3, 2), training=True)
@@ -251,7 +251,7 @@ class Whole(keras.Model):
 @pytest.mark.parametrize("make", [lambda: keras.Sequential([keras.Input((2,)), layers.Dense(1)]), Whole])
 def test_what_is_remembered_of_a_model_goes_with_it(make):
     model = make()
-    assert kfisher.coverage(model, numbers(2))
+    assert kfisher.coverage(model, x=numbers(2))
     alive = weakref.ref(model)
     del model
     keras.backend.clear_session()

@@ -77,8 +77,8 @@ class Curvature:
         """What went wrong since the last call and was mended, in a sentence for a warning."""
         return None
 
-    def describe(self, block: Block) -> str:
-        """What a block gets, for `kfisher.coverage`."""
+    def describe(self, block: Block | None) -> str:
+        """What a block gets, for `kfisher.coverage`; `None` stands for any where the kind does not matter."""
         return "exact for the batch"
 
     def get_config(self) -> dict[str, Any]:

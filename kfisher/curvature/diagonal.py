@@ -36,6 +36,15 @@ class Diagonal(Running):
     def measure(self, block, products, weights, cache):
         return [products.squares()]
 
+    def entries(self, position: int) -> tf.Tensor:
+        """The diagonal at one trainable variable, in its shape; zero where the model does not use it."""
+        for block, (average,) in zip(self.blocks, self.averages):
+            if position in block.variables:
+                shapes = [self._shapes[i] for i in block.variables]
+                parts = block.from_matrix(tf.convert_to_tensor(average.value), shapes)
+                return parts[block.variables.index(position)]
+        return tf.zeros(self._shapes[position])
+
     def solve_block(self, number, gradient, damping):
         return gradient / (self.averages[number][0].value + damping)
 

@@ -12,7 +12,7 @@ from kfisher.curvature.running import count
 
 @keras.saving.register_keras_serializable("kfisher")
 class EKFAC(Kronecker):
-    """The eigenbasis of K-FAC's factors, and in it the exact diagonal of F instead of products of eigenvalues.
+    """The eigenbasis of K-FAC's factors, and in it the exact diagonal of F in place of K-FAC's eigenvalues.
 
         A = Q_A diag(a) Q_A^T,   B = Q_B diag(b) Q_B^T,   s = sum_rn w_n (Q_A^T U_rn Q_B)^2
         (F + damping I)^{-1} G ~ Q_A [(Q_A^T G Q_B) / (s + damping)] Q_B^T
@@ -67,8 +67,10 @@ class EKFAC(Kronecker):
         tf.cond(self.wanted(step, self.basis_every), lambda: self._refresh(xla), lambda: None)
         measured = []
         for number, (examples, s) in enumerate(zip(products, self.eigenvalues)):
-            squares = tf.zeros(s.shape, s.dtype) if examples is None else examples.squares(*self._basis(number))
-            measured.append([tf.cast(squares, s.dtype)])
+            if examples is None:
+                measured.append([tf.zeros(s.shape, s.dtype)])
+            else:
+                measured.append([tf.cast(examples.squares(*self._basis(number)), s.dtype)])
         self.mix([[s] for s in self.eigenvalues], measured)
 
     def _basis(self, number: int) -> list[tf.Tensor | None]:

@@ -1,4 +1,4 @@
-"""Factorisations on the CPU: LAPACK through SciPy where it is faster than TensorFlow, which is for all but small ones.
+"""Factorisations on the CPU: by LAPACK through SciPy wherever that is faster than TensorFlow.
 
 TensorFlow's own kernels run on one thread and are up to four times slower; XLA can call nothing else.
 """
@@ -153,7 +153,8 @@ def _lapack_eigensystems(*matrices: np.ndarray) -> list[np.ndarray]:
 
 def _eigensystem(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pairs = [_symmetric_eigensystem(m) for m in matrices]
-    return tuple(np.stack(part).astype(matrices.dtype) for part in zip(*pairs))
+    values, vectors = (np.stack(part).astype(matrices.dtype) for part in zip(*pairs))
+    return values, vectors
 
 
 def _symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -67,10 +67,10 @@ class KFAC(Kronecker):
 
     def _invert(self, damping: tf.Tensor, xla: bool) -> None:
         factors = [tf.convert_to_tensor(v.value) for pair in self.averages for v in pair]
-        shifts = []
-        for pair, ridge, dtype in zip(self.averages, self._ridge, self._dtypes):
-            total = tf.cast(self.boosted(damping), dtype) + ridge
-            shifts += factored_damping(*(tf.convert_to_tensor(v.value) for v in pair), total)
+        shifts: list[tf.Tensor] = []
+        for number, (ridge, dtype) in enumerate(zip(self._ridge, self._dtypes)):
+            a, b = factors[2 * number : 2 * number + 2]
+            shifts += factored_damping(a, b, tf.cast(self.boosted(damping), dtype) + ridge)
         full = [i for i, f in enumerate(factors) if f.shape.rank == 3]
         found = [1 / (f + s[:, tf.newaxis]) if f.shape.rank == 2 else f for f, s in zip(factors, shifts)]
         for i, x in zip(full, inverses([factors[i] for i in full], [shifts[i] for i in full], xla)):

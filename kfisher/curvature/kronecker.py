@@ -66,8 +66,8 @@ class Kronecker(Running):
         if not new:
             return None
         return (
-            f"{new} factorisations of {type(self).__name__} failed; the last good ones stayed in use, and the "
-            "damping was raised until the next succeeded. Raise `damping`."
+            f"{new} factorisations of {type(self).__name__} failed; the last good ones stayed in use, and "
+            "the damping was raised until the next succeeded. Raise `damping`."
         )
 
     def diagonal(self, block: Block) -> tuple[bool, bool]:

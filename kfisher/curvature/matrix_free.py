@@ -18,8 +18,8 @@ class MatrixFree(Curvature):
         find x with || (F + damping I) x - gradient || <= tolerance || gradient ||
 
     F v = J^T F_f J v needs one reverse-mode product to each side and no rule of any layer. The iteration
-    starts from the last solution (Martens 2010, section 4.3), and stops at `max_iterations` at the latest; the
-    step is then the one of that iteration.
+    starts from the last solution (Martens 2010, section 4.3), and stops at `max_iterations` at the latest;
+    the step is then the one of that iteration.
 
     Args:
         max_iterations: Positive integer; each takes about the time of one gradient and a half. Defaults to

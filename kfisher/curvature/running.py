@@ -102,13 +102,15 @@ class Running(Curvature):
         }
         blocks = [tuple(id(root.variables[i]) for i in block.variables) for block in self.blocks]
         products = [by_variables.get(key) for key in blocks]  # None for layers that this batch does not reach
-        measured, cache = [], {}
+        measured: list[Tensors] = []
+        cache: dict = {}
         for block, examples, averages in zip(self.blocks, products, self.averages):
             if examples is None:
                 measured.append([tf.zeros(v.shape, v.dtype) for v in averages])
             else:
                 found = self.measure(block, examples, root.example_weights, cache)
-                measured.append([tf.cast(tf.ensure_shape(t, v.shape), v.dtype) for t, v in zip(found, averages)])
+                found = [tf.ensure_shape(t, v.shape) for t, v in zip(found, averages)]
+                measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
         if self._partial:
             measured = self._accumulated(measured, part)
         finite = tf.reduce_all([is_finite(t) for terms in measured for t in terms])
@@ -158,7 +160,7 @@ class Running(Curvature):
 
 
 def due(step: tf.Tensor, every: int) -> tf.Tensor:
-    """Whether `step` is a multiple of `every`, or a power of two below it: curvature changes fast at first."""
+    """Whether `step` is a multiple of `every`, or below it a power of two: curvature changes fast early."""
     power = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
     return tf.equal(step % every, 0) | (power & (step < every))
 

@@ -55,6 +55,7 @@ def structure(layers: list[keras.layers.Layer]) -> list[Block]:
     return [
         block
         for group in groups(layers)
+        if variables_of(group)  # a BatchNormalization may be tapped for its statistics alone
         for block in rule_for(group).structure(variables_of(group), group)
     ]
 

@@ -47,7 +47,7 @@ class Rule:
 
     @classmethod
     def structure(cls, variables: list[keras.Variable], layers: list[keras.layers.Layer]) -> list[Block]:
-        """The blocks of `variables`, all those of `layers`: one for each, a matrix if its rank is 2 or more."""
+        """The blocks of `variables`, all those of `layers`: one for each, a matrix if it has two axes."""
         return [formed([v]) for v in variables]
 
     def outer_products(self) -> list[tuple[Block, Any]]:

@@ -21,7 +21,11 @@ class ConvolutionRule(MatrixRule):
     """
 
     name = "convolution"
-    layers = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    layers: tuple[type[keras.layers.Layer], ...] = (
+        keras.layers.Conv1D,
+        keras.layers.Conv2D,
+        keras.layers.Conv3D,
+    )
 
     @classmethod
     def applies(cls, layer: keras.layers.Layer) -> bool:
@@ -35,11 +39,13 @@ class ConvolutionRule(MatrixRule):
     def kernel_piece(cls, layer):
         groups, outputs = layer.groups, layer.filters // layer.groups
         inputs = math.prod(layer.kernel.shape[:-1])
-        split, order = ((inputs, outputs), (0, 1)) if groups == 1 else ((inputs, groups, outputs), (1, 0, 2))
-        return Piece(layer.kernel, split, order, (groups, inputs, outputs))
+        shape = (groups, inputs, outputs)
+        if groups == 1:
+            return Piece(layer.kernel, (inputs, outputs), (0, 1), shape)
+        return Piece(layer.kernel, (inputs, groups, outputs), (1, 0, 2), shape)
 
-    @classmethod
-    def reads(cls, layer):
+    def reads(self, site):
+        layer = site.layer
         options = layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.data_format
         return tuple(map(str, options))
 
@@ -113,8 +119,10 @@ def _windows(x: tf.Tensor, sizes, strides, rates, padding: str) -> tf.Tensor:
     axes, counts = range(len(sizes)), []
     for i in axes:
         reach, size = rates[i] * (sizes[i] - 1) + 1, x.shape[i + 1]
+        size = tf.shape(x)[i + 1] if size is None else size
         if padding == "same":
-            missing = max(0, (-(-size // strides[i]) - 1) * strides[i] + reach - size)
+            missing = (-(-size // strides[i]) - 1) * strides[i] + reach - size
+            missing = tf.maximum(0, missing) if tf.is_tensor(missing) else max(0, missing)
             widths = [[0, 0] for _ in x.shape]
             widths[i + 1] = [missing // 2, missing - missing // 2]
             x, size = tf.pad(x, widths), size + missing

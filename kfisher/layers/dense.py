@@ -93,10 +93,9 @@ class MatrixRule(AffineRule):
             a = tf.concat([a, tf.ones_like(a[..., :1])], -1)
         # Layers of one kind that read the same tensor in the same way have the same A.
         key = (type(self), tuple(id(site.args[0]) for site in self.sites), *block.pieces[0].shape[:2])
-        return Positions(a, g, (*key, has_bias, *self.reads(layer)))
+        return Positions(a, g, (*key, has_bias, *(self.reads(site) for site in self.sites)))
 
-    @classmethod
-    def reads(cls, layer: keras.layers.Layer) -> tuple:
+    def reads(self, site: Site) -> tuple:
         """What, beside the input, determines a."""
         return ()
 

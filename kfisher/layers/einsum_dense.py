@@ -55,9 +55,8 @@ class EinsumDenseRule(MatrixRule):
         order = [own.index(c) for c in labels.groups + labels.new]
         return Piece(layer.bias, tuple(split), tuple(order), (groups, 1, outputs))
 
-    @classmethod
-    def reads(cls, layer):
-        labels = _Labels(layer.equation)
+    def reads(self, site):
+        labels = _Labels(site.layer.equation, site.args[0].shape.rank)
         return tuple(labels.input.index(c) for c in labels.groups + labels.contracted)
 
     def inputs(self, site: Site) -> tf.Tensor:

@@ -63,7 +63,7 @@ class Positions:
             pairs = tf.reduce_sum(tf.square(g[:, :, 0]), 0)  # (N, G, O)
             return tf.einsum("ngi,ngo->gio", tf.square(a[:, 0]), pairs)
         columns = max(1, _SLICE // max(1, (g.shape[0] or 1) * (a.shape[0] or 256) * a.shape[2] * a.shape[3]))
-        parts = []
+        parts: list[tf.Tensor] = []
         for start in range(0, g.shape[-1], columns):
             with tf.control_dependencies(parts[-1:]):
                 m = tf.einsum("nsgi,rnsgo->rngio", a, g[..., start : start + columns])

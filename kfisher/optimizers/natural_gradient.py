@@ -240,7 +240,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
         """
         if self._parts > 1 and not self.curvature.accumulates:
             raise ValueError(
-                f"curvature={type(self.curvature).__name__} knows the Fisher matrix of one batch only, so a step "
+                f"curvature={type(self.curvature).__name__} knows the Fisher matrix of one batch only: a step "
                 "cannot be put together from several. Use a larger batch, or curvature='kfac'. Received: "
                 f"gradient_accumulation_steps={self._parts}"
             )
@@ -273,8 +273,8 @@ class NaturalGradient(keras.optimizers.Optimizer):
         if names != [v.path for v in self._trainable_variables]:
             raise ValueError(
                 "The trainable variables of the model are not those that the optimizer was built for: its "
-                f"{type(self.curvature).__name__} has no curvature of the others. Compile the model with a new "
-                f"optimizer. Received: {names}"
+                f"{type(self.curvature).__name__} has no curvature of the others. Compile the model with a "
+                f"new optimizer. Received: {names}"
             )
 
     def apply(self, grads, trainable_variables=None):
@@ -372,7 +372,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
         return [tf.cast(factor, x.dtype) * x for x in solution]
 
     def update_step(self, gradient, variable, learning_rate):
-        """theta <- theta + m with m <- momentum * m - learning_rate * step, or m <- step in the quadratic model."""
+        """theta <- theta + m, m <- momentum * m - learning_rate * step; in the quadratic model m <- step."""
         delta = tf.cast(gradient, variable.dtype)
         if self.step == "fixed":
             delta *= -tf.cast(learning_rate, variable.dtype)

@@ -23,9 +23,9 @@ def within_trust_region(gradient: Tensors, step: Tensors, rate: tf.Tensor, radiu
 
         eta' = min(eta, (1 - mu) sqrt(2 c / (g . x))),    x = (F + damping I)^{-1} g
 
-    Since g . x = x^T (F + damping I) x >= x^T F x, the step delta = -eta' x has delta^T F delta / 2 <= c. With
-    momentum mu the step is the sum of mu^k times the last such parts, whose F-norms then add up to no more
-    than sqrt(2 c). The idea of the clip is that of Ba, Grosse & Martens 2017.
+    Since g . x = x^T (F + damping I) x >= x^T F x, the step delta = -eta' x has delta^T F delta / 2 <= c.
+    With momentum mu the step is the sum of mu^k times the last such parts, whose F-norms then add up to no
+    more than sqrt(2 c). The idea of the clip is that of Ba, Grosse & Martens 2017.
     """
     length = tf.sqrt(tf.maximum(dot(gradient, step), 0))
     wanted = tf.cast(rate, tf.float64) * length

