@@ -129,7 +129,15 @@ def natural(fisher: str) -> Callable[[], NaturalGradient]:
 
 
 def kfac(**options) -> Callable[[], NaturalGradient]:
-    return lambda: NaturalGradient(0.01, curvature=kfisher.curvature.KFAC(**options), damping=1.0, seed=0)
+    """As compare.py trains the autoencoder: the damping is small, as it should be."""
+    return lambda: NaturalGradient(
+        1.0,
+        curvature=kfisher.curvature.KFAC(**options),
+        damping=1e-4,
+        momentum=0.9,
+        trust_region=1e-3,
+        seed=0,
+    )
 
 
 gram = functools.partial(trainer, batch=256, steps=60)

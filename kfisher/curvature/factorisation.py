@@ -5,9 +5,6 @@ TensorFlow's own kernels run on one thread and are up to four times slower; XLA 
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import tensorflow as tf
 import threadpoolctl
@@ -25,13 +22,13 @@ def cholesky_solve(matrix: tf.Tensor, right: tf.Tensor, xla: bool) -> tf.Tensor:
     return tf.cond(
         tf.shape(right)[0] < _LAPACK_FROM,
         lambda: _tensorflow_solve(matrix, right),
-        lambda: tf.numpy_function(_lapack_solve, [matrix, right], tf.float64, stateful=False, name=_LAPACK),
+        lambda: tf.numpy_function(_lapack_solve, [matrix, right], tf.float64, stateful=False, name=LAPACK),
     )
 
 
 # Where LAPACK starts to pay, measured on 2 cores; the name is what XLA's error message shows.
 _LAPACK_FROM = 512
-_LAPACK = "compile_the_model_with_jit_compile_to_use_xla"
+LAPACK = "compile_the_model_with_jit_compile_to_use_xla"
 _threads = threadpoolctl.ThreadpoolController()
 
 
@@ -84,7 +81,7 @@ def inverses(matrices: list[tf.Tensor], shifts: list[tf.Tensor], xla: bool) -> l
     if xla:
         return [_tensorflow_inverse(m, s) for m, s in zip(matrices, shifts)]
     kinds = [m.dtype for m in matrices]
-    found = tf.numpy_function(_lapack_inverses, [*matrices, *shifts], kinds, stateful=False, name=_LAPACK)
+    found = tf.numpy_function(_lapack_inverses, [*matrices, *shifts], kinds, stateful=False, name=LAPACK)
     return [tf.ensure_shape(x, m.shape) for x, m in zip(found, matrices)]
 
 
@@ -95,7 +92,7 @@ def eigensystems(matrices: list[tf.Tensor], xla: bool) -> list[tuple[tf.Tensor, 
     if xla:
         return [_tensorflow_eigensystem(m) for m in matrices]
     kinds = [m.dtype for m in matrices for _ in range(2)]
-    found = tf.numpy_function(_lapack_eigensystems, matrices, kinds, stateful=False, name=_LAPACK)
+    found = tf.numpy_function(_lapack_eigensystems, matrices, kinds, stateful=False, name=LAPACK)
     pairs = zip(found[::2], found[1::2], matrices)
     return [(tf.ensure_shape(v, m.shape[:2]), tf.ensure_shape(q, m.shape)) for v, q, m in pairs]
 
@@ -121,7 +118,7 @@ _SMALL = 256
 
 def _lapack_inverses(*arrays: np.ndarray) -> list[np.ndarray]:
     half = len(arrays) // 2
-    return _spread(_inverse, arrays[:half], arrays[half:])
+    return each(_inverse, arrays[:half], arrays[half:])
 
 
 def _inverse(matrices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
@@ -129,10 +126,10 @@ def _inverse(matrices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     shifted = matrices.astype(np.float64 if n <= _SMALL else dtype)
     diagonal = np.einsum("gii->gi", shifted)
     diagonal += shifts[:, np.newaxis]
-    return np.stack([_positive_inverse(m) for m in shifted]).astype(dtype)
+    return np.stack([positive_inverse(m) for m in shifted]).astype(dtype)
 
 
-def _positive_inverse(matrix: np.ndarray) -> np.ndarray:
+def positive_inverse(matrix: np.ndarray) -> np.ndarray:
     """M^{-1}, again in float64 if float32 cannot, else NaN."""
     kinds = (np.float32, np.float64) if matrix.dtype == np.float32 else (np.float64,)
     for kind in kinds:
@@ -148,16 +145,16 @@ def _positive_inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def _lapack_eigensystems(*matrices: np.ndarray) -> list[np.ndarray]:
-    return [array for pair in _spread(_eigensystem, matrices) for array in pair]
+    return [array for pair in each(_eigensystem, matrices) for array in pair]
 
 
 def _eigensystem(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [_symmetric_eigensystem(m) for m in matrices]
+    pairs = [symmetric_eigensystem(m) for m in matrices]
     values, vectors = (np.stack(part).astype(matrices.dtype) for part in zip(*pairs))
     return values, vectors
 
 
-def _symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = len(matrix)
     nothing = np.full(n, np.nan), np.eye(n)
     if not np.isfinite(matrix).all():
@@ -168,7 +165,7 @@ def _symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (values, vectors) if info == 0 else nothing
 
 
-def _spread(function, *columns) -> list:
-    """`function` of every row, on all cores at once: LAPACK lets go of Python's lock."""
-    with _threads.limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, *columns))
+def each(function, *columns) -> list:
+    """`function` of every row, one after the other: SciPy's LAPACK does not let go of Python's lock."""
+    with _threads.limit(limits=1, user_api="blas"):
+        return [function(*row) for row in zip(*columns)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.factorisation import inverses
-from kfisher.curvature.kronecker import Kronecker, mean_eigenvalue, times, times_right
+from kfisher.curvature.damped_inverse import compute, damped_inverse
+from kfisher.curvature.kronecker import Kronecker, mean_eigenvalue
 from kfisher.curvature.running import count
 
 
@@ -36,6 +36,10 @@ class KFAC(Kronecker):
             (convolutions, time steps, shared layers). `"expand"` takes positions for examples, `"reduce"`
             averages inputs and sums gradients over them first. Defaults to `"expand"`.
         max_factor_size: Positive integer. Factors with more rows are kept as diagonals. Defaults to `4096`.
+        tail: Float from 0 to 1. In factors of 256 rows and more, eigenvalues below `tail` times the
+            damping of the factor are replaced by their mean, if these are most: the eigenvalues of the
+            damped inverse then change by about that much at most, relative to themselves, and products with
+            it cost a fraction. `0` for none. Defaults to `0.1`.
 
     Reference:
         Martens & Grosse 2015 (arXiv:1503.05671), section 6.3 for pi; Grosse & Martens 2016
@@ -53,15 +57,22 @@ class KFAC(Kronecker):
         invert_every: int = 50,
         sharing: str = "expand",
         max_factor_size: int = 4096,
+        tail: float = 0.1,
     ):
         super().__init__(decay, update_every, sharing, max_factor_size)
         self.invert_every = count("invert_every", invert_every)
+        if not isinstance(tail, (int, float)) or not 0 <= tail <= 1:
+            raise ValueError(f"`tail` must be a float from 0 to 1. Received: tail={tail}")
+        self.tail = tail
 
     def build(self, add_variable, variables, blocks, parts):
         super().build(add_variable, variables, blocks, parts)
-        self.inverses = [[self.add_like(v, "inverse") for v in factors] for factors in self.averages]
+        self.inverses = [
+            [damped_inverse(self.add, factor, self.tail) for factor in factors] for factors in self.averages
+        ]
 
     def updated(self, step, damping, xla):
+        self._xla = xla
         wanted = self.wanted(step, self.invert_every)
         tf.cond(wanted, lambda: self._invert(damping, xla), lambda: None)
 
@@ -71,18 +82,16 @@ class KFAC(Kronecker):
         for number, (ridge, dtype) in enumerate(zip(self._ridge, self._dtypes)):
             a, b = factors[2 * number : 2 * number + 2]
             shifts += factored_damping(a, b, tf.cast(self.boosted(damping), dtype) + ridge)
-        full = [i for i, f in enumerate(factors) if f.shape.rank == 3]
-        found = [1 / (f + s[:, tf.newaxis]) if f.shape.rank == 2 else f for f, s in zip(factors, shifts)]
-        for i, x in zip(full, inverses([factors[i] for i in full], [shifts[i] for i in full], xla)):
-            found[i] = x
-        self.keep([v for pair in self.inverses for v in pair], found)
+        kinds = [kind for pair in self.inverses for kind in pair]
+        values = compute(kinds, factors, shifts, self.tail, xla)
+        self.keep([v for kind in kinds for v in kind.variables], values)
 
     def solve_block(self, number, gradient, damping):
-        left, right = (tf.convert_to_tensor(v.value) for v in self.inverses[number])
-        return times_right(times(left, gradient), right)
+        left, right = self.inverses[number]
+        return right.times_right(left.times(gradient, self._xla), self._xla)
 
     def get_config(self):
-        return {**super().get_config(), "invert_every": self.invert_every}
+        return {**super().get_config(), "invert_every": self.invert_every, "tail": self.tail}
 
 
 def factored_damping(a: tf.Tensor, b: tf.Tensor, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

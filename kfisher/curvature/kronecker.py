@@ -41,7 +41,8 @@ class Kronecker(Running):
 
     def keep(self, variables: list[keras.Variable], values: Tensors) -> None:
         """The results of a factorisation if all are finite; otherwise the last good ones stay."""
-        good = tf.reduce_all([tf.math.is_finite(tf.reduce_sum(x)) for x in values])
+        sums = [tf.reduce_sum(x) for x in values if x.dtype.is_floating]
+        good = tf.reduce_all(tf.math.is_finite([tf.cast(x, tf.float64) for x in sums]))
 
         def take_in():
             self.factorisations.assign_add(1)

@@ -1,0 +1,235 @@
+"""Running curvature over many steps: accumulation, failures, saving, and what each variable gets."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import kfisher
+from kfisher.curvature import EKFAC, KFAC, Diagonal, Gram, MatrixFree, kfac
+from kfisher.curvature.kronecker import Kronecker
+from kfisher.damping import LevenbergMarquardt
+from kfisher.optimizers import NaturalGradient, SophiaG
+
+pytestmark = pytest.mark.usefixtures("float64")
+RNG = np.random.default_rng(0)
+X, LABELS, WEIGHTS = RNG.normal(size=(48, 3)), RNG.integers(0, 3, size=48), RNG.uniform(0.2, 2.0, size=48)
+
+
+def perceptron(optimizer, **kwargs):
+    random = np.random.default_rng(3)
+    hidden = layers.Dense(4, "tanh", kernel_regularizer=keras.regularizers.L2(0.03))
+    model = kfisher.Sequential([keras.Input((3,)), hidden, layers.Dense(3)])
+    model.set_weights([random.normal(size=v.shape) / np.sqrt(v.shape[0]) for v in model.weights])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, **{"run_eagerly": True, **kwargs})
+    return model
+
+
+def arrays(variables):
+    return [np.array(v) for v in variables]
+
+
+def flat(tensors):
+    return np.concatenate([np.ravel(t) for t in tensors])
+
+
+def train(model, batches, size, weighted=False):
+    """Some batches, by their numbers."""
+    for i in batches:
+        part = slice(size * i, size * (i + 1))
+        model.train_on_batch(X[part], LABELS[part], WEIGHTS[part] if weighted else None)
+    return flat(model.get_weights())
+
+
+# --- gradient accumulation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("fisher", ["exact", "empirical"])
+@pytest.mark.parametrize("make", [KFAC, Diagonal, lambda: KFAC(sharing="reduce", update_every=2)])
+def test_steps_in_parts_are_those_on_the_whole_batch(make, fisher, weighted):
+    options = {"fisher": fisher, "damping": 0.05, "momentum": 0.5, "trust_region": 0.1}
+    parts = perceptron(NaturalGradient(0.5, curvature=make(), gradient_accumulation_steps=4, **options))
+    whole = perceptron(NaturalGradient(0.5, curvature=make(), **options))
+    found, expected = train(parts, range(12), 4, weighted), train(whole, range(3), 16, weighted)
+    assert np.linalg.norm(expected - flat(perceptron(None).get_weights())) > 0.1
+    assert np.max(np.abs(found - expected)) < 1e-9
+    assert int(parts.optimizer.iterations) == 3
+
+
+@pytest.mark.parametrize("curvature", ["gram", "dense", "ekfac", "matrix_free"])
+def test_curvature_of_one_batch_refuses_steps_in_parts(curvature):
+    model = perceptron(NaturalGradient(0.5, curvature=curvature, gradient_accumulation_steps=2))
+    with pytest.raises(ValueError, match="Received: gradient_accumulation_steps=2"):
+        train(model, [0], 4)
+
+
+# --- failures -----------------------------------------------------------------------------------------
+
+
+def spoil(monkeypatch, calls):
+    """NaN as the result of some factorisations, by their numbers; returns the damping of each."""
+    original, damping, seen, count = Kronecker.keep, kfac.factored_damping, [], iter(range(1000))
+
+    def keep(self, variables, values):
+        if next(count) in calls:
+            values = [v * np.nan if v.dtype.is_floating else v for v in values]
+        original(self, variables, values)
+
+    def recorded(a, b, lam):
+        seen.append(float(lam))
+        return damping(a, b, lam)
+
+    monkeypatch.setattr(Kronecker, "keep", keep)
+    monkeypatch.setattr(kfac, "factored_damping", recorded)
+    return seen
+
+
+def held(curvature):
+    """What a factorisation gives: all state but averages and counts."""
+    if isinstance(curvature, EKFAC):
+        return [q for pair in curvature.bases for q in arrays(pair)]
+    return [np.array(v) for pair in curvature.inverses for kind in pair for v in kind.variables]
+
+
+@pytest.mark.parametrize("make", [lambda: KFAC(invert_every=1), lambda: EKFAC(basis_every=1)], ids=["kfac", "ekfac"])
+def test_a_failed_factorisation_leaves_the_last_good_one_and_raises_the_damping(make, monkeypatch):
+    seen = spoil(monkeypatch, [1, 2])
+    curvature = make()
+    model = perceptron(NaturalGradient(0.5, "exact", curvature, damping=0.05))
+    states, boosts = [], []
+    for i in range(5):
+        train(model, [i], 8)
+        states.append(held(curvature))
+        boosts.append(float(curvature.boosted(tf.constant(1.0, tf.float64))))
+    same = [all(map(np.array_equal, a, b)) for a, b in zip(states, states[1:])]
+    assert same == [True, True, False, False]
+    assert int(curvature.failures) == 2 and boosts == [1, 10, 100, 1, 1]
+    if isinstance(curvature, KFAC):
+        # Of the last layer, which has no ridge: raised until a factorisation succeeds.
+        assert np.allclose(seen[1::2], [0.05, 0.05, 0.5, 5.0, 0.05])
+    assert np.isfinite(flat(model.get_weights())).all() and int(model.optimizer.skipped_steps) == 0
+
+
+def test_fit_warns_once_of_failed_factorisations(monkeypatch, recwarn):
+    spoil(monkeypatch, [1])
+    model = perceptron(NaturalGradient(0.5, curvature=KFAC(invert_every=1), damping=0.05))
+    for _ in range(2):
+        model.fit(X, LABELS, batch_size=16, verbose=0)
+    messages = [str(w.message) for w in recwarn if "factorisations" in str(w.message)]
+    assert len(messages) == 1 and "1 factorisations of KFAC failed" in messages[0]
+
+
+def test_a_step_without_any_factorisation_yet_is_skipped_and_the_next_one_tries_again(monkeypatch):
+    spoil(monkeypatch, [0])
+    model = perceptron(NaturalGradient(0.5, curvature=KFAC(invert_every=100), damping=0.05))
+    start = flat(model.get_weights())
+    assert np.array_equal(train(model, [0], 8), start)
+    assert not np.array_equal(train(model, [1], 8), start)
+    assert int(model.optimizer.skipped_steps) == 1
+
+
+@pytest.mark.parametrize("how", [{}, {"run_eagerly": False}, {"run_eagerly": False, "jit_compile": True}], ids=str)
+@pytest.mark.parametrize("curvature", ["kfac", "ekfac", "diagonal"])
+def test_a_batch_that_is_not_finite_leaves_all_averages_alone(curvature, how):
+    curvature = {"kfac": KFAC, "ekfac": EKFAC, "diagonal": Diagonal}[curvature](update_every=1)
+    model = perceptron(NaturalGradient(0.5, "exact", curvature, damping=0.05, momentum=0.9), **how)
+    train(model, [0, 1], 8)
+    own = [v for v in model.optimizer.variables if v.path.rpartition("/")[2] not in ("iteration", "skipped_steps")]
+    before = arrays(own + model.weights)
+    model.train_on_batch(np.where(np.arange(8)[:, None] == 3, np.nan, X[:8]), LABELS[:8])
+    after = arrays(own + model.weights)
+    assert [v.path for v, a, b in zip(own + model.weights, before, after) if not np.array_equal(a, b)] == []
+    assert int(model.optimizer.skipped_steps) == 1
+    assert np.isfinite(train(model, [2], 8)).all()
+
+
+# --- saving and restoring -----------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "kfac": lambda: NaturalGradient(0.5, curvature=KFAC(0.9, 2, 4), damping=0.05, momentum=0.9, seed=1),
+    "ekfac": lambda: NaturalGradient(0.5, curvature=EKFAC(0.9, 2, 4), damping=0.05, seed=1),
+    "diagonal": lambda: NaturalGradient(0.5, curvature=Diagonal(0.9), damping=0.05, seed=1),
+    "matrix free": lambda: NaturalGradient(0.5, "exact", MatrixFree(3), damping=0.05, seed=1),
+    "spring": lambda: NaturalGradient(0.5, curvature=Gram(momentum=0.9), damping=0.05, seed=1),
+    "policy": lambda: NaturalGradient(0.5, damping=LevenbergMarquardt(0.05, every=2), seed=1),
+    "quadratic model": lambda: NaturalGradient(step="quadratic_model", damping=0.05, trust_region=1.0, seed=1),
+    "parts": lambda: NaturalGradient(0.5, damping=0.05, seed=1, gradient_accumulation_steps=2, momentum=0.9),
+    "sophia": lambda: SophiaG(0.125, seed=1, update_every=2),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_that_is_saved_and_loaded_in_the_middle_repeats_itself_exactly(name, tmp_path):
+    whole, half = perceptron(OPTIMIZERS[name]()), perceptron(OPTIMIZERS[name]())
+    expected = train(whole, range(6), 8)
+    train(half, range(3), 8)  # in parts: in the middle of a step
+    half.save(tmp_path / "half.keras")
+    loaded = keras.saving.load_model(tmp_path / "half.keras")
+    assert np.array_equal(train(loaded, range(3, 6), 8), expected)
+    assert all(map(np.array_equal, arrays(loaded.optimizer.variables), arrays(whole.optimizer.variables)))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_is_complete_before_the_first_batch(name):
+    """As `BackupAndRestore` does: built, and all variables assigned, then on."""
+    whole, half, fresh = (perceptron(OPTIMIZERS[name]()) for _ in range(3))
+    expected = train(whole, range(6), 8)
+    train(half, range(3), 8)
+    fresh.optimizer.build(fresh.trainable_variables)
+    fresh.set_weights(half.get_weights())
+    assert [v.shape for v in fresh.optimizer.variables] == [v.shape for v in half.optimizer.variables]
+    for variable, value in zip(fresh.optimizer.variables, arrays(half.optimizer.variables)):
+        variable.assign(value)
+    assert np.array_equal(train(fresh, range(3, 6), 8), expected)
+
+
+@pytest.mark.parametrize("name", ["kfac", "ekfac", "policy", "quadratic model", "parts"])
+def test_graphs_repeat_what_is_done_eagerly(name):
+    eager, graph = perceptron(OPTIMIZERS[name]()), perceptron(OPTIMIZERS[name](), run_eagerly=False)
+    # Other orders of summation; a few steps enlarge them.
+    assert np.allclose(train(eager, range(4), 8), train(graph, range(4), 8), rtol=1e-9, atol=1e-11)
+
+
+# --- what each variable gets --------------------------------------------------------------------------
+
+
+def zoo():
+    pictures, ids = keras.Input((6, 6, 2)), keras.Input((4,), dtype="int32")
+    h = layers.Conv2D(4, 3, groups=2, activation="tanh")(pictures)
+    h = layers.SeparableConv2D(3, 2, activation="tanh")(h)
+    h = layers.Dense(2)(layers.LayerNormalization()(layers.Flatten()(h)))
+    words = layers.LSTM(2)(layers.Embedding(7, 3)(ids))
+    return kfisher.Model([pictures, ids], layers.Dense(3)(layers.Concatenate()([h, words])))
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "ekfac", "diagonal", "gram", "dense", "matrix_free"])
+def test_coverage_lists_every_variable_once_with_its_curvature(curvature):
+    model = zoo()
+    rows = kfisher.coverage(model, curvature)
+    found = sorted(f"{row.layer}/{name}" for row in rows for name in row.variables)
+    assert found == sorted(v.path for v in model.trainable_variables)
+    assert all(row.curvature for row in rows) and "curvature" in str(rows)
+
+
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+def test_factors_too_large_are_diagonal_and_agree_with_what_coverage_says(kind):
+    model = zoo()
+    rows = kfisher.coverage(model, kind(max_factor_size=8))
+    by_layer = {row.layer.rstrip("_0123456789"): row.curvature for row in rows if "separable" not in row.layer}
+    # 3 x 3 x 1 inputs and a bias for 2 outputs in each group; 27 flat values; 2 + 2 values and a bias.
+    assert by_layer["conv2d"] == "diagonal 10 x 2, 2 groups"
+    assert by_layer["embedding"] == "diagonal 7 x 3"
+    assert [row.curvature for row in rows if row.layer.startswith("dense")] == ["diagonal 28 x 2", "5 x 3"]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    curvature = kind(max_factor_size=8)
+    model.compile(NaturalGradient(0.1, "exact", curvature, damping=0.05), loss)
+    model.optimizer.build(model.trainable_variables)
+    for block, (a, b) in zip(curvature.blocks, curvature.averages):
+        assert (len(a.shape) == 3) == (block.inputs <= 8 and block.form != "lookup")
+        assert (len(b.shape) == 3) == (block.outputs <= 8)
+    before = arrays(model.trainable_variables)
+    model.train_on_batch([RNG.normal(size=(5, 6, 6, 2)), RNG.integers(0, 7, size=(5, 4))], LABELS[:5])
+    assert not any(map(np.array_equal, arrays(model.trainable_variables), before))
