@@ -63,11 +63,12 @@ def mean_weights(heads: list[Head]) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.add_n(totals), tf.add_n(counts))
 
 
-def example_weights(heads: list[Head]) -> tf.Tensor:
-    """w_n over their sum, `(N,)`: the share of each example in the loss, over all outputs and positions."""
+def example_weights(heads: list[Head]) -> tuple[tf.Tensor, tf.Tensor]:
+    """w_n over their sum, `(N,)`, and that sum: the share of each example, over all outputs and positions."""
     parts = []
     for head in heads:
         w = tf.square(head.root_weights)
         parts.append(tf.reduce_sum(w, list(range(1, w.shape.rank))))
-    total = tf.add_n(parts)
-    return tf.math.divide_no_nan(total, tf.reduce_sum(total))
+    weights = tf.add_n(parts)
+    total = tf.reduce_sum(weights)
+    return tf.math.divide_no_nan(weights, total), total

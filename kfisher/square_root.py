@@ -35,6 +35,7 @@ class SquareRoot:
             gradient is not in the row space of A (sampled labels, or no labels).
         other_losses: Whether L has parts that are neither likelihood nor L2 regulariser.
         example_weights: w_n over their sum, `(N,)`, or `None` if A was not made from a batch.
+        total_weight: The sum of w_n.
         improved: t with A^T t the gradient in which example n counts || d l_n / d f_n ||^2 times, `(R, N)`;
             `None` unless the rows are those of examples.
         xla: Whether all this is to be compiled by XLA.
@@ -48,8 +49,10 @@ class SquareRoot:
         other_losses: bool = False,
         xla: bool = False,
         example_weights: tf.Tensor | None = None,
+        total_weight: tf.Tensor | None = None,
         improved: tf.Tensor | None = None,
     ):
+        self.total_weight = total_weight
         self.improved = improved
         self.example_weights = example_weights
         self.other_losses = other_losses
@@ -148,13 +151,15 @@ def square_root(
         others = _has_other_losses(model)
     groups, coordinates = _vectors(heads, fisher, seed)
     taps.pull_back(to_tap, tape, sites, groups)
+    shares, total_weight = example_weights(heads)
     return SquareRoot(
         trainable,
         layers.rules(sites),
         coordinates=coordinates,
         other_losses=others,
         xla=bool(model.jit_compile),
-        example_weights=example_weights(heads),
+        example_weights=shares,
+        total_weight=total_weight,
         improved=_improved(heads, groups) if fisher.joint else None,
     )
 
@@ -180,8 +185,11 @@ def _vectors(heads: list[Head], fisher: Fisher, seed: tf.Tensor):
 
 
 def _improved(heads: list[Head], groups: list) -> tf.Tensor:
-    """-sum |v_rn|^2 / sqrt(w_n) over all outputs and positions, `(R, N)`."""
-    squares = [tf.reduce_sum(tf.square(v), list(range(2, v.shape.rank))) for _, v in groups[0]]
+    """-sum phi |v_rn|^2 / sqrt(w_n) over all outputs and positions, `(R, N)`."""
+    squares = [
+        head.likelihood.dispersion(head.eta) * tf.reduce_sum(tf.square(v), list(range(2, v.shape.rank)))
+        for head, (_, v) in zip(heads, groups[0])
+    ]
     return -tf.math.divide_no_nan(tf.add_n(squares), tf.sqrt(mean_weights(heads)))
 
 

@@ -265,6 +265,8 @@ def pull_back(
     stacked = [tf.concat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*columns)]
     # Products of half-precision gradients would under- and overflow.
     stacked = [tf.cast(g, tf.float32) if g.dtype.size < 4 else g for g in stacked]
+    # What a loop has lost of the static shape.
+    stacked = [tf.ensure_shape(g, [g.shape[0], *z.shape]) for g, z in zip(stacked, flat)]
     for site, site_zs in zip(sites, zs):
         site.grads, stacked = stacked[: len(site_zs)], stacked[len(site_zs) :]
 

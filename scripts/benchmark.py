@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
 import statistics
 import tempfile
@@ -27,6 +28,7 @@ from comparison.problems import PROBLEMS  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import kfisher  # noqa: E402
+from kfisher.batch import Batch  # noqa: E402
 from kfisher.optimizers import NaturalGradient  # noqa: E402
 
 
@@ -151,6 +153,47 @@ def watched(name: str, optimizer: Callable[[], keras.optimizers.Optimizer]) -> C
     return Case(f"StepStatistics / without, {name}", with_it, functools.partial(gram, optimizer), 1.05)
 
 
+def _timed(function: Callable[[], list[tf.Tensor]]) -> Callable[[], float]:
+    """Milliseconds of one call, the mean of ten."""
+    compiled = tf.function(function)
+
+    def call() -> float:
+        started = time.perf_counter()
+        for _ in range(10):
+            compiled()[-1].numpy()
+        return 100 * (time.perf_counter() - started)
+
+    call()
+    return call
+
+
+def _one_batch(size: int = 500) -> tuple[keras.Model, tf.Tensor]:
+    return _compiled(sgd(), AUTOENCODER), tf.constant(AUTOENCODER.data(size)[0])
+
+
+def product() -> Callable[[], float]:
+    """F v with the exact Fisher, its own forward pass included."""
+    model, x = _one_batch()
+    vectors = [tf.random.normal(v.shape) for v in model.trainable_variables]
+
+    def multiply() -> list[tf.Tensor]:
+        batch = Batch(model, x, x, None, kfisher.Exact(), tf.constant([0, 0]))
+        return batch.linearization().matvec(vectors)
+
+    return _timed(multiply)
+
+
+def gradient() -> Callable[[], float]:
+    model, x = _one_batch()
+
+    def differentiate() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x, x, model(x, training=True))
+        return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    return _timed(differentiate)
+
+
 CASES = [
     Case("sampled Gram / SGD, batch 256", lambda: gram(natural("sampled")), lambda: gram(sgd), 2.5),
     Case("empirical Gram / SGD, batch 256", lambda: gram(natural("empirical")), lambda: gram(sgd), 2.5),
@@ -163,6 +206,7 @@ CASES = [
         2.5,
     ),
     Case("default K-FAC / Adam, convnet, batch 256", lambda: convnet(kfac()), lambda: convnet(adam), 1.7),
+    Case("product F v / gradient, autoencoder", product, gradient, 3),
     watched("SGD", sgd),
     watched("Adam", adam),
     watched("sampled Gram", natural("sampled")),
@@ -185,11 +229,73 @@ def largest_tensor(batch: int = 256) -> tuple[int, int]:
     return max(sizes), batch * model.count_params()
 
 
+def state_bytes() -> tuple[int, int]:
+    """Of the curvature of a default K-FAC on the autoencoder, and of its parameters."""
+    model = _compiled(kfac()(), AUTOENCODER)
+    model.optimizer.build(model.trainable_variables)
+    curvature = model.optimizer.curvature
+    own = [v for pair in curvature.averages for v in pair]
+    own += [v for pair in curvature.inverses for inverse in pair for v in inverse.variables]
+    return _bytes(own), _bytes(model.trainable_variables)
+
+
+def _bytes(variables: list[keras.Variable]) -> int:
+    return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
+
+
+class _Race(keras.callbacks.Callback):
+    """Stops after some seconds of training steps, or at a training loss; the clock stops meanwhile."""
+
+    def __init__(self, data: np.ndarray, seconds: float, target: float = 0.0):
+        super().__init__()
+        self.seconds, self.steps, self.loss = 0.0, 0, math.inf
+        self._data, self._limit, self._target = tf.constant(data), seconds, target
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        self.seconds += time.perf_counter() - self._started if self.steps > 1 else 0  # the first one traces
+        over = self.seconds > self._limit
+        if over or (self._target and self.steps % 5 == 0):
+            self.loss = float(self.model.compute_loss(self._data, self._data, self.model(self._data)))
+            over |= self.loss <= self._target
+        self.model.stop_training = over
+
+
+def _raced(optimizer: keras.optimizers.Optimizer, seconds: float, target: float = 0.0) -> _Race:
+    model, x = _compiled(optimizer, AUTOENCODER), PROBLEMS["autoencoder"].data().x
+    data = tf.data.Dataset.from_tensor_slices((x, x)).shuffle(len(x), seed=0).batch(500).repeat().prefetch(2)
+    race = _Race(x, seconds, target)
+    model.fit(data, steps_per_epoch=10, epochs=10**6, verbose=0, callbacks=[race])
+    return race
+
+
+def race(seconds: float = 60.0) -> None:
+    """Seconds to the training loss that the best of three Adams has after a minute."""
+    print(f"\nautoencoder, batch 500; training loss on all examples after {seconds:g} s of Adam")
+    losses = []
+    for rate in (3e-4, 1e-3, 3e-3):
+        run = _raced(keras.optimizers.Adam(rate), seconds)
+        losses.append(run.loss)
+        print(f"  Adam({rate:g}): {run.loss:.4f} in {run.steps} steps", flush=True)
+    run = _raced(kfac()(), seconds, min(losses))
+    print(
+        f"  K-FAC: {run.loss:.4f} in {run.steps} steps and {run.seconds:.1f} s, "
+        f"{run.seconds / seconds:.2f} of Adam's time; bar 0.5"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="pairs of epochs for each case; default: 15")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
+    parser.add_argument("--race", action="store_true", help="only the race to a loss, about 4 minutes")
     options = parser.parse_args(arguments)
+    if options.race:
+        race()
+        return
     cases = [case for case in CASES if options.only in case.name]
     rows = []
     with tqdm(total=len(cases) * options.rounds, unit="pair") as progress:
@@ -211,6 +317,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(row[0].ljust(widths[0]), *numbers, sep="  ")
     largest, full = largest_tensor()
     print(f"\nlargest tensor of a sampled Gram step: {largest:,} entries; N x P would be {full:,}")
+    state, parameters = state_bytes()
+    print(f"state of K-FAC / parameters of the autoencoder, in bytes: {state / parameters:.2f}")
+    print("the race to a training loss: python scripts/benchmark.py --race")
 
 
 if __name__ == "__main__":

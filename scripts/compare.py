@@ -20,8 +20,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from comparison import report  # noqa: E402
 from comparison.optimizers import OPTIMIZERS  # noqa: E402
-from comparison.problems import PROBLEMS, Setting  # noqa: E402
+from comparison.problems import PROBLEMS  # noqa: E402
 from comparison.run import train  # noqa: E402
+
+DEFAULT = ("sgd", "adam", "natural_gradient", "natural_gradient_sampled", "empirical_fisher", "kfac")
 
 _NOTES = """
 problems:
@@ -29,7 +31,10 @@ problems:
 
 optimizers:
   natural_gradient takes the Fisher matrix exactly, natural_gradient_sampled with one label for each
-  example drawn from the model, empirical_fisher with the labels of the data; no other difference.
+  example drawn from the model, empirical_fisher with the labels of the data; no other difference. They solve
+  exactly on each batch. kfac, ekfac (both with drawn labels) and kfac_empirical run over batches, with
+  momentum 0.9 and a trust region; improved_empirical_fisher weighs each example by its error; sophia_g is
+  diagonal.
 
 The default learning rates and dampings are the best on a grid, for each optimizer on each problem, by the
 training loss at the end of this very budget; of equals, the one that gets there first. Linear models: rates
@@ -55,8 +60,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--problem", choices=PROBLEMS, default="digits_mlp", help="default: digits_mlp")
-    add("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), metavar="NAME",
-        help=f"any of: {', '.join(OPTIMIZERS)} (default: all)")
+    add("--optimizers", nargs="+", choices=OPTIMIZERS, default=[], metavar="NAME",
+        help=f"any of: {', '.join(OPTIMIZERS)} (default: {', '.join(DEFAULT)}, as far as tuned)")
     add("--learning-rates", nargs="+", type=_override, default=[], metavar="NAME=RATE",
         help="instead of the tuned ones, say adam=1e-3")
     add("--dampings", nargs="+", type=_override, default=[], metavar="NAME=DAMPING",
@@ -71,9 +76,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="for PROBLEM.csv and PROBLEM.png; default: %(default)s")
     add("--logdir", type=Path, help="for TensorBoard; default: OUT/logs/PROBLEM")
     options = parser.parse_args(arguments)
-    options.optimizers = list(dict.fromkeys(options.optimizers))
-    options.learning_rates, options.dampings = dict(options.learning_rates), dict(options.dampings)
     settings = PROBLEMS[options.problem].settings
+    options.optimizers = list(dict.fromkeys(options.optimizers)) or [n for n in DEFAULT if n in settings]
+    options.learning_rates, options.dampings = dict(options.learning_rates), dict(options.dampings)
+    for name in options.optimizers:
+        if name not in settings:
+            parser.error(f"{name!r} is not tuned for {options.problem}; there are: {', '.join(settings)}")
     for name in (*options.learning_rates, *options.dampings):
         if name not in options.optimizers:
             parser.error(f"{name!r} is none of the --optimizers that run: {', '.join(options.optimizers)}")
@@ -93,8 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
     runs = []
     for name in options.optimizers:
         tuned = problem.settings[name]
-        setting = Setting(
-            options.learning_rates.get(name, tuned.learning_rate), options.dampings.get(name, tuned.damping)
+        setting = tuned._replace(
+            learning_rate=options.learning_rates.get(name, tuned.learning_rate),
+            damping=options.dampings.get(name, tuned.damping),
         )
         for seed in dict.fromkeys(options.seeds):
             runs.append(
@@ -107,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
                     epochs=options.epochs or problem.epochs,
                     batch_size=options.batch_size or problem.batch_size,
                     curvature=options.curvature or problem.curvature,
-                    probe_damping=options.probe_damping or problem.settings["empirical_fisher"].damping,
+                    probe_damping=options.probe_damping or problem.probe_damping,
                     log_dir=logdir / f"{name}-seed{seed}",
                 )
             )

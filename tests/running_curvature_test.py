@@ -1,7 +1,7 @@
 """The ladder of exactness: dense = products; K-FAC, EKFAC and the diagonal against dense blocks and NumPy.
 
-The dense matrix is `kfisher.FisherOperator`'s, itself tested against autodiff of the compiled loss. Everything
-is in float64, so that what is equal in theory agrees to 1e-9 of the largest entry, with room for the shapes.
+The dense matrix is `kfisher.FisherOperator`'s, itself tested against autodiff of the compiled loss. All is in
+float64: what is equal in theory agrees to 1e-9 of the largest entry, with room for the shapes.
 """
 
 import keras
@@ -46,8 +46,7 @@ def perceptron(optimizer=None, **regularizers):
 
 
 def two_outputs():
-    inputs = keras.Input((3,))
-    hidden = layers.Dense(4, "tanh")(inputs)
+    hidden = layers.Dense(4, "tanh")(inputs := keras.Input((3,)))
     model = kfisher.Model(inputs, [layers.Dense(3)(hidden), layers.Dense(2)(hidden)])
     model.compile(loss=[crossentropy(), "mse"], loss_weights=[0.3, 2.0])
     return model, X, [LABELS, TARGETS], [WEIGHTS, WEIGHTS[::-1]]
@@ -63,6 +62,10 @@ def normalised():
     return network(stack), X, LABELS, WEIGHTS
 
 
+def recurrent():
+    return network([layers.LSTM(2), layers.Dense(3)], shape=(2, 3)), SEQUENCES[:, :2], LABELS, None
+
+
 CASES = {
     "dense": lambda: (perceptron(), X, LABELS, None),
     "weights": lambda: (perceptron(), X, LABELS, WEIGHTS),
@@ -70,7 +73,7 @@ CASES = {
     "two outputs": two_outputs,
     "time": lambda: (network([layers.Dense(2, "tanh")], "mse", (4, 3)), SEQUENCES, SERIES, POSITIONS),
     "batch normalisation": normalised,
-    "LSTM": lambda: (network([layers.LSTM(2), layers.Dense(3)], shape=(2, 3)), SEQUENCES[:, :2], LABELS, None),
+    "LSTM": recurrent,
     "convolution": pictures,
 }
 
@@ -90,10 +93,6 @@ def shown(curvature, model, x, y, w=None, fisher="exact"):
     model.optimizer = NaturalGradient(1.0, fisher, curvature, damping=0.1, seed=1)
     model.optimizer.observe(model, x, y, w)
     return curvature
-
-
-def arrays(variables):
-    return [np.array(v) for v in variables]
 
 
 def flat(tensors):
@@ -131,7 +130,7 @@ def test_products_of_the_linearised_model_are_those_of_the_dense_matrix(case, fi
     matrix = dense(model, x, y, w, fisher)
     data = [None if part is None else tf.nest.map_structure(tf.constant, part) for part in (x, y, w)]
     found = Batch(model, *data, kfisher.fisher.get(fisher), tf.constant([1, 0])).linearization()
-    vectors = RNG.normal(size=(2, len(matrix)))
+    vectors = np.random.default_rng(1).normal(size=(2, len(matrix)))
     parts = [unflatten(tf.constant(v), [v.value for v in model.trainable_variables]) for v in vectors]
     assert distance(flatten(found.matvec(parts[0])), matrix @ vectors[0]) < 1e-10
     assert distance(found.quadratic(parts), vectors @ matrix @ vectors.T) < 1e-10
@@ -227,7 +226,7 @@ def test_huge_damping_gives_a_step_of_gradient_descent(curvature, fisher):
 
 # --- K-FAC and EKFAC in NumPy, for a perceptron with softmax cross-entropy ---------------------------
 
-L2 = 1 / 32  # like the learning rates: Keras rounds such numbers to float32
+L2 = 1 / 32  # as the learning rates: Keras rounds such numbers to float32
 DUE = {1: range(9), 2: [0, 1, 2, 4, 6, 8], 100: [0, 1, 2, 4, 8]}  # the schedule that the docstring promises
 
 
@@ -249,7 +248,7 @@ def by_hand(weights, fisher):
 
 
 def numpy_run(step, fisher, update_every, solve_every, damping=0.05, steps=6, decay=0.7, rate=0.5):
-    weights = arrays(perceptron(kernel_regularizer=keras.regularizers.L2(L2)).trainable_variables)
+    weights = perceptron(kernel_regularizer=keras.regularizers.L2(L2)).get_weights()
     ridges, updates = [2 * L2 * 12 / 16, 0.0], 0  # the kernel of the first layer has 12 entries, its bias 4
     states = [{"A": 0.0, "B": 0.0} for _ in ridges]
     for t in range(steps):
@@ -291,13 +290,10 @@ def ekfac_step(state, g, a, v, damping, rates, wanted):
 @pytest.mark.parametrize("update_every, solve_every", [(1, 1), (2, 100), (1, 100)])
 @pytest.mark.parametrize("kind", ["kfac", "ekfac"])
 def test_steps_are_those_of_numpy(kind, update_every, solve_every, fisher):
-    if kind == "kfac":
-        curvature, step = KFAC(0.7, update_every, solve_every), kfac_step
-    else:
-        curvature, step = EKFAC(0.7, update_every, solve_every), ekfac_step
-    optimizer = NaturalGradient(0.5, fisher, curvature, damping=0.05)
+    make, step = {"kfac": (KFAC, kfac_step), "ekfac": (EKFAC, ekfac_step)}[kind]
+    optimizer = NaturalGradient(0.5, fisher, make(0.7, update_every, solve_every), damping=0.05)
     model = perceptron(optimizer, kernel_regularizer=keras.regularizers.L2(L2))
     for _ in range(6):
         model.train_on_batch(X, LABELS)
-    found = numpy_run(step, fisher, update_every, solve_every)
-    assert distance(flat(model.get_weights()), found) < 1e-9
+    expected = numpy_run(step, fisher, update_every, solve_every)
+    assert distance(flat(model.get_weights()), expected) < 1e-9

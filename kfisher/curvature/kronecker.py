@@ -86,6 +86,13 @@ class Kronecker(Running):
     def measure(self, block, products, weights, cache):
         return list(products.factors(weights, self.sharing, self.diagonal(block), cache))
 
+    def shares(self, block, terms, weight):
+        a, b = terms
+        if block.form != "formed":
+            return [weight, None]
+        # There A is a mean over the trace of B.
+        return [tf.reduce_sum(mean_eigenvalue(b)) * block.outputs, None]
+
     def describe(self, block):
         def side(size, diagonal):
             return f"diagonal {size}" if diagonal else str(size)

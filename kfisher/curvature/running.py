@@ -54,9 +54,10 @@ class Running(Curvature):
             [self.add(shape, dtype, name) for name, shape in self.statistics(block).items()]
             for block, dtype in zip(blocks, self._dtypes)
         ]
-        self._partial = []
+        self._partial, self._counts = [], []
         if parts > 1:
             self._partial = [[self.add_like(v, "partial") for v in vs] for vs in self.averages]
+            self._counts = [[self.add((), tf.as_dtype(v.dtype), "count") for v in vs] for vs in self.averages]
 
     def add(self, shape, dtype: tf.DType, name: str) -> keras.Variable:
         """A variable of zeros that is saved with the optimizer."""
@@ -112,7 +113,7 @@ class Running(Curvature):
                 found = [tf.ensure_shape(t, v.shape) for t, v in zip(found, averages)]
                 measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
         if self._partial:
-            measured = self._accumulated(measured, part)
+            measured = self._accumulated(measured, root.total_weight, part)
         finite = tf.reduce_all([is_finite(t) for terms in measured for t in terms])
 
         def take_in():
@@ -122,13 +123,33 @@ class Running(Curvature):
 
         tf.cond(last & finite, take_in, lambda: None)
 
-    def _accumulated(self, measured: list[Tensors], part: tf.Tensor) -> list[Tensors]:
-        """The mean over the batches of a step: F of all of them, as each loss is a mean over its own."""
-        for sums, terms in zip(self._partial, measured):
-            for total, term in zip(sums, terms):
-                kept = tf.where(part > 0, tf.convert_to_tensor(total.value), tf.zeros_like(term))
-                total.assign(kept + term / self.parts)
-        return [[tf.convert_to_tensor(total.value) for total in sums] for sums in self._partial]
+    def _accumulated(self, measured: list[Tensors], weight: tf.Tensor, part: tf.Tensor) -> list[Tensors]:
+        """The statistics of all batches of a step so far: those of one large batch, after the last.
+
+        Sums over examples carry the weights of a loss that is a mean over its batch, so they are averaged;
+        means over examples count by what they are a mean of.
+        """
+        found = []
+        for block, sums, counts, terms in zip(self.blocks, self._partial, self._counts, measured):
+            row = []
+            for total, count, term, share in zip(sums, counts, terms, self.shares(block, terms, weight)):
+                first = tf.cast(part == 0, term.dtype)
+                share = tf.ones((), term.dtype) if share is None else tf.cast(share, term.dtype)
+                total.assign((1 - first) * total.value + share * term)
+                count.assign((1 - first) * count.value + share)
+                row.append(tf.math.divide_no_nan(tf.convert_to_tensor(total.value), count.value))
+            found.append(row)
+        return found
+
+    def shares(self, block: Block, terms: Tensors, weight: tf.Tensor) -> list[tf.Tensor | None]:
+        """For each statistic that is a mean over examples, the total that it is a mean of; `None` for sums.
+
+        Args:
+            block: The block.
+            terms: Its statistics on one batch.
+            weight: The sum of w_n over that batch.
+        """
+        return [None] * len(terms)
 
     def mix(self, averages: list[list[keras.Variable]], measured: list[Tensors]) -> None:
         """The averages with the statistics of update t taken in."""

@@ -77,6 +77,10 @@ class Likelihood:
         """c of shape `(..., R)` with S c = `score`: the score in the coordinates of the root."""
         raise NotImplementedError
 
+    def dispersion(self, eta: tf.Tensor) -> float:
+        """phi, the unit of -log p: the variance of a Normal, else 1."""
+        return 1.0
+
     def copies(self, eta: tf.Tensor) -> int:
         """How many likelihood terms the loss of one position averages (C where Keras' loss does)."""
         return 1

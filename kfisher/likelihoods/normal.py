@@ -42,5 +42,8 @@ class Normal(Independent):
     def deviation(self, eta: tf.Tensor) -> tf.Tensor:
         return tf.fill(tf.shape(eta), tf.constant(1 / self._scale(eta), eta.dtype))
 
+    def dispersion(self, eta: tf.Tensor) -> float:
+        return self._scale(eta) ** 2
+
     def get_config(self) -> dict[str, Any]:
         return {"scale": self.scale}

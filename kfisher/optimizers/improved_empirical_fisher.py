@@ -24,6 +24,9 @@ class ImprovedEmpiricalFisher(NaturalGradient):
     With s it equals natural gradient descent on least squares as damping goes to 0 (for no more examples than
     parameters), and Gauss-Newton for scalar outputs; it works at nearly no damping. No label is drawn.
 
+    A squared error with another factor than 1/2 (Keras' mean squared error is (f - y)^2) is taken in units in
+    which it has that factor: its s is multiplied by the variance of its likelihood.
+
     An example with several outputs or positions is taken as a whole. What is no likelihood in the loss
     (regularisers, `add_loss`) enters as in `EmpiricalNaturalGradient`.
 

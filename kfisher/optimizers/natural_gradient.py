@@ -213,7 +213,7 @@ class NaturalGradient(keras.optimizers.Optimizer):
                 self._part = self.add_variable(
                     (), dtype="int", aggregation="only_first_replica", name="part_of_step"
                 )
-        model = self._model()
+        model = self._model() if self.curvature.needs_blocks else None
         if self._blocks is None and model is not None and model.built and getattr(model, "inputs", None):
             self._blocks = _blocks_of(model, None)
         if not self._curved and (self._blocks is not None or not self.curvature.needs_blocks):
@@ -240,8 +240,8 @@ class NaturalGradient(keras.optimizers.Optimizer):
         """
         if self._parts > 1 and not self.curvature.accumulates:
             raise ValueError(
-                f"curvature={type(self.curvature).__name__} knows the Fisher matrix of one batch only: a step "
-                "cannot be put together from several. Use a larger batch, or curvature='kfac'. Received: "
+                f"curvature={type(self.curvature).__name__} knows the Fisher matrix of one batch only: a "
+                "step cannot be put together from several. Use a larger batch, or curvature='kfac'. Received: "
                 f"gradient_accumulation_steps={self._parts}"
             )
         x, y, sample_weight = keras.tree.map_structure(

@@ -62,6 +62,12 @@ class Problem:
     curvature: str = "dense"
     loss_weight: float = 1.0
 
+    @property
+    def probe_damping(self) -> float | None:
+        """Of the steps whose cosine is taken; `None` where the systems are too large for it."""
+        setting = self.settings.get("empirical_fisher")
+        return None if setting is None else setting.damping
+
 
 def _all(loader: Callable) -> Callable[[], Data]:
     """Everything to train on, as in the paper."""
@@ -243,7 +249,6 @@ PROBLEMS = {
         epochs=20,
         target=0.1,
         batch_size=500,
-        curvature="kfac",
         settings={
             "sgd": Setting(1.0),
             "adam": Setting(1e-3),

@@ -32,9 +32,10 @@ def write_csv(runs: list[Run], path: Path) -> None:
 
 
 def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
-    """Loss against step and against seconds, and the cosine along each path; one line for each seed."""
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
-    by_step, by_seconds, cosines = figure.subplots(1, 3)
+    """Loss against step and against seconds, and the cosine where measured; one line for each seed."""
+    has_cosine = any(np.isfinite(run.column("cosine")).any() for run in runs)
+    figure = Figure(figsize=(13 if has_cosine else 9, 4.6), layout="constrained")
+    by_step, by_seconds, *rest = figure.subplots(1, 3 if has_cosine else 2)
     for run in runs:
         i = list(OPTIMIZERS).index(run.optimizer)
         first = run is next(r for r in runs if r.optimizer == run.optimizer)
@@ -47,19 +48,21 @@ def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
         by_step.plot(run.column("step"), run.column("loss"), **look)
         by_seconds.plot(run.column("seconds"), run.column("loss"), **look)
         measured = np.isfinite(run.column("cosine"))
-        cosines.plot(run.column("step")[measured], run.column("cosine")[measured], **look)
+        for axes in rest:
+            axes.plot(run.column("step")[measured], run.column("cosine")[measured], **look)
     for axes, label in ((by_step, "step"), (by_seconds, "seconds of training steps")):
         axes.set(xlabel=label, ylabel="training loss", yscale="log")
         axes.axhline(target, color="0.5", linewidth=1, zorder=0, label=f"target {target:g}")
     by_seconds.set_xscale("log")  # a step of one optimizer may cost ten of another
     by_seconds.sharey(by_step)
-    cosines.set(xlabel="step", ylabel="cosine of EF step and NG step", ylim=(-1.05, 1.05))
-    for axes in (by_step, by_seconds, cosines):
+    for axes in rest:
+        axes.set(xlabel="step", ylabel="cosine of EF step and NG step", ylim=(-1.05, 1.05))
+    for axes in (by_step, by_seconds, *rest):
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     handles, labels = by_step.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
     figure.savefig(path, dpi=120)
 
 

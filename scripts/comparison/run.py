@@ -47,7 +47,7 @@ def train(
     epochs: int,
     batch_size: int | None,
     curvature: str,
-    probe_damping: float,
+    probe_damping: float | None,
     log_dir: Path,
 ) -> Run:
     """Trains through `compile` and `fit`; the seconds are those of training steps, without tracing."""
@@ -90,14 +90,14 @@ def _warm_up(model: keras.Model, batches: tf.data.Dataset) -> None:
 class Measurement:
     """Loss and accuracy of a model, and the angle between its two natural gradients."""
 
-    def __init__(self, model: keras.Model, problem: Problem, data: Data, curvature: str, damping: float):
+    def __init__(self, model: keras.Model, problem: Problem, data: Data, curvature: str, damping: float | None):
         self._model, self._problem = model, problem
         self._train = (tf.constant(data.x), tf.constant(data.y))
         self._test = (tf.constant(data.x_test), tf.constant(data.y_test))
         # The examples as they come: digits are not sorted by class, and regressions fit in whole.
         size = max(1, _PROBE // max(1, model.output_shape[-1] - 1))
         self._probe = (tf.constant(data.x[:size]), tf.constant(data.y[:size]))
-        self._curvature = kfisher.curvature.get(curvature)
+        self._curvature = None if damping is None else kfisher.curvature.get(curvature)
         self._damping = damping
         self._start: float | None = None
 
@@ -115,7 +115,9 @@ class Measurement:
         return loss, tf.reduce_mean(tf.cast(self._problem.correct(outputs, y), tf.float32))
 
     def cosine(self) -> float:
-        """cos of (EF + lambda I)^{-1} g and (F + lambda I)^{-1} g on the probe; NaN at a minimum."""
+        """cos of (EF + lambda I)^{-1} g and (F + lambda I)^{-1} g on the probe; NaN if it has no meaning."""
+        if self._curvature is None:
+            return math.nan
         norm, cosine = self._steps(*self._probe)
         if self._start is None:
             self._start = float(norm)

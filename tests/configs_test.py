@@ -1,0 +1,103 @@
+"""Optimizers, policies and curvatures as configurations, and the wrong arguments that they name."""
+
+import inspect
+
+import keras
+import pytest
+
+import kfisher
+from kfisher import curvature as curvatures
+from kfisher.curvature import EKFAC, KFAC, Dense, Diagonal, Gram, MatrixFree
+from kfisher.damping import Constant, LevenbergMarquardt
+from kfisher.optimizers import ImprovedEmpiricalFisher, NaturalGradient, SophiaG
+
+BASE = {"seed": 7, "weight_decay": 0.1, "clipnorm": 2.0, "use_ema": True, "name": "named"}
+OBJECTS = [
+    KFAC(0.9, 3, 7, "reduce", 100),
+    EKFAC(0.9, 3, 7, "reduce", 100),
+    Diagonal(0.9, 3),
+    Dense(),
+    Gram(0.9),
+    MatrixFree(7, 1e-3),
+    Constant(0.5),
+    LevenbergMarquardt(0.5, 0.9, 3, 1e-3, 10.0),
+    SophiaG(0.1, 0.9, 0.8, 0.7, 1e-6, 3, **BASE),
+    ImprovedEmpiricalFisher(0.1, Gram(0.9), 0.2, 0.3, 0.4, **BASE),
+    NaturalGradient(
+        0.1,
+        kfisher.Sampled(3),
+        KFAC(0.9),
+        LevenbergMarquardt(0.5),
+        0.3,
+        0.4,
+        "quadratic_model",
+        kfisher.likelihoods.Normal(scale=2.0),
+        gradient_accumulation_steps=3,
+        **BASE,
+    ),
+]
+
+
+@pytest.mark.parametrize("thing", OBJECTS, ids=lambda thing: type(thing).__name__)
+def test_a_config_keeps_everything(thing):
+    config = keras.saving.serialize_keras_object(thing)
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is type(thing) and again is not thing
+    assert keras.saving.serialize_keras_object(again) == config
+    assert config["registered_name"] == f"kfisher>{type(thing).__name__}"
+
+
+def test_every_argument_is_in_the_config():
+    for thing in OBJECTS[:8]:
+        assert set(thing.get_config()) == set(inspect.signature(type(thing)).parameters)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: KFAC(decay=1.0), "decay=1.0"),
+        (lambda: KFAC(update_every=0), "update_every=0"),
+        (lambda: KFAC(invert_every=2.5), "invert_every=2.5"),
+        (lambda: KFAC(sharing="both"), "sharing='both'"),
+        (lambda: KFAC(max_factor_size=0), "max_factor_size=0"),
+        (lambda: EKFAC(decay="slow"), "decay=slow"),
+        (lambda: EKFAC(basis_every=True), "basis_every=True"),
+        (lambda: Diagonal(update_every=-1), "update_every=-1"),
+        (lambda: MatrixFree(max_iterations=0), "max_iterations=0"),
+        (lambda: MatrixFree(tolerance=0.0), "tolerance=0.0"),
+        (lambda: Gram(momentum=1.0), "momentum=1.0"),
+        (lambda: Constant(0.0), "initial=0.0"),
+        (lambda: LevenbergMarquardt(omega=1.0), "omega=1.0"),
+        (lambda: LevenbergMarquardt(every=0), "every=0"),
+        (lambda: LevenbergMarquardt(minimum=-1.0), "minimum=-1.0"),
+        (lambda: LevenbergMarquardt(10.0, maximum=1.0), "initial=10.0"),
+        (lambda: ImprovedEmpiricalFisher(curvature="kfac"), "curvature='kfac'"),
+        (lambda: SophiaG(gamma=0.0), "gamma=0.0"),
+        (lambda: SophiaG(beta_1=1.0), "beta_1=1.0"),
+        (lambda: SophiaG(beta_2=1.0), "=1.0"),
+        (lambda: SophiaG(epsilon=0.0), "=0.0"),
+        (lambda: SophiaG(update_every=0), "update_every=0"),
+        (lambda: curvatures.get("k-fac"), "curvature='k-fac'"),
+    ],
+)
+def test_wrong_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=f"Received: .*{message}"):
+        make()
+
+
+@pytest.mark.parametrize("name", ["damping", "momentum", "trust_region", "step"])
+def test_sophia_refuses_what_its_steps_leave_no_room_for(name):
+    with pytest.raises(TypeError, match=f"Received: {name}"):
+        SophiaG(**{name: 0.5})
+
+
+def test_a_curvature_with_state_belongs_to_one_optimizer():
+    curvature = KFAC()
+    for first in (True, False):
+        model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(NaturalGradient(curvature=curvature), "mse")
+        if first:
+            model.optimizer.build(model.trainable_variables)
+            continue
+        with pytest.raises(ValueError, match="already holds the curvature of another optimizer"):
+            model.optimizer.build(model.trainable_variables)
