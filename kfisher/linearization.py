@@ -18,7 +18,8 @@ from kfisher.checks import check_batch
 from kfisher.fisher import Fisher
 from kfisher.heads import Head
 from kfisher.likelihoods import Likelihood
-from kfisher.square_root import Tensors, ridge_of
+from kfisher.square_root import ridge_of
+from kfisher.vectors import Tensors, dot
 
 
 class Linearization:
@@ -61,15 +62,11 @@ class Linearization:
         """v_i^T F v_j for all pairs, `(k, k)` in float64: a forward-mode product for each, no reverse one."""
         pushed = [self.push(v) for v in vectors]
         weighed = [self._in_outputs(p) for p in pushed]
-        dot = [[_dot(a, b) for b in weighed] for a in pushed]
+        products = [[dot(a, b) for b in weighed] for a in pushed]
         for i, v in enumerate(vectors):
             for j, w in enumerate(vectors):
-                dot[i][j] += sum(d * _dot([a], [b]) for d, a, b in zip(self.ridge, v, w) if d)
-        return tf.convert_to_tensor(dot)
-
-
-def _dot(a: Tensors, b: Tensors) -> tf.Tensor:
-    return tf.add_n([tf.cast(tf.reduce_sum(p * tf.cast(q, p.dtype)), tf.float64) for p, q in zip(a, b)])
+                products[i][j] += sum(d * dot([a], [b]) for d, a, b in zip(self.ridge, v, w) if d)
+        return tf.convert_to_tensor(products)
 
 
 def linearization(

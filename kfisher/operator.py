@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from kfisher import fisher as fishers
-from kfisher.curvature.base import flatten, unflatten
 from kfisher.square_root import square_root
+from kfisher.vectors import flatten, unflatten
 
 
 class FisherOperator(tf.linalg.LinearOperator):

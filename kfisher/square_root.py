@@ -17,8 +17,7 @@ from kfisher.fisher import Fisher, head_seed
 from kfisher.heads import Head, example_weights, mean_weights
 from kfisher.layers.dense import flatten_positions
 from kfisher.likelihoods import Likelihood
-
-Tensors = list[tf.Tensor]
+from kfisher.vectors import Tensors
 
 
 class SquareRoot:

@@ -39,7 +39,9 @@ optimizers:
 The default learning rates and dampings are the best on a grid, for each optimizer on each problem, by the
 training loss at the end of this very budget; of equals, the one that gets there first. Linear models: rates
 in eighths of a decade, dampings in decades. Networks: both in half decades, the best of seed 0 again with
-seeds 1 and 2, and of those that came close the steadiest.
+seeds 1 and 2, and of those that came close the steadiest. On coarser grids and seed 0 alone: dampings and
+trust regions of the kfac family in half decades, rates of improved_empirical_fisher and sophia_g in quarters
+to halves of a decade; of the autoencoder, by hand.
 
 The cosine is taken at the weights along the path of each optimizer, once per epoch, between the step of
 the empirical Fisher and the natural-gradient step (exact Fisher) on one fixed batch. Both are damped

@@ -106,9 +106,13 @@ def test_empirical_natural_gradient_differs_in_nothing_but_the_labels():
     assert fit(ours, 3) == fit(same, 3) != fit(other, 3)
 
 
-def test_huge_damping_is_gradient_descent_with_momentum():
-    damping = 1e6
-    model = network(NaturalGradient(0.1 * damping, fisher="exact", damping=damping, momentum=0.9))
+# The factored damping of K-FAC takes over as its root does.
+@pytest.mark.parametrize("curvature, damping", [("gram", 1e6), ("kfac", 1e12)])
+def test_huge_damping_is_gradient_descent_with_momentum(curvature, damping):
+    optimizer = NaturalGradient(
+        0.1 * damping, fisher="exact", curvature=curvature, damping=damping, momentum=0.9
+    )
+    model = network(optimizer)
     plain = network(keras.optimizers.SGD(0.1, momentum=0.9))
     assert np.allclose(fit(model, 5, 10), fit(plain, 5, 10), rtol=1e-4)
 

@@ -14,7 +14,7 @@ from oracle import distance
 import kfisher
 from kfisher.batch import Batch
 from kfisher.curvature import EKFAC, KFAC, Diagonal
-from kfisher.curvature.base import flatten, unflatten
+from kfisher.vectors import flatten, unflatten
 from kfisher.optimizers import NaturalGradient
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -8,11 +8,11 @@ from keras import layers, ops
 from oracle import distance
 
 import kfisher
-from kfisher import curvature as curvatures
 from kfisher.batch import Batch
 from kfisher.curvature import Dense, Diagonal, Gram, MatrixFree
 from kfisher.damping import LevenbergMarquardt
 from kfisher.optimizers import ImprovedEmpiricalFisher, NaturalGradient, SophiaG
+from kfisher.vectors import unflatten
 
 pytestmark = pytest.mark.usefixtures("float64")
 RNG = np.random.default_rng(0)
@@ -174,7 +174,7 @@ def test_conjugate_gradients_to_tolerance_are_the_dense_solve_and_start_where_th
     seen = Batch(model, tf.constant(X), tf.constant(LABELS), None, *options).linearization()
     g = gradient(model)
     expected = np.linalg.solve(dense(model, fisher=fisher) + 0.01 * np.eye(31), g)
-    parts = curvatures.base.unflatten(tf.constant(g), [v.value for v in model.trainable_variables])
+    parts = unflatten(tf.constant(g), [v.value for v in model.trainable_variables])
     for _ in range(2):
         found = curvature.solve(seen, parts, tf.constant(0.01, tf.float64))
         assert distance(flat(found), expected) < 1e-9

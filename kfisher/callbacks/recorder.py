@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kfisher.vectors import dot
+
 _STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm")
 _HYPER_PARAMETERS = ("learning_rate", "damping", "skipped_steps")
 
@@ -115,12 +117,7 @@ def _statistics(before, after, grads, scale) -> list[tf.Tensor]:
         tf.cast(tf.linalg.global_norm(tensors), tf.float64)
         for tensors in ([d for _, d, _ in trained], [g for _, _, g in trained], [a for a, _, _ in trained])
     )
-    products = [_dot(d, g) for _, d, g in trained]
-    cosine = tf.math.divide_no_nan(-tf.cast(tf.add_n(products), tf.float64), update * gradient)
+    product = dot([d for _, d, _ in trained], [g for _, _, g in trained])
+    cosine = tf.math.divide_no_nan(-product, update * gradient)
     gradient /= scale
     return [update, gradient, tf.math.divide_no_nan(update, gradient), cosine, weight]
-
-
-def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Row times row: TensorFlow's product of a row and a column, as in `tensordot`, is many times slower."""
-    return tf.squeeze(tf.matmul(tf.reshape(a, [1, -1]), tf.reshape(b, [1, -1]), transpose_b=True))

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from kfisher.batch import Batch
 from kfisher.blocks import Block
-
-Tensors = list[tf.Tensor]
+from kfisher.vectors import Tensors
 
 
 class Curvature:
@@ -87,14 +86,3 @@ class Curvature:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Curvature:
         return cls(**config)
-
-
-def flatten(tensors: Tensors) -> tf.Tensor:
-    """Tensors in the shapes of the variables as one float64 vector `(P,)`."""
-    return tf.concat([tf.reshape(tf.cast(t, tf.float64), [-1]) for t in tensors], 0)
-
-
-def unflatten(vector: tf.Tensor, like: Tensors) -> Tensors:
-    """A vector `(P,)` as tensors in the shapes and dtypes of `like`."""
-    parts = tf.split(vector, [t.shape.num_elements() for t in like])
-    return [tf.cast(tf.reshape(p, t.shape), t.dtype) for p, t in zip(parts, like)]

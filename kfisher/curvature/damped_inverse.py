@@ -153,7 +153,7 @@ def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
     small = tail * float(shift)
     factor, pivots, columns, _ = pstrf(matrix.T, tol=small / 10, lower=1)
     found = None
-    if np.isfinite(matrix).all() and columns < _INCOMPLETE * n:
+    if np.isfinite(matrix).all() and 0 < columns < _INCOMPLETE * n:
         lower = np.tril(factor[:, :columns])
         values, vectors, info = syevd(lower.T @ lower, lower=1)
         first = int(np.searchsorted(values, small))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.base import Curvature, flatten, unflatten
+from kfisher.curvature.base import Curvature
 from kfisher.curvature.factorisation import cholesky_solve
 from kfisher.square_root import SquareRoot
+from kfisher.vectors import flatten, unflatten
 
 
 @keras.saving.register_keras_serializable("kfisher")

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.base import Curvature, Tensors
+from kfisher.curvature.base import Curvature
 from kfisher.curvature.factorisation import cholesky_solve
 from kfisher.square_root import SquareRoot
+from kfisher.vectors import Tensors
 
 # A part of the gradient outside the row space of A below this many machine epsilons is rounding.
 _ROUNDING = 1000.0

@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from kfisher.blocks import Block
-from kfisher.curvature.base import Tensors
 from kfisher.curvature.running import Running, count, due
+from kfisher.vectors import Tensors
 
 
 class Kronecker(Running):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.base import Curvature, flatten, unflatten
+from kfisher.curvature.base import Curvature
 from kfisher.curvature.gram import last_solution
 from kfisher.curvature.running import count
 from kfisher.linearization import Linearization
+from kfisher.vectors import flatten, unflatten
 
 
 @keras.saving.register_keras_serializable("kfisher")

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from kfisher.batch import Batch
 from kfisher.blocks import Block
-from kfisher.curvature.base import Curvature, Tensors
+from kfisher.curvature.base import Curvature
 from kfisher.square_root import ridge_of
+from kfisher.vectors import Tensors
 
 
 class Running(Curvature):

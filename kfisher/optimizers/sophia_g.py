@@ -79,12 +79,9 @@ class SophiaG(NaturalGradient):
         self.beta_1, self.beta_2 = beta_1, beta_2
         self.gamma, self.epsilon, self.update_every = gamma, epsilon, update_every
 
-    def build(self, variables):
-        if not self.built:
-            super().build(variables)
-            self.averages = self.add_optimizer_variables(variables, "average")
-            return
-        super().build(variables)
+    def build_own(self, variables):
+        super().build_own(variables)
+        self.averages = self.add_optimizer_variables(variables, "average")
 
     def solve(self, evidence, gradient, damping):
         """The gradient itself, if there is a diagonal to go with it: `update_step` does the rest."""

@@ -5,17 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from kfisher.linearization import Linearization
-
-Tensors = list[tf.Tensor]
-
-
-def dot(a: Tensors, b: Tensors) -> tf.Tensor:
-    """a . b over all tensors, in float64."""
-    return tf.add_n([tf.cast(tf.tensordot(flat(p), flat(q), 1), tf.float64) for p, q in zip(a, b)])
-
-
-def flat(t: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(t, [-1])
+from kfisher.vectors import Tensors, dot
 
 
 def within_trust_region(gradient: Tensors, step: Tensors, rate: tf.Tensor, radius: float, momentum: float):

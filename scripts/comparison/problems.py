@@ -168,6 +168,7 @@ PROBLEMS = {
             "natural_gradient": Setting(1.33, 1e-10),
             "natural_gradient_sampled": Setting(0.075, 1e-10),
             "empirical_fisher": Setting(0.0562, 1e-10),
+            "improved_empirical_fisher": Setting(3.16, 1e-10),
         },
     ),
     "wine": Problem(
@@ -185,6 +186,7 @@ PROBLEMS = {
             "natural_gradient": Setting(1.0, 1e-8),
             "natural_gradient_sampled": Setting(0.562, 1e-8),
             "empirical_fisher": Setting(0.075, 1e-8),
+            "improved_empirical_fisher": Setting(0.0316, 1e-8),
         },
     ),
     "diabetes": Problem(
@@ -220,6 +222,11 @@ PROBLEMS = {
             "natural_gradient": Setting(1.0, 0.1),
             "natural_gradient_sampled": Setting(0.3, 0.1),
             "empirical_fisher": Setting(1.0, 0.3),
+            "improved_empirical_fisher": Setting(1.0, 1e-3),
+            "kfac": Setting(1.0, 0.03, momentum=0.9, trust_region=0.1),
+            "kfac_empirical": Setting(1.0, 0.1, momentum=0.9, trust_region=0.3),
+            "ekfac": Setting(1.0, 0.1, momentum=0.9, trust_region=0.1),
+            "sophia_g": Setting(0.01),
         },
     ),
     "digits_convnet": Problem(
@@ -238,6 +245,11 @@ PROBLEMS = {
             "natural_gradient": Setting(0.3, 0.03),
             "natural_gradient_sampled": Setting(0.03, 0.03),
             "empirical_fisher": Setting(0.3, 0.3),
+            "improved_empirical_fisher": Setting(1.0, 1e-3),
+            "kfac": Setting(1.0, 0.1, momentum=0.9, trust_region=0.1),
+            "kfac_empirical": Setting(1.0, 3e-3, momentum=0.9, trust_region=0.1),
+            "ekfac": Setting(1.0, 0.1, momentum=0.9, trust_region=0.3),
+            "sophia_g": Setting(0.01),
         },
     ),
     "autoencoder": Problem(

@@ -90,7 +90,9 @@ def _warm_up(model: keras.Model, batches: tf.data.Dataset) -> None:
 class Measurement:
     """Loss and accuracy of a model, and the angle between its two natural gradients."""
 
-    def __init__(self, model: keras.Model, problem: Problem, data: Data, curvature: str, damping: float | None):
+    def __init__(
+        self, model: keras.Model, problem: Problem, data: Data, curvature: str, damping: float | None
+    ):
         self._model, self._problem = model, problem
         self._train = (tf.constant(data.x), tf.constant(data.y))
         self._test = (tf.constant(data.x_test), tf.constant(data.y_test))

@@ -1,0 +1,292 @@
+"""How an optimizer sees batches: what every kfisher optimizer is built on.
+
+A Keras optimizer is given gradients and variables. Here `observe` shows it the batch first, from which the
+curvature takes what it needs; `apply` then hands both on to `take_step`.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher import curvature as curvatures
+from kfisher import fisher as fishers
+from kfisher import layers, plan
+from kfisher.batch import Batch
+from kfisher.blocks import Block
+from kfisher.likelihoods import Likelihood
+
+_UNBOUND = (
+    "{name} has seen no batch, and the gradient alone does not say what the Fisher matrix is. Use one of:\n"
+    "  1. a model made with `kfisher.Model` or `kfisher.Sequential` (or a class with "
+    "`kfisher.FisherMixin` before `keras.Model`),\n"
+    "  2. `kfisher.attach(model)` before `fit`, for a model whose class cannot change (again after it is "
+    "loaded),\n"
+    "  3. `optimizer.observe(model, x, y, sample_weight)` before `apply_gradients`, in a training loop of "
+    "your own."
+)
+
+
+class ObservingOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer that is shown each batch before its gradient.
+
+    Subclasses have a `damping`, and take the step in `take_step`. Arguments as in
+    `kfisher.optimizers.NaturalGradient`, all others as in `keras.optimizers.Optimizer`.
+    """
+
+    def __init__(self, fisher, curvature, likelihood, seed, gradient_accumulation_steps, **kwargs):
+        # Keras would add up gradients behind `apply`; here the sum must be there before the solve.
+        super().__init__(gradient_accumulation_steps=None, **kwargs)
+        self._parts = _parts(gradient_accumulation_steps)
+        if isinstance(likelihood, dict):
+            likelihood = keras.saving.deserialize_keras_object(likelihood)
+        if likelihood is not None and not isinstance(likelihood, Likelihood):
+            raise ValueError(
+                "`likelihood` must be an instance of a class of kfisher.likelihoods. Received: "
+                f"likelihood={likelihood!r}"
+            )
+        self.fisher = fishers.get(fisher)
+        self.curvature = curvatures.get(curvature)
+        self.likelihood = likelihood
+        self.seed = random.randrange(2**31) if seed is None else seed
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"`seed` must be an integer from 0 to 2^31 - 1, or None. Received: seed={seed}")
+        self._seen = _Seen()
+        self._model: Callable[[], keras.Model | None] = lambda: None
+        self._blocks: list[Block] | None = None
+        self._curved = False  # whether the state of the curvature is there
+        self._reported: int | None = None  # skipped steps that the user knows of
+
+    @property
+    def damping(self):
+        """lambda of the next step."""
+        raise NotImplementedError
+
+    def take_step(self, batch: Batch, evidence: Any, gradient: list, variables: list, missing: set) -> None:
+        """Changes the weights.
+
+        Args:
+            batch: The last batch of the step.
+            evidence: What the curvature has seen.
+            gradient: Of the loss on all batches of the step, a tensor for each of `variables`.
+            variables: The trainable variables, in the order of the model.
+            missing: The `id`s of those that the loss does not depend on.
+        """
+        raise NotImplementedError
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def build(self, variables):
+        """Creates all state: counts, sums of gradients, and the curvature's.
+
+        That of a running curvature follows the layers of the model. They are known from the model, from the
+        configuration of an optimizer that was saved, or else from the first batch.
+        """
+        if not self.built:
+            super().build(variables)
+            self.skipped_steps = self.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
+            )
+            self._sums: list[keras.Variable] = []
+            self._part: keras.Variable | None = None
+            if self._parts > 1:
+                self._sums = self.add_optimizer_variables(variables, "gradient_sum")
+                self._part = self.add_variable(
+                    (), dtype="int", aggregation="only_first_replica", name="part_of_step"
+                )
+            self.build_own(variables)
+        model = self._model() if self.curvature.needs_blocks else None
+        if self._blocks is None and model is not None and model.built and getattr(model, "inputs", None):
+            self._blocks = _blocks_of(model, None)
+        if not self._curved and (self._blocks is not None or not self.curvature.needs_blocks):
+            self._curved = True
+            self.curvature.build(self.add_variable, variables, self._blocks, self._parts)
+
+    def build_own(self, variables: list[keras.Variable]) -> None:
+        """Creates the state of a subclass."""
+
+    def bind(self, model: keras.Model) -> None:
+        """Tells the optimizer which model it will train, so that `build` need not wait for a batch.
+
+        `compile` of kfisher models and `kfisher.attach` call it.
+        """
+        self._model = weakref.ref(model)
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def observe(self, model: keras.Model, x: Any, y: Any, sample_weight: Any = None) -> None:
+        """Shows the optimizer the batch of the next step; `train_step` of kfisher models calls it.
+
+        Runs the model once more, with nothing in it changed, and keeps what the next `apply` needs.
+
+        Args:
+            model: The model that is trained, compiled with its loss.
+            x, y, sample_weight: The batch, in the structures that `fit` takes.
+        """
+        if self._parts > 1 and not self.curvature.accumulates:
+            raise ValueError(
+                f"curvature={type(self.curvature).__name__} knows the Fisher of one batch only: a step "
+                "cannot be put together from several. Use a larger batch, or curvature='kfac'. Received: "
+                f"gradient_accumulation_steps={self._parts}"
+            )
+        x, y, sample_weight = keras.tree.map_structure(
+            lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
+        )
+        if not model.built or not model.trainable_variables:
+            model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x))
+        if not self._curved and self._blocks is None and self.curvature.needs_blocks:
+            self._blocks = _blocks_of(model, x)
+        if not self.built or not self._curved:
+            if not self.built:
+                self._reported = 0
+            self.build(model.trainable_variables)
+        if self._reported is None:  # a count that was loaded
+            with tf.init_scope():
+                self._reported = int(self.skipped_steps.value.numpy())
+        self._check_variables(model)
+        part = tf.zeros((), tf.int32) if self._part is None else tf.cast(self._part.value, tf.int32)
+        step = tf.cast(self.iterations.value, tf.int32)
+        seed = tf.stack([self.seed, step * self._parts + part])
+        batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood)
+        damping = tf.convert_to_tensor(self.damping)
+        self._seen.put((batch, self.curvature.observe(batch, step, damping, part)))
+
+    def _check_variables(self, model: keras.Model) -> None:
+        if not self.curvature.needs_blocks:
+            return
+        names = [v.path for v in model.trainable_variables]
+        if names != [v.path for v in self._trainable_variables]:
+            raise ValueError(
+                "The trainable variables of the model are not those that the optimizer was built for: its "
+                f"{type(self.curvature).__name__} has no curvature of the others. Compile the model with a "
+                f"new optimizer. Received: {names}"
+            )
+
+    def apply(self, grads, trainable_variables=None):
+        """Takes one natural-gradient step from the gradients of the loss on the observed batch."""
+        seen = self._seen.take()
+        if seen is None:
+            raise ValueError(_UNBOUND.format(name=type(self).__name__))
+        batch = seen[0]
+        own = batch.model.trainable_variables
+        grads = list(grads)
+        variables = list(own if trainable_variables is None else trainable_variables)
+        gradient = self._gradient(grads, variables, own)
+        missing = {id(v) for v, g in zip(variables, grads) if g is None}
+        if self._part is None:
+            self.take_step(*seen, gradient, own, missing)
+            return
+        last = tf.equal(self._part.value, self._parts - 1)
+        for total, g in zip(self._sums, gradient):
+            kept = tf.where(self._part.value > 0, tf.convert_to_tensor(total.value), tf.zeros_like(g))
+            total.assign(kept + g / self._parts)
+        mean = [tf.convert_to_tensor(total.value) for total in self._sums]
+        tf.cond(last, lambda: self.take_step(*seen, mean, own, missing), lambda: None)
+        self._part.assign((self._part.value + 1) % self._parts)
+
+    def _gradient(self, grads: list, variables: list, own: list) -> list[tf.Tensor]:
+        """The gradient in the order of the variables of the model, zero where there is none."""
+        given = {id(v): g for v, g in zip(variables, grads)}
+        if set(given) != {id(v) for v in own}:
+            raise ValueError(
+                "The gradients must be those of all trainable variables of the observed model. Received: "
+                f"{len(given)} gradients for {[v.name for v in variables]}, a model with "
+                f"{len(own)} trainable variables"
+            )
+        scale = self.loss_scale_factor
+        gradient = []
+        for variable in own:
+            g = given[id(variable)]
+            g = tf.zeros(variable.shape, variable.dtype) if g is None else tf.convert_to_tensor(g)
+            gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
+        return gradient
+
+    def finalize_variable_values(self, var_list):
+        """Called by `fit` at its end: reports skipped steps."""
+        super().finalize_variable_values(var_list)
+        skipped, steps = int(self.skipped_steps.numpy()), int(self.iterations.numpy())
+        new = skipped - (self._reported or 0)
+        if new > 0:
+            self._reported = skipped
+            warnings.warn(
+                f"{type(self).__name__} skipped {new} of {steps} steps, in which the batch, its gradient or "
+                "the solve was not finite. Look for NaN or infinite inputs and labels out of range, or raise "
+                "`damping`.",
+                stacklevel=2,
+            )
+        trouble = self.curvature.trouble()
+        if trouble:
+            warnings.warn(trouble, stacklevel=2)
+
+    def apply_steps(self, steps: list, variables: list) -> None:
+        """What Keras does with gradients, done with steps: clipping, weight decay, `update_step`, EMA."""
+        if self.loss_scale_factor is not None:  # Keras divides by it
+            steps = [s if s is None else s * self.loss_scale_factor for s in steps]
+        super().apply(steps, variables)
+
+    # --- serialization --------------------------------------------------------------------------
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        config = {
+            **super().get_config(),
+            "fisher": serialize(self.fisher),
+            "curvature": serialize(self.curvature),
+            "likelihood": None if self.likelihood is None else serialize(self.likelihood),
+            "seed": self.seed,
+            "gradient_accumulation_steps": self._parts if self._parts > 1 else None,
+        }
+        if self._blocks is not None:
+            config["blocks"] = [block.get_config() for block in self._blocks]
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        blocks = config.pop("blocks", None)
+        optimizer = super().from_config(config, custom_objects)
+        if blocks is not None:
+            optimizer._blocks = [Block.from_config(block) for block in blocks]
+        return optimizer
+
+
+class _Seen:
+    """The observed batch between `observe` and `apply`; each replica of a strategy has its own."""
+
+    def __init__(self):
+        self._batches: dict[int, tuple[Batch, Any]] = {}
+
+    @staticmethod
+    def _replica() -> int:
+        context = tf.distribute.get_replica_context()
+        return 0 if context is None else int(tf.get_static_value(context.replica_id_in_sync_group) or 0)
+
+    def put(self, seen: tuple[Batch, Any]) -> None:
+        self._batches[self._replica()] = seen
+
+    def take(self) -> tuple[Batch, Any] | None:
+        return self._batches.pop(self._replica(), None)
+
+
+def _blocks_of(model: keras.Model, x: Any) -> list[Block]:
+    """The blocks of all variables that the model uses, by their positions."""
+    positions = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    tapped = [layer for layer in plan.plan(model, x).calls if layer.trainable_variables]
+    return [block.located(lambda v: positions[id(v)]) for block in layers.structure(tapped)]
+
+
+def _parts(gradient_accumulation_steps: Any) -> int:
+    if gradient_accumulation_steps is None:
+        return 1
+    if not isinstance(gradient_accumulation_steps, int) or gradient_accumulation_steps < 2:
+        raise ValueError(
+            "`gradient_accumulation_steps` must be an integer of at least 2, or None. Received: "
+            f"gradient_accumulation_steps={gradient_accumulation_steps}"
+        )
+    return gradient_accumulation_steps

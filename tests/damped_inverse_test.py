@@ -1,0 +1,87 @@
+"""Truncated inverses of large factors: as close to the damped inverse as they promise."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kfisher.curvature.damped_inverse import Truncated, compute, damped_inverse
+
+N = 300
+RNG = np.random.default_rng(0)
+BASIS = np.linalg.qr(RNG.normal(size=(N, N)))[0]
+
+
+def factor(values):
+    return ((BASIS * values) @ BASIS.T).astype("float32")[np.newaxis]
+
+
+def add(shape, dtype, name):
+    return keras.Variable(tf.zeros(shape, dtype), dtype=dtype.name, trainable=False, name=name)
+
+
+def inverse(matrix, shift, tail=0.1, xla=False):
+    """The filled inverse, and its products with a matrix from both sides, in float64."""
+    variable = keras.Variable(matrix, trainable=False)
+    kind = damped_inverse(add, variable, tail)
+
+    @tf.function(jit_compile=xla)
+    def fill():
+        values = compute([kind], [tf.convert_to_tensor(variable.value)], [tf.constant([shift])], tail, xla)
+        for place, value in zip(kind.variables, values):
+            place.assign(value)
+
+    fill()
+    x = tf.eye(matrix.shape[-1])[tf.newaxis]
+    left, right = kind.times(x, xla)[0], kind.times_right(x, xla)[0]
+    return kind, left.numpy().astype("float64"), right.numpy().astype("float64")
+
+
+@pytest.mark.parametrize("decay", [5.0, 12.0])
+def test_eigenvalues_of_a_truncated_inverse_are_off_by_little_more_than_the_tail(decay):
+    matrix = factor(np.exp(-np.arange(N) / decay))
+    shift = 1e-2
+    kind, left, right = inverse(matrix, shift)
+    assert 0 < int(kind.rank.numpy()) < N // 4
+    assert np.allclose(left, right, atol=1e-3 / shift)
+    # 1 for each eigenvalue where it is exact; the incomplete factorisation adds its own remainder.
+    ratios = np.linalg.eigvals(left @ (matrix[0] + shift * np.eye(N))).real
+    assert 0.9 < ratios.min() and ratios.max() < 1.2
+
+
+def test_a_smaller_tail_is_closer():
+    matrix, shift = factor(np.exp(-np.arange(N) / 10)), 1e-2
+
+    def error(tail):
+        ratios = np.linalg.eigvals(inverse(matrix, shift, tail)[1] @ (matrix[0] + shift * np.eye(N)))
+        return np.abs(ratios - 1).max()
+
+    assert error(1e-3) < 0.1 * error(0.1)
+
+
+@pytest.mark.parametrize("case", ["no decay", "tail 0", "small", "xla"])
+def test_where_truncation_does_not_pay_the_inverse_is_formed(case):
+    values = np.linspace(1, 2, N) if case == "no decay" else np.exp(-np.arange(N) / 10)
+    matrix = factor(values)[:, :64, :64] if case == "small" else factor(values)
+    shift = 0.1
+    kind, left, _ = inverse(matrix, shift, tail=0.0 if case == "tail 0" else 0.1, xla=case == "xla")
+    assert isinstance(kind, Truncated) == (case in ("no decay", "xla"))
+    assert not isinstance(kind, Truncated) or int(kind.rank.numpy()) == 0
+    expected = np.linalg.inv(matrix[0].astype("float64") + shift * np.eye(len(left)))
+    assert np.allclose(left, expected, atol=1e-4 / shift)
+
+
+def test_a_truncated_inverse_made_by_lapack_serves_xla():
+    kind, left, right = inverse(factor(np.exp(-np.arange(N) / 10)), 1e-2)
+    x = tf.eye(N)[tf.newaxis]
+    assert np.allclose(tf.function(kind.times, jit_compile=True)(x, True)[0], left, atol=1e-3)
+    assert np.allclose(tf.function(kind.times_right, jit_compile=True)(x, True)[0], right, atol=1e-3)
+
+
+def test_a_factor_that_is_not_finite_gives_nan():
+    assert np.isnan(inverse(factor(np.full(N, np.nan)), 1e-2)[1]).all()
+
+
+def test_no_batch_at_all_gives_the_damping_alone():
+    kind, left, _ = inverse(np.zeros((1, N, N), "float32"), 0.5)
+    assert np.allclose(left, 2 * np.eye(N))
