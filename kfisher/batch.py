@@ -61,7 +61,7 @@ class Batch:
     def loss(self) -> tf.Tensor:
         """The loss on the batch with the weights as they are now, and everything else as it was."""
         now = [(v, tf.convert_to_tensor(v.value)) for v in self.model.trainable_variables]
-        with keras.StatelessScope(now) as scope:
+        with keras.StatelessScope(now, collect_losses=True) as scope:
             scope.state_mapping = {**self.scope.state_mapping, **scope.state_mapping}
             outputs = plan.call_model(self.model, self.x, True)
             return self.model.compute_loss(self.x, self.y, outputs, self.sample_weight)

@@ -31,7 +31,9 @@ def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
     logs = train_step(data)
     skips = optimizer.skipped_steps.value > skipped
     for variable, value in zip(statistics, held):
-        variable.assign(tf.where(skips, value, variable.value))
+        # Also where a step in several parts will be skipped only at its last.
+        spoilt = skips | ~tf.reduce_all(tf.math.is_finite(variable.value))
+        variable.assign(tf.where(spoilt, value, variable.value))
     return logs
 
 

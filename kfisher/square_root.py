@@ -17,7 +17,7 @@ from kfisher.fisher import Fisher, head_seed
 from kfisher.heads import Head, example_weights, mean_weights
 from kfisher.layers.dense import flatten_positions
 from kfisher.likelihoods import Likelihood
-from kfisher.vectors import Tensors
+from kfisher.vectors import Tensors, dot
 
 
 class SquareRoot:
@@ -87,6 +87,12 @@ class SquareRoot:
             for i, part in zip(self._positions(rule), rule.rmatvec(coefficients)):
                 found[i] = tf.cast(part, found[i].dtype)
         return found
+
+    def squared_length(self, vectors: Tensors) -> tf.Tensor:
+        """v^T F v in float64."""
+        seen = tf.cast(self.matvec(vectors), tf.float64)
+        ridged = [d * dot([v], [v]) for d, v in zip(self.ridge, vectors) if d]
+        return tf.add_n([tf.reduce_sum(tf.square(seen)), *ridged])
 
     def gram(self, scales: Tensors) -> tf.Tensor:
         """sum_i scales[i] A_i A_i^T over the variables i, shape `(R N, R N)`."""

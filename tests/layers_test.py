@@ -212,6 +212,9 @@ AFFINE = {
     "group norm": lambda: stack((3, 4), GroupNormalization(groups=2), Dense(2)),
     "group norm, axis": lambda: stack((4, 3), GroupNormalization(groups=2, axis=1)),
     "rms norm": lambda: stack((2, 3), layers.RMSNormalization(), Dense(2)),
+    "separable convolution": lambda: stack((4, 4, 2), Dense(2), layers.SeparableConv2D(2, 3)),
+    "conv3d": lambda: stack((2, 3, 3, 2), Dense(2), layers.Conv3D(2, 2, activation="tanh")),
+    "conv3d groups": lambda: stack((2, 2, 2, 4), Dense(4), layers.Conv3D(2, 2, groups=2)),
 }
 
 
@@ -274,9 +277,6 @@ GENERIC = {
     ),
     "lstm with states": translator,
     "time distributed": lambda: stack((3, 2), Dense(2), layers.TimeDistributed(Dense(2, "tanh"))),
-    "separable convolution": lambda: stack((4, 4, 2), Dense(2), layers.SeparableConv2D(2, 3)),
-    "conv3d": lambda: stack((2, 3, 3, 2), Dense(2), layers.Conv3D(2, 2, activation="tanh")),
-    "conv3d groups": lambda: stack((2, 2, 2, 4), Dense(4), layers.Conv3D(2, 2, groups=2)),
     "conv2d transpose": lambda: stack((2, 2, 2), Dense(2), layers.Conv2DTranspose(1, 2, strides=2)),
     "prelu": lambda: stack((3,), Dense(3), layers.PReLU(), Dense(2)),
     "dense with parameters in its activation": lambda: stack((3,), Dense(3, layers.PReLU()), Dense(2)),

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kfisher.batch import Batch
 from kfisher.blocks import Block
-from kfisher.vectors import Tensors
+from kfisher.vectors import Tensors, dot
 
 
 class Curvature:
@@ -18,10 +18,12 @@ class Curvature:
 
     Attributes:
         needs_blocks: Whether its state is made for the blocks of the model.
+        keeps_state: Whether it belongs to the variables that it was built for.
         accumulates: Whether it can average over several batches, as `gradient_accumulation_steps` asks.
     """
 
     needs_blocks = False
+    keeps_state = False
     accumulates = False
 
     def build(
@@ -69,6 +71,10 @@ class Curvature:
         """
         raise NotImplementedError
 
+    def squared_length(self, seen: Any, gradient: Tensors, solution: Tensors) -> tf.Tensor:
+        """x^T F x of a solution, or more: by default x^T (F + damping I) x = gradient . x, in float64."""
+        return dot(gradient, solution)
+
     def remember(self, solution: Tensors) -> None:
         """Called with what `solve` returned, if the step is taken."""
 
@@ -86,3 +92,11 @@ class Curvature:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Curvature:
         return cls(**config)
+
+
+def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:
+    """Variables of zeros to keep a solution in."""
+    return [
+        add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name="last_solution")
+        for v in variables
+    ]

@@ -29,7 +29,7 @@ _WORTH = 0.4
 _INCOMPLETE = 0.7
 
 
-class Formed:
+class FormedInverse:
     """The inverse itself, `(G, n, n)`, or of a diagonal factor `(G, n)`.
 
     Args:
@@ -53,7 +53,7 @@ class Formed:
         return times_right(matrix, tf.convert_to_tensor(self.inverse.value))
 
 
-class Truncated(Formed):
+class TruncatedInverse(FormedInverse):
     """Scaled eigenvectors as the first `rank` rows of `inverse`; or, at rank 0, the inverse itself."""
 
     def __init__(self, add: Callable, factor: keras.Variable):
@@ -89,14 +89,14 @@ class Truncated(Formed):
         return tf.ensure_shape(tf.cond(rank > 0, truncated, lambda: formed(matrix, xla)), matrix.shape)
 
 
-def damped_inverse(add: Callable, factor: keras.Variable, tail: float) -> Formed:
+def damped_inverse(add: Callable, factor: keras.Variable, tail: float) -> FormedInverse:
     """The kind that suits the size of a factor."""
     large = len(factor.shape) == 3 and factor.shape[0] == 1 and factor.shape[1] >= _LARGE
-    return Truncated(add, factor) if large and tail else Formed(add, factor)
+    return TruncatedInverse(add, factor) if large and tail else FormedInverse(add, factor)
 
 
 def compute(
-    kinds: list[Formed], factors: list[tf.Tensor], shifts: list[tf.Tensor], tail: float, xla: bool
+    kinds: list[FormedInverse], factors: list[tf.Tensor], shifts: list[tf.Tensor], tail: float, xla: bool
 ) -> list[tf.Tensor]:
     """Values for all `variables` of all `kinds`, in order; NaN where a factor is not finite or not positive.
 
@@ -112,13 +112,13 @@ def compute(
     for i, (kind, factor, shift) in enumerate(zip(kinds, factors, shifts)):
         if factor.shape.rank == 2:
             found[i] = [1 / (factor + shift[:, tf.newaxis])]
-        elif isinstance(kind, Truncated) and not xla:
+        elif isinstance(kind, TruncatedInverse) and not xla:
             truncated.append(i)
         else:
             formed.append(i)
     for i, x in zip(formed, inverses([factors[i] for i in formed], [shifts[i] for i in formed], xla)):
         exact = [tf.ones((), x.dtype), tf.zeros((), tf.int32)]
-        found[i] = [x, *(exact if isinstance(kinds[i], Truncated) else [])]
+        found[i] = [x, *(exact if isinstance(kinds[i], TruncatedInverse) else [])]
     triples = _truncated([factors[i] for i in truncated], [shifts[i] for i in truncated], tail)
     found.update(zip(truncated, triples))
     return [x for i in range(len(kinds)) for x in found[i]]
@@ -143,7 +143,7 @@ def _truncated(matrices: list[tf.Tensor], shifts: list[tf.Tensor], tail: float) 
 
 
 def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
-    """Values for a `Truncated`: by an incomplete Cholesky factorisation M = L L^T + E, L of few columns.
+    """Values for a `TruncatedInverse`, by an incomplete Cholesky factorisation M = L L^T + E.
 
     The pivots are the largest entries left on the diagonal, until all are below a tenth of `tail` times d;
     the eigenpairs are then those of the small L^T L. Harbrecht, Peters & Schneider 2012.

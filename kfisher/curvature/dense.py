@@ -28,6 +28,9 @@ class Dense(Curvature):
     def observe(self, batch, step, damping, part) -> SquareRoot:
         return batch.square_root()
 
+    def squared_length(self, seen, gradient, solution):
+        return seen.squared_length(solution)
+
     def solve(self, root: SquareRoot, gradient, damping):
         matrix = matrix_of(root)
         damping = tf.cast(damping, tf.float64)

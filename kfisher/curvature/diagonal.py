@@ -45,7 +45,7 @@ class Diagonal(Running):
                 return parts[block.variables.index(position)]
         return tf.zeros(self._shapes[position])
 
-    def solve_block(self, number, gradient, damping):
+    def solve_block(self, number, gradient, damping, xla):
         return gradient / (self.averages[number][0].value + damping)
 
     def describe(self, block):

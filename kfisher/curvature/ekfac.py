@@ -20,7 +20,7 @@ class EKFAC(Kronecker):
     Of all matrices with these eigenvectors it is the closest to each block of F, so never worse than K-FAC,
     and damping is exact in it, at every step the one of that step. The basis is refreshed rarely, s with
     every update; after a new basis s starts from K-FAC's products. A decomposition that fails leaves the
-    last good basis in place; `failures` counts.
+    last good basis in place, until the next update tries again; `failures` counts.
 
     Args:
         decay: Float in [0, 1), of the running averages. Defaults to `0.95`.
@@ -71,7 +71,8 @@ class EKFAC(Kronecker):
                 measured.append([tf.zeros(s.shape, s.dtype)])
             else:
                 measured.append([tf.cast(examples.squares(*self._basis(number)), s.dtype)])
-        self.mix([[s] for s in self.eigenvalues], measured)
+        finite = tf.reduce_all([self.is_finite(tf.reshape(s, [-1])) for (s,) in measured])
+        tf.cond(finite, lambda: self.mix([[s] for s in self.eigenvalues], measured), lambda: None)
 
     def _basis(self, number: int) -> list[tf.Tensor | None]:
         return [None if q is None else tf.convert_to_tensor(q.value) for q in self.bases[number]]
@@ -85,12 +86,13 @@ class EKFAC(Kronecker):
         for number, s in enumerate(self.eigenvalues):
             (a, left), (b, right) = pairs[2 * number : 2 * number + 2]
             variables.append(s)
-            values.append(a[:, :, tf.newaxis] * b[:, tf.newaxis])
+            # Rounding leaves some of those that are zero below it.
+            values.append(tf.nn.relu(a)[:, :, tf.newaxis] * tf.nn.relu(b)[:, tf.newaxis])
             variables += [q for q in self.bases[number] if q is not None]
             values += [q for q in (left, right) if q is not None]
         self.keep(variables, values)
 
-    def solve_block(self, number, gradient, damping):
+    def solve_block(self, number, gradient, damping, xla):
         left, right = self._basis(number)
         rotated = gradient if left is None else times(left, gradient, transpose=True)
         rotated = rotated if right is None else times_right(rotated, right)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.base import Curvature
+from kfisher.curvature.base import Curvature, last_solution
 from kfisher.curvature.factorisation import cholesky_solve
 from kfisher.square_root import SquareRoot
 from kfisher.vectors import Tensors
@@ -51,6 +49,7 @@ class Gram(Curvature):
         if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must be a float in [0, 1). Received: momentum={momentum}")
         self.momentum = momentum
+        self.keeps_state = momentum > 0
 
     def build(self, add_variable, variables, blocks, parts):
         if self.momentum:
@@ -61,6 +60,9 @@ class Gram(Curvature):
         if self.momentum:
             for variable, x in zip(self._previous, solution):
                 variable.assign(x)
+
+    def squared_length(self, seen, gradient, solution):
+        return seen.squared_length(solution)
 
     def get_config(self):
         return {"momentum": self.momentum}
@@ -115,14 +117,6 @@ class Gram(Curvature):
         if root.other_losses:
             return otherwise()
         return tf.cond(explained, lambda: solution(c, ridge_gradient), otherwise)
-
-
-def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:
-    """Variables of zeros to keep a solution in."""
-    return [
-        add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name="last_solution")
-        for v in variables
-    ]
 
 
 def _shrinkage(damping: tf.Tensor, ridge: float, dtype: tf.DType) -> tf.Tensor | float:

@@ -9,6 +9,9 @@ from kfisher.curvature.damped_inverse import compute, damped_inverse
 from kfisher.curvature.kronecker import Kronecker, mean_eigenvalue
 from kfisher.curvature.running import count
 
+# The factor by which the damping may differ from that in the inverses.
+_MOVED = 1.5
+
 
 @keras.saving.register_keras_serializable("kfisher")
 class KFAC(Kronecker):
@@ -20,8 +23,8 @@ class KFAC(Kronecker):
 
     with a the inputs of a layer (and a 1 for its bias), g the vectors of the Fisher pulled back to its
     pre-activation outputs, root weight included, and G the gradient of its parameters as a matrix. Exact for
-    one example, and for deep linear networks under squared error. The ridge of an L2 regulariser is part of
-    the damping.
+    one example, and for deep linear networks under squared error; a block with one input (scale and shift) is
+    exact always, its damping too. The ridge of an L2 regulariser is part of the damping.
 
     A factorisation that fails, in float64 too, leaves the last good inverses in place and multiplies the
     damping by 10 for the next ones, until they succeed; `failures` counts, and `fit` warns at its end.
@@ -31,7 +34,7 @@ class KFAC(Kronecker):
         update_every: Positive integer, steps between two updates of the factors (each runs the model once
             more); at first they come at steps 0, 1, 2, 4, 8, ... Defaults to `10`.
         invert_every: Positive integer, the same for the inverses, which also take the damping as it then
-            is. Defaults to `50`.
+            is; they are made anew, too, when a policy has moved the damping by half. Defaults to `50`.
         sharing: What to do with parameters that are used at several positions of one example
             (convolutions, time steps, shared layers). `"expand"` takes positions for examples, `"reduce"`
             averages inputs and sums gradients over them first. Defaults to `"expand"`.
@@ -71,24 +74,35 @@ class KFAC(Kronecker):
             [damped_inverse(self.add, factor, self.tail) for factor in factors] for factors in self.averages
         ]
 
+        self._damping = self.add((), tf.float32, "damping_of_inverses")
+
     def updated(self, step, damping, xla):
-        self._xla = xla
-        wanted = self.wanted(step, self.invert_every)
+        ratio = tf.cast(damping, tf.float32) / tf.maximum(self._damping.value, 1e-30)
+        moved = (self.ready()) & ((ratio > _MOVED) | (ratio < 1 / _MOVED))
+        wanted = self.wanted(step, self.invert_every) | moved
         tf.cond(wanted, lambda: self._invert(damping, xla), lambda: None)
 
     def _invert(self, damping: tf.Tensor, xla: bool) -> None:
         factors = [tf.convert_to_tensor(v.value) for pair in self.averages for v in pair]
         shifts: list[tf.Tensor] = []
-        for number, (ridge, dtype) in enumerate(zip(self._ridge, self._dtypes)):
+        for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
             a, b = factors[2 * number : 2 * number + 2]
-            shifts += factored_damping(a, b, tf.cast(self.boosted(damping), dtype) + ridge)
+            total = tf.cast(self.boosted(damping), dtype) + ridge
+            left, right = factored_damping(a, b, total)
+            if block.inputs == 1:  # A is a number: all the damping goes to B, and the block is exact
+                a = tf.reshape(a, [-1])
+                vanishes = a < 1e-20
+                left = tf.where(vanishes, left, tf.zeros_like(a))
+                right = tf.where(vanishes, right, total / tf.where(vanishes, tf.ones_like(a), a))
+            shifts += [left, right]
         kinds = [kind for pair in self.inverses for kind in pair]
+        self._damping.assign(tf.cast(damping, tf.float32))
         values = compute(kinds, factors, shifts, self.tail, xla)
         self.keep([v for kind in kinds for v in kind.variables], values)
 
-    def solve_block(self, number, gradient, damping):
+    def solve_block(self, number, gradient, damping, xla):
         left, right = self.inverses[number]
-        return right.times_right(left.times(gradient, self._xla), self._xla)
+        return right.times_right(left.times(gradient, xla), xla)
 
     def get_config(self):
         return {**super().get_config(), "invert_every": self.invert_every, "tail": self.tail}

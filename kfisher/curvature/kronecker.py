@@ -30,10 +30,16 @@ class Kronecker(Running):
         self.factorisations = self.add((), tf.int32, "factorisations")
         self.failures = self.add((), tf.int32, "failures")
         self.failing = self.add((), tf.int32, "failing")
-        self._reported = 0
+        self._reported = self.add((), tf.int32, "failures_reported")
 
     def ready(self):
         return self.factorisations.value > 0
+
+    def is_finite(self, statistic):
+        # A second moment is finite if its diagonal is, which is cheaper to see.
+        if statistic.shape.rank == 3:
+            statistic = tf.linalg.diag_part(statistic)
+        return super().is_finite(statistic)
 
     def boosted(self, damping: tf.Tensor) -> tf.Tensor:
         """The damping, ten times as large for every factorisation in a row that failed."""
@@ -62,9 +68,9 @@ class Kronecker(Running):
         return (self.updates.value > 0) & (due(step, every) | again)
 
     def trouble(self):
-        failures = int(self.failures.numpy())
-        new, self._reported = failures - self._reported, failures
-        if not new:
+        new = int(self.failures.numpy()) - int(self._reported.numpy())
+        self._reported.assign(self.failures.value)
+        if new == 0:
             return None
         return (
             f"{new} factorisations of {type(self).__name__} failed; the last good ones stayed in use, and "

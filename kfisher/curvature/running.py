@@ -31,6 +31,7 @@ class Running(Curvature):
     """
 
     needs_blocks = True
+    keeps_state = True
     accumulates = True
 
     def __init__(self, decay: float, update_every: int):
@@ -66,7 +67,8 @@ class Running(Curvature):
         def zeros(shape, dtype=dtype):
             return tf.zeros(shape, dtype)
 
-        return self._add_variable(shape, zeros, dtype=dtype.name, aggregation="mean", name=name)
+        aggregation = "mean" if dtype.is_floating else "only_first_replica"
+        return self._add_variable(shape, zeros, dtype=dtype.name, aggregation=aggregation, name=name)
 
     def add_like(self, variable: keras.Variable, name: str) -> keras.Variable:
         return self.add(variable.shape, tf.as_dtype(variable.dtype), name)
@@ -84,7 +86,7 @@ class Running(Curvature):
     def updated(self, step: tf.Tensor, damping: tf.Tensor, xla: bool) -> None:
         """Called once in each step, when the averages are up to date."""
 
-    def solve_block(self, number: int, gradient: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
+    def solve_block(self, number: int, gradient: tf.Tensor, damping: tf.Tensor, xla: bool) -> tf.Tensor:
         """The solution for one block, `(groups, inputs, outputs)`, with `damping` that includes its ridge."""
         raise NotImplementedError
 
@@ -94,6 +96,7 @@ class Running(Curvature):
         last = tf.equal(part, self.parts - 1)
         tf.cond(due(step, self.update_every), lambda: self._update(batch, step, part, last), lambda: None)
         tf.cond(last, lambda: self.updated(step, damping, batch.xla), lambda: None)
+        return batch.xla
 
     def _update(self, batch: Batch, step: tf.Tensor, part: tf.Tensor, last: tf.Tensor) -> None:
         root = batch.square_root()
@@ -102,8 +105,13 @@ class Running(Curvature):
             for rule in root.rules
             for block, products in rule.outer_products()
         }
-        blocks = [tuple(id(root.variables[i]) for i in block.variables) for block in self.blocks]
-        products = [by_variables.get(key) for key in blocks]  # None for layers that this batch does not reach
+        own = [tuple(id(root.variables[i]) for i in block.variables) for block in self.blocks]
+        products = [by_variables.pop(key, None) for key in own]  # None for layers that were not reached
+        if by_variables:
+            raise ValueError(
+                f"The state of this {type(self).__name__} was made for another model: its layers group their "
+                "variables in another way. Compile the model with a new optimizer."
+            )
         measured: list[Tensors] = []
         cache: dict = {}
         for block, examples, averages in zip(self.blocks, products, self.averages):
@@ -115,14 +123,15 @@ class Running(Curvature):
                 measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
         if self._partial:
             measured = self._accumulated(measured, root.total_weight, part)
-        finite = tf.reduce_all([is_finite(t) for terms in measured for t in terms])
+        usable = tf.reduce_all([self.is_finite(t) for terms in measured for t in terms])
+        usable &= tf.greater(root.total_weight, 0)  # a batch in which no example counts says nothing
 
         def take_in():
             self.updates.assign_add(1)
             self.mix(self.averages, measured)
             self.refine(products, step, batch.xla)
 
-        tf.cond(last & finite, take_in, lambda: None)
+        tf.cond(last & usable, take_in, lambda: None)
 
     def _accumulated(self, measured: list[Tensors], weight: tf.Tensor, part: tf.Tensor) -> list[Tensors]:
         """The statistics of all batches of a step so far: those of one large batch, after the last.
@@ -134,10 +143,10 @@ class Running(Curvature):
         for block, sums, counts, terms in zip(self.blocks, self._partial, self._counts, measured):
             row = []
             for total, count, term, share in zip(sums, counts, terms, self.shares(block, terms, weight)):
-                first = tf.cast(part == 0, term.dtype)
                 share = tf.ones((), term.dtype) if share is None else tf.cast(share, term.dtype)
-                total.assign((1 - first) * total.value + share * term)
-                count.assign((1 - first) * count.value + share)
+                # Not a product with 0, which would keep the NaN of an earlier step.
+                total.assign(tf.where(part > 0, total.value, tf.zeros_like(term)) + share * term)
+                count.assign(tf.where(part > 0, count.value, tf.zeros_like(share)) + share)
                 row.append(tf.math.divide_no_nan(tf.convert_to_tensor(total.value), count.value))
             found.append(row)
         return found
@@ -160,6 +169,10 @@ class Running(Curvature):
             for average, term in zip(variables, terms):
                 average.assign_add(tf.cast(rate, term.dtype) * (term - average.value))
 
+    def is_finite(self, statistic: tf.Tensor) -> tf.Tensor:
+        """Whether a statistic, none of whose diagonal entries is negative, is finite everywhere."""
+        return tf.math.is_finite(tf.reduce_sum(statistic))
+
     def refine(self, products: list, step: tf.Tensor, xla: bool) -> None:
         """Called after an update with what the examples contribute to each block, or `None`."""
 
@@ -167,7 +180,7 @@ class Running(Curvature):
         solution = [g / tf.cast(damping, g.dtype) for g in gradient]  # for variables in no block
         for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
             matrix = tf.cast(block.to_matrix([gradient[i] for i in block.variables]), dtype)
-            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge)
+            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge, bool(seen))
             parts = block.from_matrix(solved, [self._shapes[i] for i in block.variables])
             for i, part in zip(block.variables, parts):
                 solution[i] = tf.cast(part, gradient[i].dtype)
@@ -185,12 +198,6 @@ def due(step: tf.Tensor, every: int) -> tf.Tensor:
     """Whether `step` is a multiple of `every`, or below it a power of two: curvature changes fast early."""
     power = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
     return tf.equal(step % every, 0) | (power & (step < every))
-
-
-def is_finite(moment: tf.Tensor) -> tf.Tensor:
-    """Whether a second moment is finite everywhere, told from its diagonal alone."""
-    square = moment.shape.rank == 3 and moment.shape[-1] == moment.shape[-2]
-    return tf.math.is_finite(tf.reduce_sum(tf.linalg.diag_part(moment) if square else moment))
 
 
 def count(name: str, value: Any) -> int:

@@ -103,13 +103,12 @@ class Lookup:
     def squares(self, left=None, right=None) -> tf.Tensor:
         """As in `Positions`; the left basis is the identity."""
         g = _rotated(self.g[:, :, :, tf.newaxis], right)[:, :, :, 0]
-        total = tf.zeros([self.rows, g.shape[-1]], g.dtype)
         # A row that one example looks up several times is summed before it is squared.
         same = tf.cast(tf.equal(self.index[:, :, tf.newaxis], self.index[:, tf.newaxis]), g.dtype)
         summed = tf.einsum("nst,rnto->rnso", same, g)
         share = tf.square(summed) / tf.reduce_sum(same, 2)[..., tf.newaxis]
         flat = tf.reshape(tf.reduce_sum(share, 0), [-1, g.shape[-1]])
-        total += tf.math.unsorted_segment_sum(flat, tf.reshape(self.index, [-1]), self.rows)
+        total = tf.math.unsorted_segment_sum(flat, tf.reshape(self.index, [-1]), self.rows)
         return total[tf.newaxis]
 
 

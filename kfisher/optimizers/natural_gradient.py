@@ -11,7 +11,7 @@ from kfisher import damping as dampings
 from kfisher.batch import Batch
 from kfisher.optimizers.observing import ObservingOptimizer
 from kfisher.optimizers.step_size import quadratic_model, within_trust_region
-from kfisher.vectors import dot
+from kfisher.vectors import Tensors, dot
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -47,7 +47,7 @@ class NaturalGradient(ObservingOptimizer):
 
                 eta' = min(learning_rate, (1 - momentum) sqrt(2 c / g^T (F + damping I)^{-1} g))
 
-            so that delta^T F delta / 2 <= c. Defaults to `None`.
+            so that delta^T F delta / 2 <= c, weight decay aside. Defaults to `None`.
         step: `"fixed"`, or `"quadratic_model"`: learning rate and momentum are chosen anew at each step, as
             the minimum of the damped quadratic model of the loss along the natural-gradient step and the
             last update, with the exact Fisher of the batch; `learning_rate` and `momentum` are then not
@@ -160,6 +160,16 @@ class NaturalGradient(ObservingOptimizer):
 
     # --- one step -------------------------------------------------------------------------------
 
+    def observe(self, model, x, y, sample_weight=None):
+        adapts = getattr(self._policy, "every", None) is not None
+        if self._parts > 1 and (adapts or self.step == "quadratic_model"):
+            raise ValueError(
+                "With `gradient_accumulation_steps` the quadratic model of a step would need all its batches "
+                "at once. Use step='fixed' and a `damping` that does not adapt. Received: "
+                f"gradient_accumulation_steps={self._parts}, step={self.step!r}, damping={self._policy!r}"
+            )
+        super().observe(model, x, y, sample_weight)
+
     def build_own(self, variables):
         needs_last = self.momentum or self.step == "quadratic_model"
         self.momentums = self.add_optimizer_variables(variables, "momentum") if needs_last else []
@@ -167,7 +177,7 @@ class NaturalGradient(ObservingOptimizer):
     def take_step(self, batch, evidence, gradient, variables, missing):
         damping = tf.convert_to_tensor(self.damping)
         solution = self.solve(evidence, gradient, damping)
-        steps = self._scaled(batch, gradient, solution, damping)
+        steps = self._scaled(batch, evidence, gradient, solution, damping)
         finite = tf.math.is_finite(tf.linalg.global_norm(steps))
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
 
@@ -201,7 +211,7 @@ class NaturalGradient(ObservingOptimizer):
         """(F + damping I)^{-1} gradient, from what the curvature has seen."""
         return self.curvature.solve(evidence, gradient, damping)
 
-    def _scaled(self, batch: Batch, gradient: list, solution: list, damping: tf.Tensor) -> list[tf.Tensor]:
+    def _scaled(self, batch: Batch, evidence: Any, gradient: Tensors, solution: Tensors, damping) -> Tensors:
         """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model)."""
         if self.step == "quadratic_model":
             last = [tf.cast(m.value, x.dtype) for m, x in zip(self.momentums, solution)]
@@ -210,9 +220,9 @@ class NaturalGradient(ObservingOptimizer):
             )
         if self.trust_region is None:
             return solution
-        factor = within_trust_region(
-            gradient, solution, tf.convert_to_tensor(self.learning_rate), self.trust_region, self.momentum
-        )
+        length = self.curvature.squared_length(evidence, gradient, solution)
+        rate = tf.convert_to_tensor(self.learning_rate)
+        factor = within_trust_region(length, rate, self.trust_region, self.momentum)
         return [tf.cast(factor, x.dtype) * x for x in solution]
 
     def update_step(self, gradient, variable, learning_rate):

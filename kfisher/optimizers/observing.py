@@ -102,7 +102,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
                 )
             self.build_own(variables)
         model = self._model() if self.curvature.needs_blocks else None
-        if self._blocks is None and model is not None and model.built and getattr(model, "inputs", None):
+        if not self._curved and model is not None and model.built and getattr(model, "inputs", None):
             self._blocks = _blocks_of(model, None)
         if not self._curved and (self._blocks is not None or not self.curvature.needs_blocks):
             self._curved = True
@@ -129,6 +129,12 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             model: The model that is trained, compiled with its loss.
             x, y, sample_weight: The batch, in the structures that `fit` takes.
         """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                f"{type(self).__name__} does not run on several replicas yet. Train without a distribution "
+                f"strategy. Received: num_replicas_in_sync={replicas}"
+            )
         if self._parts > 1 and not self.curvature.accumulates:
             raise ValueError(
                 f"curvature={type(self.curvature).__name__} knows the Fisher of one batch only: a step "
@@ -158,10 +164,11 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self._seen.put((batch, self.curvature.observe(batch, step, damping, part)))
 
     def _check_variables(self, model: keras.Model) -> None:
-        if not self.curvature.needs_blocks:
+        if not self.curvature.keeps_state:
             return
-        names = [v.path for v in model.trainable_variables]
-        if names != [v.path for v in self._trainable_variables]:
+        own = {id(v) for v in self._trainable_variables}
+        if [id(v) for v in model.trainable_variables] != [id(v) for v in self._trainable_variables]:
+            names = [v.path for v in model.trainable_variables if id(v) not in own]
             raise ValueError(
                 "The trainable variables of the model are not those that the optimizer was built for: its "
                 f"{type(self.curvature).__name__} has no curvature of the others. Compile the model with a "

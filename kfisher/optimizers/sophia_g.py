@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from kfisher.curvature import Diagonal
+from kfisher.damping import positive
 from kfisher.fisher import Sampled
 from kfisher.optimizers.natural_gradient import NaturalGradient
 
@@ -61,10 +62,11 @@ class SophiaG(NaturalGradient):
         taken = _NOT_SOPHIA & set(kwargs)
         if taken:
             raise TypeError(f"SophiaG has no such arguments. Received: {', '.join(sorted(taken))}")
-        if not isinstance(gamma, (int, float)) or not gamma > 0:
-            raise ValueError(f"`gamma` must be a positive float. Received: gamma={gamma}")
-        if not isinstance(beta_1, (int, float)) or not 0 <= beta_1 < 1:
-            raise ValueError(f"`beta_1` must be a float in [0, 1). Received: beta_1={beta_1}")
+        gamma = positive("gamma", gamma)
+        for name_of, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
+            if not isinstance(beta, (int, float)) or not 0 <= beta < 1:
+                raise ValueError(f"`{name_of}` must be a float in [0, 1). Received: {name_of}={beta}")
+        epsilon = positive("epsilon", epsilon)
         super().__init__(
             learning_rate=learning_rate,
             fisher=Sampled(),

@@ -8,16 +8,19 @@ from kfisher.linearization import Linearization
 from kfisher.vectors import Tensors, dot
 
 
-def within_trust_region(gradient: Tensors, step: Tensors, rate: tf.Tensor, radius: float, momentum: float):
+def within_trust_region(
+    squared_length: tf.Tensor, rate: tf.Tensor, radius: float, momentum: float
+) -> tf.Tensor:
     """The factor, at most 1, that keeps the KL divergence of `rate * step` within bounds.
 
-        eta' = min(eta, (1 - mu) sqrt(2 c / (g . x))),    x = (F + damping I)^{-1} g
+        eta' = min(eta, (1 - mu) sqrt(2 c / q)),    q >= x^T F x
 
-    Since g . x = x^T (F + damping I) x >= x^T F x, the step delta = -eta' x has delta^T F delta / 2 <= c.
-    With momentum mu the step is the sum of mu^k times the last such parts, whose F-norms then add up to no
-    more than sqrt(2 c). The idea of the clip is that of Ba, Grosse & Martens 2017.
+    so that the step delta = -eta' x has delta^T F delta / 2 <= c. q is `Curvature.squared_length`: with
+    running curvature g . x = x^T (F + damping I) x, which costs one dot product, else x^T F x. With momentum
+    mu the step is the sum of mu^k times the last such parts, whose F-norms then add up to no more than
+    sqrt(2 c). The idea of the clip is that of Ba, Grosse & Martens 2017.
     """
-    length = tf.sqrt(tf.maximum(dot(gradient, step), 0))
+    length = tf.sqrt(tf.maximum(squared_length, 0))
     wanted = tf.cast(rate, tf.float64) * length
     allowed = tf.cast((1 - momentum) * (2 * radius) ** 0.5, tf.float64)
     return tf.where(wanted > allowed, allowed / wanted, tf.ones_like(wanted))

@@ -265,6 +265,7 @@ PROBLEMS = {
             "sgd": Setting(1.0),
             "adam": Setting(1e-3),
             "kfac": Setting(1.0, 1e-4, momentum=0.9, trust_region=1e-3),
+            "ekfac": Setting(1.0, 1e-4, momentum=0.9, trust_region=1e-3),
         },
     ),
 }
