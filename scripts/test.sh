@@ -10,7 +10,8 @@ echo "== flake8"
 .venv/bin/python -m flake8 kfisher scripts tests
 echo "== mypy"
 .venv/bin/python -m mypy
+# Two at a time: most of the suite is tracing, which is Python on one core.
 echo "== pytest, quick tests"
-.venv/bin/python -m pytest -q -m "not slow"
+.venv/bin/python -m pytest -q -n 2 -m "not slow"
 echo "== pytest, slow tests"
-.venv/bin/python -m pytest -q -m slow
+.venv/bin/python -m pytest -q -n 2 --dist loadfile -m slow

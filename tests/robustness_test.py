@@ -1,0 +1,195 @@
+"""What running curvature does with bad batches, odd models and wrong uses."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+from kfisher.curvature import EKFAC, KFAC, Gram, MatrixFree
+from kfisher.damping import LevenbergMarquardt
+from kfisher.optimizers import ImprovedEmpiricalFisher, NaturalGradient
+
+RNG = np.random.default_rng(0)
+X, LABELS = RNG.normal(size=(8, 3)).astype("float32"), RNG.integers(0, 3, size=8)
+
+
+def crossentropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network(optimizer, *hidden, **kwargs):
+    keras.utils.set_random_seed(0)
+    hidden = hidden or [keras.layers.Dense(4, "tanh")]
+    model = kfisher.Sequential([keras.Input((3,)), *hidden, keras.layers.Dense(3)])
+    model.compile(optimizer, crossentropy(), **kwargs)
+    return model
+
+
+def weights(model):
+    return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+def spoilt():
+    x = X.copy()
+    x[0, 0] = np.nan
+    return x
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "ekfac", "diagonal", "gram", "dense", "matrix_free"])
+def test_after_a_batch_that_is_not_finite_training_goes_on(curvature):
+    model = network(NaturalGradient(0.1, curvature=curvature, seed=0))
+    model.train_on_batch(X, LABELS)
+    before = weights(model)
+    model.train_on_batch(spoilt(), LABELS)
+    assert np.array_equal(before, weights(model)) and int(model.optimizer.skipped_steps) == 1
+    model.train_on_batch(X, LABELS)
+    assert np.isfinite(weights(model)).all() and not np.array_equal(before, weights(model))
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "diagonal"])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_bad_part_of_a_step_spoils_that_step_alone(curvature, bad):
+    normalization = keras.layers.BatchNormalization()
+    optimizer = NaturalGradient(0.1, curvature=curvature, gradient_accumulation_steps=2, seed=0)
+    model = network(optimizer, keras.layers.Dense(4, "tanh"), normalization)
+    for part in range(2):
+        model.train_on_batch(spoilt() if part == bad else X, LABELS)
+    assert int(optimizer.skipped_steps) == 1 and int(optimizer.curvature.updates.numpy()) == 0
+    assert np.isfinite(normalization.moving_mean.numpy()).all()
+    before = weights(model)
+    for _ in range(2):
+        model.train_on_batch(X, LABELS)
+    assert int(optimizer.skipped_steps) == 1 and int(optimizer.curvature.updates.numpy()) == 1
+    assert np.isfinite(weights(model)).all() and not np.array_equal(before, weights(model))
+
+
+def test_a_batch_in_which_no_example_counts_leaves_the_averages_alone():
+    curvature = KFAC(update_every=1)
+    model = network(NaturalGradient(0.1, curvature=curvature, seed=0))
+    model.train_on_batch(X, LABELS)
+    before = [v.numpy() for pair in curvature.averages for v in pair]
+    model.train_on_batch(X, LABELS, sample_weight=np.zeros(8))
+    assert all(np.array_equal(a, v.numpy()) for a, v in zip(before, sum(curvature.averages, [])))
+
+
+def test_rounding_makes_no_eigenvalue_of_ekfac_negative():
+    """Eighty units on eight examples of large numbers: factors of low rank in float32."""
+    curvature = EKFAC(update_every=1, basis_every=1)
+    model = network(NaturalGradient(1e-3, curvature=curvature, seed=0), keras.layers.Dense(80, "relu"))
+    for _ in range(3):
+        model.train_on_batch(255 * X, LABELS)
+    assert min(float(tf.reduce_min(s.value)) for s in curvature.eigenvalues) >= 0
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "ekfac"])
+def test_scale_and_shift_are_solved_exactly(curvature):
+    """One block of 8, its damping included: they change by (F + lambda I)^{-1} g of the batch."""
+    layer, damping = keras.layers.LayerNormalization(), 1e-3
+    optimizer = NaturalGradient(1.0, "exact", curvature, damping=damping)
+    model = network(optimizer, keras.layers.Dense(4, "tanh"), layer)
+    owned = {id(v) for v in layer.trainable_variables}
+    own = [i for i, v in enumerate(model.trainable_variables) if id(v) in owned]
+    where = np.concatenate([np.full(v.shape, i).ravel() for i, v in enumerate(model.trainable_variables)])
+    rows = np.isin(where, own)
+    matrix = kfisher.FisherOperator(model, X, training=True).to_dense().numpy()[np.ix_(rows, rows)]
+    with tf.GradientTape() as tape:
+        loss = crossentropy()(LABELS, model(X, training=True))
+    gradient = tape.gradient(loss, [v.value for v in layer.trainable_variables])
+    gradient = np.concatenate([g.numpy().ravel() for g in gradient])
+    before = np.concatenate([v.numpy() for v in layer.trainable_variables])
+    model.train_on_batch(X, LABELS)
+    change = np.concatenate([v.numpy() for v in layer.trainable_variables]) - before
+    expected = -np.linalg.solve(matrix + damping * np.eye(8), gradient)
+    assert np.linalg.norm(change - expected) < 1e-2 * np.linalg.norm(expected)  # float32, condition 1e3
+
+
+@pytest.mark.parametrize("kind", ["improved", "spring", "matrix_free"])
+def test_the_trust_region_holds_where_the_step_is_no_solve_with_the_gradient(kind):
+    radius = 1e-3
+    curvature = {"improved": Gram(), "spring": Gram(0.9), "matrix_free": MatrixFree(2)}[kind]
+    options = {"damping": 1e-4, "trust_region": radius, "curvature": curvature}
+    if kind == "improved":
+        optimizer, fisher = ImprovedEmpiricalFisher(1.0, **options), "empirical"
+    else:
+        optimizer, fisher = NaturalGradient(1.0, "exact", **options), "exact"
+    model = network(optimizer)
+    for _ in range(4):
+        matrix = kfisher.FisherOperator(model, X, LABELS, fisher=fisher).to_dense().numpy()
+        before = weights(model)
+        model.train_on_batch(X, LABELS)
+        change = weights(model) - before
+        assert change @ matrix @ change / 2 < 1.01 * radius
+
+
+def test_levenberg_marquardt_counts_losses_that_layers_add():
+    """A step of almost nothing, in which the model of the whole loss is right: lambda falls."""
+    policy = LevenbergMarquardt(1.0, every=1)
+    hidden = keras.layers.Dense(4, "tanh", activity_regularizer=keras.regularizers.L2(30.0))
+    model = network(NaturalGradient(1e-4, "exact", "dense", damping=policy), hidden)
+    model.train_on_batch(X, LABELS)
+    assert float(model.optimizer.damping) == pytest.approx(0.95)
+
+
+def test_inverses_follow_a_damping_that_moves():
+    curvature = KFAC(update_every=1, invert_every=1000)
+    model = network(NaturalGradient(1e-3, curvature=curvature, damping=1e-2, seed=0))
+    for _ in range(4):  # past the steps at which all is made anew
+        model.train_on_batch(X, LABELS)
+    model.train_on_batch(X, LABELS)
+    made = int(curvature.factorisations.numpy())
+    model.train_on_batch(X, LABELS)
+    assert int(curvature.factorisations.numpy()) == made
+    model.optimizer.damping = 1e-3
+    model.train_on_batch(X, LABELS)
+    assert int(curvature.factorisations.numpy()) == made + 1
+
+
+@pytest.mark.parametrize("curvature", ["kfac", Gram(0.5), "matrix_free"], ids=str)
+def test_state_is_not_lent_to_other_variables(curvature):
+    model = network(NaturalGradient(0.1, curvature=curvature, seed=0))
+    model.train_on_batch(X, LABELS)
+    model.layers[0].trainable = False
+    model.compile(model.optimizer, crossentropy())
+    with pytest.raises(ValueError, match="trainable variables of the model are not those"):
+        model.train_on_batch(X, LABELS)
+
+
+def test_a_configuration_goes_with_another_model():
+    first = network(NaturalGradient(0.1, seed=0))
+    first.train_on_batch(X, LABELS)
+    optimizer = NaturalGradient.from_config(first.optimizer.get_config())
+    second = network(optimizer, keras.layers.Dense(5, "tanh"), keras.layers.Dense(2))
+    second.train_on_batch(X, LABELS)
+    assert [block.inputs for block in optimizer.curvature.blocks] == [4, 6, 3]
+
+
+@pytest.mark.parametrize("option", [{"step": "quadratic_model"}, {"damping": LevenbergMarquardt()}])
+def test_parts_of_a_step_are_refused_where_the_whole_batch_is_needed(option):
+    model = network(NaturalGradient(gradient_accumulation_steps=2, **option))
+    with pytest.raises(ValueError, match="gradient_accumulation_steps=2"):
+        model.train_on_batch(X, LABELS)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_compiled_run_in_single_and_half_precision_repeats_itself_after_loading(policy, tmp_path):
+    """With batch statistics and drawn labels, through `fit`. (Keras saves no seed of Dropout.)"""
+    keras.config.set_dtype_policy(policy)
+    try:
+        hidden = [keras.layers.Dense(4, "tanh"), keras.layers.BatchNormalization()]
+        model = network(NaturalGradient(0.05, damping=0.1, momentum=0.5, trust_region=0.1, seed=1), *hidden)
+        model.fit(X, LABELS, batch_size=4, epochs=3, shuffle=False, verbose=0)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        for m in (model, loaded):
+            m.fit(X, LABELS, batch_size=4, epochs=3, shuffle=False, verbose=0)
+        assert np.array_equal(weights(model), weights(loaded)) and np.isfinite(weights(model)).all()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_several_replicas_are_refused(monkeypatch):
+    model = network(NaturalGradient(0.1))
+    monkeypatch.setattr(tf.distribute.Strategy, "num_replicas_in_sync", 2)
+    with pytest.raises(ValueError, match="several replicas"):
+        model.optimizer.observe(model, X, LABELS)
