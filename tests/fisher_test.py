@@ -131,7 +131,7 @@ def test_exact_from_probabilities_whose_logits_keras_does_not_know(activation):
         L.mean_squared_error,
         "instance",
     ],
-    ids=str,
+    ids=lambda loss: getattr(loss, "__name__", str(loss)),
 )
 def test_exact_for_every_spelling_of_a_loss(loss):
     d = data()

@@ -289,7 +289,6 @@ def mean_squared_error(y_true, y_pred):
         mean_squared_error,
         L.CategoricalGeneralizedCrossEntropy(),
     ],
-    ids=repr,
 )
 def test_a_loss_without_a_likelihood_is_refused_with_a_list_of_those_that_have_one(loss):
     with pytest.raises(ValueError, match="Supported are") as caught:
