@@ -253,7 +253,7 @@ PROBLEMS = {
         },
     ),
     "autoencoder": Problem(
-        summary="autoencoder 784-1000-500-250-30-250-500-1000-784 on 5000 digits of 28 x 28 pixels",
+        summary="784-1000-500-250-30-250-500-1000-784, tanh, on 5000 digits of 28 x 28 pixels",
         data=_mnist,
         model=_autoencoder,
         loss=_pixels,
