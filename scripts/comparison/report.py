@@ -14,8 +14,8 @@ from comparison.run import Run
 
 COLUMNS = ("optimizer", "seed", "step", "seconds", "loss", "accuracy", "test_accuracy", "cosine")
 
-# Okabe & Ito, then Tol: told apart with any colour vision, and line styles without any. An optimizer looks the
-# same in every picture.
+# Okabe & Ito, then Tol: told apart with any colour vision, and line styles without any. An optimizer looks
+# the same in every picture.
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _COLOURS = (*_OKABE_ITO, "#882255", "#999933", "#44AA99")
 _STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
