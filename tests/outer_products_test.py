@@ -238,12 +238,13 @@ def assert_factors(products, sharing, w, a, b):
             assert_close(factor, np.einsum("gii->gi", matrix) if only else matrix)
 
 
+@pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("kind", BY_HAND)
-def test_factors_are_those_formed_by_hand(kind, weights):
+def test_factors_are_those_formed_by_hand(kind, weights, fisher):
     model, x, _ = model_of(kind)
     layer = model.layers[1]
-    _, found, v = contributions(model, x, "sampled", weights)
+    _, found, v = contributions(model, x, fisher, weights)
     block, products = found[0]
     assert block.form != "formed" and block.variables[0] is layer.trainable_variables[0]
     z = layer(x)
