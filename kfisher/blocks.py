@@ -14,9 +14,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# What an example contributes to a block; see kfisher/layers/outer_products.py.
-FORMS = ("positions", "lookup", "formed")
-
 
 @dataclass(frozen=True)
 class Piece:

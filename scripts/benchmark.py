@@ -24,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from comparison import race  # noqa: E402
 from comparison.problems import PROBLEMS  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -132,14 +133,8 @@ def natural(fisher: str) -> Callable[[], NaturalGradient]:
 
 def kfac(**options) -> Callable[[], NaturalGradient]:
     """As compare.py trains the autoencoder: the damping is small, as it should be."""
-    return lambda: NaturalGradient(
-        1.0,
-        curvature=kfisher.curvature.KFAC(**options),
-        damping=1e-4,
-        momentum=0.9,
-        trust_region=1e-3,
-        seed=0,
-    )
+    setting = PROBLEMS["autoencoder"].settings["kfac"]
+    return lambda: NaturalGradient(curvature=kfisher.curvature.KFAC(**options), seed=0, **setting._asdict())
 
 
 gram = functools.partial(trainer, batch=256, steps=60)
@@ -243,50 +238,6 @@ def _bytes(variables: list[keras.Variable]) -> int:
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 
 
-class _Race(keras.callbacks.Callback):
-    """Stops after some seconds of training steps, or at a training loss; the clock stops meanwhile."""
-
-    def __init__(self, data: np.ndarray, seconds: float, target: float = 0.0):
-        super().__init__()
-        self.seconds, self.steps, self.loss = 0.0, 0, math.inf
-        self._data, self._limit, self._target = tf.constant(data), seconds, target
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps += 1
-        self.seconds += time.perf_counter() - self._started if self.steps > 1 else 0  # the first one traces
-        over = self.seconds > self._limit
-        if over or (self._target and self.steps % 5 == 0):
-            self.loss = float(self.model.compute_loss(self._data, self._data, self.model(self._data)))
-            over |= self.loss <= self._target
-        self.model.stop_training = over
-
-
-def _raced(optimizer: keras.optimizers.Optimizer, seconds: float, target: float = 0.0) -> _Race:
-    model, x = _compiled(optimizer, AUTOENCODER), PROBLEMS["autoencoder"].data().x
-    data = tf.data.Dataset.from_tensor_slices((x, x)).shuffle(len(x), seed=0).batch(500).repeat().prefetch(2)
-    race = _Race(x, seconds, target)
-    model.fit(data, steps_per_epoch=10, epochs=10**6, verbose=0, callbacks=[race])
-    return race
-
-
-def race(seconds: float = 60.0) -> None:
-    """Seconds to the training loss that the best of three Adams has after a minute."""
-    print(f"\nautoencoder, batch 500; training loss on all examples after {seconds:g} s of Adam")
-    losses = []
-    for rate in (3e-4, 1e-3, 3e-3):
-        run = _raced(keras.optimizers.Adam(rate), seconds)
-        losses.append(run.loss)
-        print(f"  Adam({rate:g}): {run.loss:.4f} in {run.steps} steps", flush=True)
-    run = _raced(kfac()(), seconds, min(losses))
-    print(
-        f"  K-FAC: {run.loss:.4f} in {run.steps} steps and {run.seconds:.1f} s, "
-        f"{run.seconds / seconds:.2f} of Adam's time; bar 0.5"
-    )
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="pairs of epochs for each case; default: 15")
@@ -294,7 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--race", action="store_true", help="only the race to a loss, about 4 minutes")
     options = parser.parse_args(arguments)
     if options.race:
-        race()
+        race.run()
         return
     cases = [case for case in CASES if options.only in case.name]
     rows = []

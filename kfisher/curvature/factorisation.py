@@ -149,12 +149,12 @@ def _lapack_eigensystems(*matrices: np.ndarray) -> list[np.ndarray]:
 
 
 def _eigensystem(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [symmetric_eigensystem(m) for m in matrices]
+    pairs = [_symmetric_eigensystem(m) for m in matrices]
     values, vectors = (np.stack(part).astype(matrices.dtype) for part in zip(*pairs))
     return values, vectors
 
 
-def symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = len(matrix)
     nothing = np.full(n, np.nan), np.eye(n)
     if not np.isfinite(matrix).all():

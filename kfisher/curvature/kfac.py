@@ -23,8 +23,8 @@ class KFAC(Kronecker):
 
     with a the inputs of a layer (and a 1 for its bias), g the vectors of the Fisher pulled back to its
     pre-activation outputs, root weight included, and G the gradient of its parameters as a matrix. Exact for
-    one example, and for deep linear networks under squared error; a block with one input (scale and shift) is
-    exact always, its damping too. The ridge of an L2 regulariser is part of the damping.
+    one example, and for deep linear networks under squared error; the blocks of scale and shift are exact
+    always, their damping too. The ridge of an L2 regulariser is part of the damping.
 
     A factorisation that fails, in float64 too, leaves the last good inverses in place and multiplies the
     damping by 10 for the next ones, until they succeed; `failures` counts, and `fit` warns at its end.
@@ -73,7 +73,6 @@ class KFAC(Kronecker):
         self.inverses = [
             [damped_inverse(self.add, factor, self.tail) for factor in factors] for factors in self.averages
         ]
-
         self._damping = self.add((), tf.float32, "damping_of_inverses")
 
     def updated(self, step, damping, xla):

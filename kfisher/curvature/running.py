@@ -49,6 +49,7 @@ class Running(Curvature):
         kinds = [tf.as_dtype(variables[block.variables[0]].dtype) for block in blocks]
         self._dtypes = [kind if kind.size >= 4 else tf.float32 for kind in kinds]
         in_blocks = {i for block in blocks for i in block.variables}
+        # Variables that the model does not use.
         self._outside = [i for i in range(len(variables)) if i not in in_blocks]
         self._add_variable = add_variable
         self.updates = self.add((), tf.int32, "updates")
@@ -177,14 +178,22 @@ class Running(Curvature):
         """Called after an update with what the examples contribute to each block, or `None`."""
 
     def solve(self, seen, gradient, damping):
-        solution = [g / tf.cast(damping, g.dtype) for g in gradient]  # for variables in no block
+        def nothing():
+            return [tf.fill(g.shape, tf.constant(float("nan"), g.dtype)) for g in gradient]
+
+        return tf.cond(self.ready(), lambda: self._solve(gradient, damping, bool(seen)), nothing)
+
+    def _solve(self, gradient: Tensors, damping: tf.Tensor, xla: bool) -> Tensors:
+        solution = list(gradient)
+        for i in self._outside:
+            solution[i] = gradient[i] / tf.cast(damping, gradient[i].dtype)
         for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
             matrix = tf.cast(block.to_matrix([gradient[i] for i in block.variables]), dtype)
-            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge, bool(seen))
+            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge, xla)
             parts = block.from_matrix(solved, [self._shapes[i] for i in block.variables])
             for i, part in zip(block.variables, parts):
                 solution[i] = tf.cast(part, gradient[i].dtype)
-        return [tf.where(self.ready(), x, tf.constant(float("nan"), x.dtype)) for x in solution]
+        return solution
 
     def ready(self) -> tf.Tensor:
         """Whether there is something to solve with; until then steps are skipped."""

@@ -8,13 +8,12 @@ import keras
 import tensorflow as tf
 
 from kfisher.curvature import Dense, Gram
-from kfisher.fisher import Empirical
-from kfisher.optimizers.natural_gradient import NaturalGradient
+from kfisher.optimizers.empirical_natural_gradient import EmpiricalNaturalGradient
 from kfisher.square_root import SquareRoot
 
 
 @keras.saving.register_keras_serializable("kfisher")
-class ImprovedEmpiricalFisher(NaturalGradient):
+class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
     """The improved empirical Fisher (iEF): each example is weighed by how wrong the model is about it.
 
         delta = -learning_rate * G^T (G G^T + damping I)^{-1} s,    s_n = || d l_n / d f_n ||^2
@@ -52,22 +51,11 @@ class ImprovedEmpiricalFisher(NaturalGradient):
         damping=1e-3,
         momentum=0.0,
         trust_region=None,
-        likelihood=None,
-        seed=None,
         name="improved_empirical_fisher",
         **kwargs,
     ):
         super().__init__(
-            learning_rate=learning_rate,
-            fisher=Empirical(),
-            curvature=curvature,
-            damping=damping,
-            momentum=momentum,
-            trust_region=trust_region,
-            likelihood=likelihood,
-            seed=seed,
-            name=name,
-            **kwargs,
+            learning_rate, curvature, damping, momentum, trust_region=trust_region, name=name, **kwargs
         )
         if not isinstance(self.curvature, (Gram, Dense)):
             raise ValueError(
@@ -82,11 +70,6 @@ class ImprovedEmpiricalFisher(NaturalGradient):
         others = _beyond_likelihood(evidence, gradient)
         gradient = [a + h for a, h in zip(root.rmatvec(root.improved), others)]
         return super().solve(root, gradient, damping)
-
-    def get_config(self):
-        config = super().get_config()
-        del config["fisher"]
-        return config
 
 
 def _beyond_likelihood(root: SquareRoot, gradient: list[tf.Tensor]) -> list[tf.Tensor]:

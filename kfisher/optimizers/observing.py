@@ -57,7 +57,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self.seed = random.randrange(2**31) if seed is None else seed
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` must be an integer from 0 to 2^31 - 1, or None. Received: seed={seed}")
-        self._seen = _Seen()
+        self._seen: tuple[Batch, Any] | None = None  # between `observe` and `apply`
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._blocks: list[Block] | None = None
         self._curved = False  # whether the state of the curvature is there
@@ -90,6 +90,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """
         if not self.built:
             super().build(variables)
+            # Not the variables: Keras would save them with the state of the optimizer.
+            self._built_for = [id(v) for v in variables]
             self.skipped_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
@@ -161,14 +163,13 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         seed = tf.stack([self.seed, step * self._parts + part])
         batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood)
         damping = tf.convert_to_tensor(self.damping)
-        self._seen.put((batch, self.curvature.observe(batch, step, damping, part)))
+        self._seen = batch, self.curvature.observe(batch, step, damping, part)
 
     def _check_variables(self, model: keras.Model) -> None:
         if not self.curvature.keeps_state:
             return
-        own = {id(v) for v in self._trainable_variables}
-        if [id(v) for v in model.trainable_variables] != [id(v) for v in self._trainable_variables]:
-            names = [v.path for v in model.trainable_variables if id(v) not in own]
+        if [id(v) for v in model.trainable_variables] != self._built_for:
+            names = [v.path for v in model.trainable_variables]
             raise ValueError(
                 "The trainable variables of the model are not those that the optimizer was built for: its "
                 f"{type(self.curvature).__name__} has no curvature of the others. Compile the model with a "
@@ -177,7 +178,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def apply(self, grads, trainable_variables=None):
         """Takes one natural-gradient step from the gradients of the loss on the observed batch."""
-        seen = self._seen.take()
+        seen, self._seen = self._seen, None
         if seen is None:
             raise ValueError(_UNBOUND.format(name=type(self).__name__))
         batch = seen[0]
@@ -261,24 +262,6 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         if blocks is not None:
             optimizer._blocks = [Block.from_config(block) for block in blocks]
         return optimizer
-
-
-class _Seen:
-    """The observed batch between `observe` and `apply`; each replica of a strategy has its own."""
-
-    def __init__(self):
-        self._batches: dict[int, tuple[Batch, Any]] = {}
-
-    @staticmethod
-    def _replica() -> int:
-        context = tf.distribute.get_replica_context()
-        return 0 if context is None else int(tf.get_static_value(context.replica_id_in_sync_group) or 0)
-
-    def put(self, seen: tuple[Batch, Any]) -> None:
-        self._batches[self._replica()] = seen
-
-    def take(self) -> tuple[Batch, Any] | None:
-        return self._batches.pop(self._replica(), None)
 
 
 def _blocks_of(model: keras.Model, x: Any) -> list[Block]:

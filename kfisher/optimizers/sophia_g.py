@@ -77,7 +77,6 @@ class SophiaG(NaturalGradient):
             name=name,
             **kwargs,
         )
-
         self.beta_1, self.beta_2 = beta_1, beta_2
         self.gamma, self.epsilon, self.update_every = gamma, epsilon, update_every
 
