@@ -1,0 +1,190 @@
+"""What is measured when the Fisher matrix is put beside the empirical one: numbers, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+KINDS = ("exact", "sampled", "empirical")
+
+
+@dataclass
+class Spectrum:
+    """The eigenvalues of one Fisher on the examples, and what they add up to.
+
+    Attributes:
+        eigenvalues: The non-zero ones, descending; those of the sampled Fisher are means over draws of labels.
+        complete: Whether these are all of them, or only the leading ones.
+        trace: Their sum (of all, also where only the leading ones are known), in units of the loss.
+        effective_dimension: sum_i lambda_i / (lambda_i + damping): how many directions rise above the damping.
+        condition: Largest over smallest non-zero eigenvalue; of the known ones.
+        error: One standard error over draws of labels of `trace` and of `effective_dimension`, and of each
+            eigenvalue; empty where nothing is drawn.
+    """
+
+    eigenvalues: list[float]
+    complete: bool
+    trace: float
+    effective_dimension: float
+    condition: float
+    error: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Measurement:
+    """F (exact), the same with drawn labels, and EF (labels of the data), on the same examples.
+
+    Attributes:
+        step: Of the optimizer.
+        examples: N.
+        parameters: P.
+        damping: lambda, in the units of F.
+        gradient_norm: || grad L || on the examples.
+        spectra: By kind: "exact", "sampled", "empirical".
+        overlap_sizes: Numbers k of leading eigenvectors.
+        overlap: By kind ("sampled", "empirical"): for each k, || U_k^T V_k ||_F^2 / k between the leading
+            eigenspaces of F and of that kind: 1 for the same space, about k / P for unrelated ones.
+        ratio_eigenvalues: Of (F + lambda I)^-1 (EF + lambda I) in the joint span, descending; all 1 if EF = F.
+        sampled_ratio_eigenvalues: The same with drawn labels in place of those of the data, for one draw:
+            what the spread of the first would be if the labels came from the model.
+        trace_ratio: tr((F + lambda I)^-1 EF); the effective dimension of F, if EF = F.
+        cosine: Between (EF + lambda I)^-1 grad L and (F + lambda I)^-1 grad L, by kind ("sampled", "empirical").
+        step_norm: || (M + lambda I)^-1 grad L || for the matrix M of each kind.
+        gamma: sqrt(d^T F d) / |d^T grad L| for the direction d of each kind, relative to that of the gradient;
+            the natural gradient has the least.
+        layers: For each layer: its name, how many parameters, and the trace of each kind: `{"name",
+            "parameters", "exact", "sampled", "empirical"}`.
+        error: One standard error over draws of labels of the "sampled" entries: `{"cosine", "step_norm",
+            "gamma"}`.
+        dimension: Of the space in which the matrices were compared.
+        complete: Whether that is the whole joint span of the rows; otherwise it holds the leading eigenvectors
+            of each kind, the gradient, and what the Krylov spaces that found them hold.
+        seconds: That it took, without tracing.
+    """
+
+    step: int
+    examples: int
+    parameters: int
+    damping: float
+    gradient_norm: float
+    spectra: dict[str, Spectrum]
+    overlap_sizes: list[int]
+    overlap: dict[str, list[float]]
+    ratio_eigenvalues: list[float]
+    sampled_ratio_eigenvalues: list[float]
+    trace_ratio: float
+    cosine: dict[str, float]
+    step_norm: dict[str, float]
+    gamma: dict[str, float]
+    layers: list[dict[str, Any]]
+    error: dict[str, float]
+    dimension: int
+    complete: bool
+    seconds: float = math.nan
+
+    @property
+    def length_ratio(self) -> float:
+        """Of the empirical step to the natural-gradient step, at the same damping."""
+        return self.step_norm["empirical"] / self.step_norm["exact"] if self.step_norm["exact"] else math.nan
+
+    def scalars(self) -> dict[str, float]:
+        """Every number that is one, by the tag that TensorBoard shows it under."""
+        found = {}
+        for kind, spectrum in self.spectra.items():
+            found[f"fisher/trace/{kind}"] = spectrum.trace
+            found[f"fisher/effective_dimension/{kind}"] = spectrum.effective_dimension
+            found[f"fisher/condition/{kind}"] = spectrum.condition
+            if spectrum.eigenvalues:
+                found[f"fisher/largest_eigenvalue/{kind}"] = spectrum.eigenvalues[0]
+        for kind, values in self.overlap.items():
+            found |= {f"fisher/overlap_{k}/{kind}": v for k, v in zip(self.overlap_sizes, values)}
+        if self.ratio_eigenvalues:
+            found["fisher/ratio_eigenvalue/largest"] = self.ratio_eigenvalues[0]
+            found["fisher/ratio_eigenvalue/smallest"] = self.ratio_eigenvalues[-1]
+        found["fisher/trace_ratio"] = self.trace_ratio
+        found["fisher/length_ratio"] = self.length_ratio
+        found["fisher/gradient_norm"] = self.gradient_norm
+        found["fisher/damping"] = self.damping
+        for name in ("cosine", "step_norm", "gamma"):
+            found |= {f"fisher/{name}/{kind}": v for kind, v in getattr(self, name).items()}
+        return found
+
+    def to_json(self) -> str:
+        return json.dumps(_without_nan(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, text: str) -> Measurement:
+        values = _with_nan(json.loads(text))
+        values["spectra"] = {kind: Spectrum(**spectrum) for kind, spectrum in values["spectra"].items()}
+        return cls(**values)
+
+
+@dataclass
+class Finding:
+    """One thing that was judged.
+
+    Attributes:
+        name: "direction", "length", "inversion" or "specification".
+        level: "fine", "warning", "bad", or "unknown" where it cannot be judged here.
+        text: A plain sentence with the numbers behind it.
+        values: The numbers.
+    """
+
+    name: str
+    level: str
+    text: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Verdict:
+    """Whether the empirical Fisher can stand in for the Fisher matrix here.
+
+    Attributes:
+        step: Of the optimizer.
+        verdict: "fine", "distorted", "opposite", "inverted", "misspecified" or "unknown"; the worst finding.
+        sentence: It in one plain sentence.
+        findings: What it rests on.
+    """
+
+    step: int
+    verdict: str
+    sentence: str
+    findings: list[Finding]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether EF is fine here."""
+        return self.verdict == "fine"
+
+    def __str__(self) -> str:
+        return "\n".join([self.sentence, *(f"  {f.name}: {f.text}" for f in self.findings)])
+
+    def to_json(self) -> str:
+        return json.dumps(_without_nan(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, text: str) -> Verdict:
+        values = _with_nan(json.loads(text))
+        values["findings"] = [Finding(**finding) for finding in values["findings"]]
+        return cls(**values)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity; `null` stands for them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(v) for v in value]
+    return math.nan if value is None else value
