@@ -1,7 +1,9 @@
 """Natural gradient for Keras, and the means to tell it from its empirical imitation."""
 
-from kfisher import callbacks, curvature, damping, datasets, likelihoods, losses, optimizers
+from kfisher import callbacks, curvature, damping, datasets, likelihoods, losses, optimizers, spectra
 from kfisher.coverage import coverage
+from kfisher.diagnosis import diagnose
+from kfisher.findings import Thresholds
 from kfisher.fisher import Empirical, Exact, Sampled
 from kfisher.model import FisherMixin, Model, Sequential, attach, detach
 from kfisher.operator import FisherOperator
@@ -15,6 +17,7 @@ __all__ = [
     "Model",
     "Sampled",
     "Sequential",
+    "Thresholds",
     "__version__",
     "attach",
     "callbacks",
@@ -23,7 +26,9 @@ __all__ = [
     "damping",
     "datasets",
     "detach",
+    "diagnose",
     "likelihoods",
     "losses",
     "optimizers",
+    "spectra",
 ]

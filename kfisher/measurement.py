@@ -16,13 +16,13 @@ class Spectrum:
     """The eigenvalues of one Fisher on the examples, and what they add up to.
 
     Attributes:
-        eigenvalues: The non-zero ones, descending; those of the sampled Fisher are means over draws of labels.
+        eigenvalues: The non-zero ones, descending; of the sampled Fisher, means over draws of labels.
         complete: Whether these are all of them, or only the leading ones.
-        trace: Their sum (of all, also where only the leading ones are known), in units of the loss.
-        effective_dimension: sum_i lambda_i / (lambda_i + damping): how many directions rise above the damping.
+        trace: The sum of all, also where only the leading ones are known.
+        effective_dimension: sum_i lambda_i / (lambda_i + damping): how many rise above the damping.
         condition: Largest over smallest non-zero eigenvalue; of the known ones.
-        error: One standard error over draws of labels of `trace` and of `effective_dimension`, and of each
-            eigenvalue; empty where nothing is drawn.
+        error: One standard error over draws of labels, of `trace`, `effective_dimension` and the
+            `eigenvalues` (a list); empty where nothing is drawn.
     """
 
     eigenvalues: list[float]
@@ -47,21 +47,21 @@ class Measurement:
         overlap_sizes: Numbers k of leading eigenvectors.
         overlap: By kind ("sampled", "empirical"): for each k, || U_k^T V_k ||_F^2 / k between the leading
             eigenspaces of F and of that kind: 1 for the same space, about k / P for unrelated ones.
-        ratio_eigenvalues: Of (F + lambda I)^-1 (EF + lambda I) in the joint span, descending; all 1 if EF = F.
-        sampled_ratio_eigenvalues: The same with drawn labels in place of those of the data, for one draw:
-            what the spread of the first would be if the labels came from the model.
+        ratio_eigenvalues: Of (F + lambda I)^-1 (EF + lambda I) in the joint span, descending; 1 if EF = F.
+        sampled_ratio_eigenvalues: The same for one draw of labels in place of those of the data: how the
+            former would spread if the labels came from the model.
         trace_ratio: tr((F + lambda I)^-1 EF); the effective dimension of F, if EF = F.
-        cosine: Between (EF + lambda I)^-1 grad L and (F + lambda I)^-1 grad L, by kind ("sampled", "empirical").
+        cosine: By kind ("sampled", "empirical"), between its (M + lambda I)^-1 grad L and that of F.
         step_norm: || (M + lambda I)^-1 grad L || for the matrix M of each kind.
-        gamma: sqrt(d^T F d) / |d^T grad L| for the direction d of each kind, relative to that of the gradient;
-            the natural gradient has the least.
+        gamma: sqrt(d^T F d) / |d^T grad L| for the direction d of each kind, over that of the gradient; the
+            natural gradient has the least.
         layers: For each layer: its name, how many parameters, and the trace of each kind: `{"name",
             "parameters", "exact", "sampled", "empirical"}`.
         error: One standard error over draws of labels of the "sampled" entries: `{"cosine", "step_norm",
             "gamma"}`.
         dimension: Of the space in which the matrices were compared.
-        complete: Whether that is the whole joint span of the rows; otherwise it holds the leading eigenvectors
-            of each kind, the gradient, and what the Krylov spaces that found them hold.
+        complete: Whether that is the whole joint span of the rows; otherwise it is that of the leading
+            eigenvectors and the steps of each kind, and of the gradient.
         seconds: That it took, without tracing.
     """
 

@@ -6,6 +6,7 @@ Built from one recorded pass over a batch; A itself is never formed here, only i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -135,13 +136,63 @@ def square_root(
         likelihood: Used instead of the one of the compiled loss (of every output).
         compute_loss: Used instead of that of the model.
     """
+    fisher.check_labels(y)
+    recorded = record(model, x, y, sample_weight, training, likelihood, compute_loss)
+    heads = recorded.heads
+    groups, coordinates = weighted_vectors(heads, fisher, seed)
+    recorded.pull_back(groups)
+    shares, total_weight = example_weights(heads)
+    return SquareRoot(
+        recorded.variables,
+        layers.rules(recorded.sites),
+        coordinates=coordinates,
+        other_losses=recorded.other_losses,
+        xla=bool(model.jit_compile),
+        example_weights=shares,
+        total_weight=total_weight,
+        improved=_improved(heads, groups) if fisher.joint else None,
+    )
+
+
+@dataclass
+class Recorded:
+    """A pass of the model in which nothing moved, before anything is pulled back.
+
+    Attributes:
+        variables: The trainable variables, in the order of the model.
+        heads: The terms of the loss.
+        sites: The calls of its layers.
+        other_losses: As in `SquareRoot`.
+    """
+
+    variables: list[keras.Variable]
+    heads: list[Head]
+    sites: list[taps.Site]
+    other_losses: bool
+    _plan: plan.Plan
+    _tape: tf.GradientTape
+
+    def pull_back(self, groups: list) -> None:
+        """Vectors at the outputs to every site; see `taps.pull_back`."""
+        taps.pull_back(self._plan, self._tape, self.sites, groups)
+
+
+def record(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    training: bool,
+    likelihood: Likelihood | None = None,
+    compute_loss: Callable | None = None,
+) -> Recorded:
+    """One recorded pass of `model` over a batch; arguments as for `square_root`."""
     trainable = list(model.trainable_variables)
     if not trainable:
         raise ValueError(
             f"The model {model.name!r} has no trainable variables. If it is not built yet, call it on a "
             "batch."
         )
-    fisher.check_labels(y)
     check_batch(x=x, y=y, sample_weight=sample_weight)
     to_tap = plan.plan(model, x, training)
     with (
@@ -154,22 +205,10 @@ def square_root(
             terms = compiled_loss.terms(compute_loss or model.compute_loss, x, y, outputs, sample_weight)
         heads = [Head(term, likelihood, y is not None) for term in terms]
         others = _has_other_losses(model)
-    groups, coordinates = _vectors(heads, fisher, seed)
-    taps.pull_back(to_tap, tape, sites, groups)
-    shares, total_weight = example_weights(heads)
-    return SquareRoot(
-        trainable,
-        layers.rules(sites),
-        coordinates=coordinates,
-        other_losses=others,
-        xla=bool(model.jit_compile),
-        example_weights=shares,
-        total_weight=total_weight,
-        improved=_improved(heads, groups) if fisher.joint else None,
-    )
+    return Recorded(trainable, heads, sites, others, to_tap, tape)
 
 
-def _vectors(heads: list[Head], fisher: Fisher, seed: tf.Tensor):
+def weighted_vectors(heads: list[Head], fisher: Fisher, seed: tf.Tensor):
     """Weighted V for `taps.pull_back`, and the coordinates of the gradient in its rows."""
     columns, coordinates = [], []
     for i, head in enumerate(heads):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-import threadpoolctl
 from scipy.linalg import blas, lapack
+
+from kfisher.threads import one_thread
 
 
 def cholesky_solve(matrix: tf.Tensor, right: tf.Tensor, xla: bool) -> tf.Tensor:
@@ -29,7 +30,6 @@ def cholesky_solve(matrix: tf.Tensor, right: tf.Tensor, xla: bool) -> tf.Tensor:
 # Where LAPACK starts to pay, measured on 2 cores; the name is what XLA's error message shows.
 _LAPACK_FROM = 512
 LAPACK = "compile_the_model_with_jit_compile_to_use_xla"
-_threads = threadpoolctl.ThreadpoolController()
 
 
 def _tensorflow_solve(matrix: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
@@ -41,7 +41,7 @@ def _tensorflow_solve(matrix: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 def _lapack_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     # On one thread: others would spin against TensorFlow's, which costs more than they bring.
-    with _threads.limit(limits=1, user_api="blas"):
+    with one_thread():
         x = _refined_solve(matrix, right)
         if x is None:
             # The transpose of a symmetric matrix is itself, in the memory order that LAPACK wants.
@@ -167,5 +167,5 @@ def _symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def each(function, *columns) -> list:
     """`function` of every row, one after the other: SciPy's LAPACK does not let go of Python's lock."""
-    with _threads.limit(limits=1, user_api="blas"):
+    with one_thread():
         return [function(*row) for row in zip(*columns)]

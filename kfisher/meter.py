@@ -1,0 +1,83 @@
+"""Measures a model on examples: one pass in TensorFlow, the rest in NumPy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kfisher.comparison import compare
+from kfisher.frame import Frame, frame
+from kfisher.joint_root import JointRoot, Layout, joint_root
+from kfisher.measurement import Measurement
+from kfisher.threads import one_thread
+
+
+class Meter:
+    """Puts the three Fishers of a model beside each other, again and again.
+
+    The pass is traced once for each shape of the examples.
+
+    Args:
+        model: A built and compiled model.
+        draws: Positive integer, how many times labels are drawn from the model.
+        seed: Integer, for those labels.
+    """
+
+    def __init__(self, model: keras.Model, draws: int, seed: int):
+        self.model = model
+        self._draws, self._seed = draws, seed
+        self._layouts: dict[Any, Layout] = {}
+        self._pass = tf.function(self._traced, autograph=False)
+
+    def _traced(self, x, y, sample_weight, seed):
+        root, layout = joint_root(self.model, x, y, sample_weight, self._draws, seed)
+        self._layouts[_shapes(x)] = layout
+        return {name: value for name, value in vars(root).items() if value is not None}
+
+    def is_traced(self, x: Any) -> bool:
+        """Whether examples of this shape were measured before."""
+        return _shapes(x) in self._layouts
+
+    def __call__(
+        self, x: Any, y: Any, sample_weight: Any = None, damping: float | None = None, step: int = 0
+    ) -> tuple[Measurement, Frame]:
+        """The numbers, and what they came from.
+
+        Args:
+            x, y, sample_weight: Examples as `train_step` gets them, as tensors.
+            damping: lambda, or `None`; see `frame`.
+            step: Of the optimizer; also chooses the labels.
+
+        Raises:
+            FloatingPointError: If the matrices have entries that are not finite.
+        """
+        started = time.perf_counter()
+        found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
+        arrays = {name: np.from_dlpack(t) for name, t in found.items()}
+        root = JointRoot(**{"gram": None, "rows": None, **arrays})
+        with one_thread():
+            compared = frame(root, self._layouts[_shapes(x)], damping)
+            measurement = compare(compared, root, step)
+        measurement.seconds = time.perf_counter() - started
+        return measurement, compared
+
+
+def _shapes(x: Any) -> tuple:
+    return tuple((tuple(t.shape), t.dtype.name) for t in keras.tree.flatten(x))
+
+
+def examples(data: Any, most: int | None) -> tuple[Any, Any, Any]:
+    """x, y and sample_weight of a batch as tensors, the first `most` examples of each."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
+    def cut(t):
+        if t is None:
+            return None
+        t = t if tf.is_tensor(t) else tf.convert_to_tensor(np.asarray(t))
+        return t[:most]
+
+    return keras.tree.map_structure(cut, (x, y, sample_weight))

@@ -1,0 +1,51 @@
+"""What the charts are drawn from: a log, its directory, or a measurement."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from kfisher.log import Log, read_log
+from kfisher.measurement import Measurement
+
+Source = Measurement | Log | str | os.PathLike
+
+
+def log_of(source: Any) -> Log:
+    """`source` as a log; a measurement is one with nothing else in it.
+
+    Raises:
+        ValueError: If it is something else.
+        FileNotFoundError: If it is a directory with no log.
+    """
+    if isinstance(source, Log):
+        return source
+    if isinstance(source, Measurement):
+        return Log("a measurement", measurements=[source])
+    if isinstance(source, (str, os.PathLike)):
+        return read_log(source)
+    raise ValueError(
+        "`source` must be a log directory, the `Log` that `kfisher.read_log` returns, or a `Measurement`. "
+        f"Received: source={source!r}"
+    )
+
+
+def measurements_of(source: Any) -> list[Measurement]:
+    """All measurements, by step.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    log = log_of(source)
+    if not log.measurements:
+        raise ValueError(
+            "There are no spectra in this log. Pass `kfisher.callbacks.FisherSpectra` or "
+            "`kfisher.callbacks.TensorBoard` to `fit`, which measure them, and wait for the first. "
+            f"Received: source={log!r}"
+        )
+    return log.measurements
+
+
+def nearest(found: list[Any], step: int | None) -> Any:
+    """The measurement or verdict at the step nearest to `step`; the last one for `None`."""
+    return found[-1] if step is None else min(found, key=lambda one: abs(one.step - step))

@@ -1,0 +1,81 @@
+"""How the charts look: each kind in one colour, dash and marker throughout."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# Colours of Okabe & Ito: told apart with any colour vision; dashes and markers tell them apart without any.
+LOOKS: dict[str, dict[str, Any]] = {
+    "exact": {"color": "#0072B2", "linestyle": "-", "marker": "o", "label": "F exact"},
+    "sampled": {
+        "color": "#009E73",
+        "linestyle": "--",
+        "marker": "s",
+        "markerfacecolor": "none",  # what lies below, often F itself, stays visible
+        "label": "F sampled",
+    },
+    "empirical": {"color": "#D55E00", "linestyle": "-.", "marker": "^", "label": "EF"},
+    "gradient": {"color": "0.45", "linestyle": (0, (1, 1)), "marker": "D", "label": "gradient"},
+}
+REFERENCE: dict[str, Any] = {"color": "0.6", "linewidth": 1, "linestyle": "--", "zorder": 1}
+
+
+def look(kind: str, count: int) -> dict[str, Any]:
+    """Arguments of `Axes.plot` for a line of `count` points: some twelve of them have a marker."""
+    return {**LOOKS[kind], "linewidth": 1.6, "markersize": 4.5, "markevery": max(1, count // 12)}
+
+
+def new_axes(ax: Axes | None, height: float = 4.2) -> Axes:
+    """`ax`, or those of a new figure that no backend and no `pyplot` knows of; `height` in inches."""
+    return Figure(figsize=(6.4, height), dpi=140, layout="constrained").add_subplot() if ax is None else ax
+
+
+def finish(ax: Axes, title: str, xlabel: str, ylabel: str) -> Axes:
+    """Title and labels, and the legend in a row between title and chart, where it covers no data."""
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.set_ylabel(ylabel, fontsize=9)
+    ax.tick_params(which="both", labelsize=8)
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(FuncFormatter(partial(_minor_label, axis)))
+    ax.grid(color="0.9")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    handles, labels = ax.get_legend_handles_labels()
+    unique = dict(zip(labels, handles))
+    legend_rows = math.ceil(len(unique) / 4)
+    ax.set_title(title, fontsize=10, loc="left", pad=6 + 14 * legend_rows)
+    if unique:
+        ax.legend(
+            unique.values(),
+            unique.keys(),
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=min(4, len(unique)),
+            frameon=False,
+            fontsize=8,
+            borderaxespad=0.2,
+            handlelength=2.4,
+            columnspacing=1.0,
+        )
+    return ax
+
+
+def count_on_x(ax: Axes) -> None:
+    """Ticks of the x axis at integers."""
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+
+
+def _minor_label(axis: Axis, value: float, _: int) -> str:
+    """Labels between the powers of ten where few of these are in sight."""
+    low, high = sorted(axis.get_view_interval())
+    digits = "" if high > 50 * low else "25" if high > 5 * low else "123456789"
+    return f"{value:g}" if f"{value:e}"[0] in digits else ""

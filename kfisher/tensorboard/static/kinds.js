@@ -1,0 +1,55 @@
+// How the three Fishers and the gradient are drawn, and how runs are: colours that are told apart on light and on
+// dark grey, and a dash and a marker for those who see them alike.
+
+export const KINDS = {
+  exact: {label: 'F, exact', colour: '#2b8ce0', dash: 'solid', symbol: 'circle'},
+  sampled: {label: 'F, sampled labels', colour: '#1a9e8f', dash: 'dash', symbol: 'triangle-up'},
+  empirical: {label: 'EF, empirical', colour: '#e8612c', dash: 'dashdot', symbol: 'square'},
+  gradient: {label: 'Gradient', colour: '#8a8f98', dash: 'dot', symbol: 'diamond'},
+};
+
+export const MATRICES = ['exact', 'sampled', 'empirical'];
+
+const RUN_COLOURS = ['#8e63d6', '#c2479b', '#9a8b1f', '#a1664a', '#5f7f3f', '#5b6bd0'];
+const RUN_DASHES = ['solid', 'dash', 'dot', 'dashdot'];
+
+// Of the run with the given place in the list of all runs: it stays the same when others are picked.
+export function runStyle(index) {
+  return {
+    colour: RUN_COLOURS[index % RUN_COLOURS.length],
+    dash: RUN_DASHES[index % RUN_DASHES.length],
+    symbol: 'circle',
+  };
+}
+
+// From the first layer to the last: blue to yellow, in even steps.
+export function layerStyle(index, count) {
+  const t = count > 1 ? index / (count - 1) : 0;
+  return {
+    colour: `hsl(${Math.round(255 - 195 * t)}, 58%, ${Math.round(50 + 6 * t)}%)`,
+    dash: 'solid', // dashes of noisy lines cannot be told apart
+    symbol: 'circle',
+  };
+}
+
+export function translucent(colour, alpha) {
+  const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+  return `rgba(${r}, ${g}, ${b}, ${alpha})`;
+}
+
+const DASHES = {solid: '', dash: '6 4', dashdot: '7 3 2 3', dot: '2 3'};
+const MARKERS = {
+  circle: '<circle cx="16" cy="6" r="3"/>',
+  'triangle-up': '<path d="M16 2 L20 9 L12 9 Z"/>',
+  square: '<path d="M13 3 h6 v6 h-6 Z"/>',
+  diamond: '<path d="M16 2 L20 6 L16 10 L12 6 Z"/>',
+};
+
+// A line as the charts draw it, for a legend; an SVG element.
+export function sample(style, marker = true) {
+  const holder = document.createElement('span');
+  holder.innerHTML = `<svg class="sample" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true">
+    <path d="M0 6 H32" stroke="${style.colour}" stroke-width="2" stroke-dasharray="${DASHES[style.dash]}"/>
+    <g fill="${style.colour}">${marker ? MARKERS[style.symbol] : ''}</g></svg>`;
+  return holder.firstElementChild;
+}

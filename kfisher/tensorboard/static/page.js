@@ -1,0 +1,176 @@
+// The page: it turns what the store knows into panels, and keeps each chart as long as its panel and run are there.
+
+import {Chart} from './chart.js';
+import {createBar, createSide, select} from './controls.js';
+import {points} from './download.js';
+import {emptyState} from './empty.js';
+import {runStyle, sample} from './kinds.js';
+import {OVER_STEPS} from './panels_course.js';
+import {LAYER_PANEL, sampledNote, statisticSpec, statisticsOf, statisticTexts} from './panels_statistics.js';
+import {AT_STEP} from './panels_step.js';
+import {atOrBefore, store} from './store.js';
+import {element, verdictCard} from './verdict.js';
+
+const HEIGHT = 280;
+const MISSING = {
+  measurements: 'This run has no spectra. They are logged by kfisher.callbacks.TensorBoard(log_dir, spectrum_freq=...).',
+  layers: 'This run has no statistics of single layers; they are logged on request.',
+};
+const byId = Object.fromEntries(AT_STEP.map((panel) => [panel.id, panel]));
+const courses = Object.fromEntries(OVER_STEPS.map((panel) => [panel.id, panel]));
+const PANELS = [byId.spectrum, byId.ratio, courses.gamma, courses.cosine, courses.length, byId.overlap, courses.size,
+                byId.layers, LAYER_PANEL];
+
+const cells = new Map(); // "panel run" -> {cell, caption, chart, message, spec}
+let shown = {charts: [], verdicts: []};
+
+export function createPage(body) {
+  createBar(body);
+  createSide(body, () => shown);
+  const main = element('main');
+  const error = element('p', 'error');
+  error.setAttribute('role', 'alert');
+  const empty = element('div', 'empty');
+  const verdicts = panelFrame({id: 'verdict', title: 'Verdict', help: 'Whether the empirical Fisher EF can stand in ' +
+    'for the Fisher matrix F on this model: the last one at or before the step of the slider.'});
+  const frames = PANELS.map(panelFrame);
+  const statistics = panelFrame({id: 'statistics', title: 'Every step', help: 'Statistics of the optimizer’s steps, ' +
+    'one line for each run; the vertical line is the step of the slider.'});
+  const grid = element('div', 'grid');
+  grid.append(verdicts.panel, ...frames.slice(0, -1).map((f) => f.panel), statistics.panel, frames.at(-1).panel);
+  main.append(error, empty, grid);
+  body.append(main);
+
+  let scheduled = false;
+  const update = () => {
+    scheduled = false;
+    error.textContent = store.error;
+    error.hidden = !store.error;
+    const runs = store.shown().filter((run) => store.data.has(run.name))
+      .map((run) => ({run, data: store.data.get(run.name)}));
+    empty.replaceChildren(...emptyState(store, runs));
+    grid.hidden = !runs.length;
+    grid.classList.toggle('several', runs.length > 1);
+    shown = {step: store.position(), runs: runs.map(({run}) => run.name), charts: [], verdicts: []};
+    const kept = new Set();
+    showVerdicts(verdicts, runs);
+    PANELS.forEach((panel, i) => showPanel(panel, frames[i], runs, kept));
+    showStatistics(statistics, runs, kept);
+    for (const [key, entry] of cells) if (!kept.has(key)) discard(key, entry);
+  };
+  store.listen(() => {
+    if (!scheduled) requestAnimationFrame(update);
+    scheduled = true;
+  });
+}
+
+function panelFrame({id, title, help, choice}) {
+  const panel = element('section', 'panel');
+  panel.dataset.panel = id;
+  const head = element('div', 'head');
+  head.append(element('h1', '', title));
+  if (choice) head.append(select(choice.name, '', choice.options));
+  const charts = element('div', 'charts');
+  const note = element('p', 'note');
+  panel.append(head, element('p', 'help', help), charts, note);
+  return {panel, charts, note};
+}
+
+function showVerdicts({panel, charts}, runs) {
+  const judged = runs.filter(({data}) => data.verdicts.length || data.measurements.length);
+  panel.hidden = !judged.length;
+  const step = store.position();
+  charts.replaceChildren(...judged.map(({run, data}) => {
+    const cell = element('figure', 'cell-of-run');
+    cell.dataset.run = run.name;
+    const measurement = atOrBefore(data.measurements, step);
+    cell.append(caption(run, atOrBefore(data.verdicts, step), judged.length),
+                verdictCard({data, step, measurement}, (to) => store.change({step: to})));
+    return cell;
+  }));
+  shown.verdicts = judged.map(({run, data}) => ({run: run.name, verdict: atOrBefore(data.verdicts, step)}));
+}
+
+function showPanel(panel, frame, runs, kept) {
+  const has = ({data}) => (panel.needs === 'layers' ? Boolean(data.layers) : data.measurements.length > 0);
+  frame.panel.hidden = !runs.some(has);
+  if (frame.panel.hidden) return;
+  const shared = runs.flatMap(({data}) => data.measurements);
+  const step = store.position();
+  const notes = [];
+  for (const {run, data} of runs) {
+    const entry = cellOf(panel.id, run, frame.charts, panel.height ? panel.height({}) : HEIGHT);
+    kept.add(entry.key);
+    const measurement = atOrBefore(data.measurements, step);
+    const course = courses[panel.id] || panel.needs === 'layers';
+    const missing = !has({data}) ? MISSING[panel.needs]
+      : !course && !measurement ? 'Nothing was measured at or before this step.' : '';
+    entry.caption.replaceChildren(...caption(run, course ? null : measurement, runs.length).childNodes);
+    entry.message.textContent = missing;
+    entry.message.hidden = !missing;
+    entry.chart.element.hidden = Boolean(missing);
+    if (missing) continue;
+    const context = {run, data, measurement, step, shared, store};
+    const spec = panel.spec(context);
+    if (course) spec.cursor = step;
+    spec.key = keyOf(panel.id, course ? null : measurement.step, runs);
+    if (spec.note) notes.push(runs.length > 1 ? `${run.name}: ${spec.note}` : spec.note);
+    entry.chart.set(spec, store.dark, panel.height ? panel.height(context) : HEIGHT);
+    shown.charts.push(points(panel.id, run.name, course ? null : measurement.step, spec));
+  }
+  frame.note.textContent = notes.join(' ');
+}
+
+function showStatistics(frame, runs, kept) {
+  const names = statisticsOf(runs);
+  frame.panel.hidden = !names.length;
+  for (const name of names) {
+    const {title, sentence} = statisticTexts(name);
+    const entry = cellOf(`statistic-${name}`, {name: ''}, frame.charts, 190);
+    kept.add(entry.key);
+    if (!entry.caption.childNodes.length) entry.caption.append(element('b', '', title), element('span', '', sentence));
+    const spec = statisticSpec(name, runs, store.position(), store);
+    spec.key = keyOf(name, null, runs);
+    entry.chart.set(spec, store.dark);
+    for (const series of spec.series) {
+      shown.charts.push(points(name, series.name, null, {...spec, series: [{...series, name: title}]}));
+    }
+  }
+  frame.note.textContent = sampledNote(runs);
+}
+
+// Changes with everything that a curve depends on.
+function keyOf(panel, step, runs) {
+  const versions = runs.map(({run, data}) => [run.name, data.versions]);
+  const {rankAxis, stepAxis, size, layerTrace, layerStatistic, kinds} = store;
+  return JSON.stringify([panel, step, versions, rankAxis, stepAxis, size, layerTrace, layerStatistic, [...kinds]]);
+}
+
+function cellOf(panel, run, parent, height) {
+  const key = `${panel} ${run.name}`;
+  if (!cells.has(key)) {
+    const cell = element('figure', 'cell-of-run');
+    cell.dataset.run = run.name;
+    cell.dataset.chart = panel;
+    const head = element('figcaption');
+    const message = element('p', 'missing');
+    cell.append(head, message);
+    parent.append(cell);
+    message.hidden = true;
+    cells.set(key, {key, cell, caption: head, message, chart: new Chart(cell, height)});
+  }
+  return cells.get(key);
+}
+
+function discard(key, {cell, chart}) {
+  chart.remove();
+  cell.remove();
+  cells.delete(key);
+}
+
+function caption(run, entry, count) {
+  const made = element('figcaption');
+  if (count > 1) made.append(sample(runStyle(run.index), false), element('b', 'run', run.name));
+  if (entry) made.append(element('span', 'at', `step ${entry.step.toLocaleString('en')}`));
+  return made;
+}

@@ -1,0 +1,155 @@
+// What was measured at the step of the slider: spectra, ratio eigenvalues, overlap, layers.
+//
+// A panel: {id, title, help, needs, spec(context), height(context)}; `context` is {run, data, measurement, step,
+// shared, store}. `shared` holds the measurements of all chosen runs, so that axes are the same for every run and
+// every step: what moves is the curve.
+
+import {KINDS, MATRICES} from './kinds.js';
+
+const HEIGHT = 280;
+const DECADES = 9; // eigenvalues further below the largest are rounding errors of the solver
+
+export const AT_STEP = [
+  {
+    id: 'spectrum',
+    title: 'Spectra',
+    help: 'Eigenvalues of each matrix against their rank, at the step of the slider; where the orange curve leaves the ' +
+      'blue one, EF misjudges the curvature. Below λ the damping hides the difference.',
+    needs: 'measurements',
+    spec({data, measurement, shared, store}) {
+      const series = MATRICES.filter((kind) => store.kinds.has(kind) && measurement.spectra[kind]).map((kind) => {
+        const {eigenvalues, error} = measurement.spectra[kind];
+        return {
+          name: KINDS[kind].label,
+          style: KINDS[kind],
+          x: data.ranks[eigenvalues.count],
+          y: eigenvalues.values.map(positive),
+          error: error.eigenvalues,
+        };
+      });
+      const spectra = shared.flatMap((m) => Object.values(m.spectra).map((s) => s.eigenvalues));
+      const top = Math.max(...spectra.map((e) => e.values[0] || 0));
+      const bottom = Math.min(...spectra.map((e) => positive(e.values[e.values.length - 1]) || top));
+      const incomplete = MATRICES.filter((kind) => measurement.spectra[kind] && !measurement.spectra[kind].complete);
+      return {
+        x: rankAxis(store, Math.max(...spectra.map((e) => e.count))),
+        y: {title: 'eigenvalue (loss / parameter²)', log: true,
+            range: [0.5 * Math.max(bottom, top * 10 ** -DECADES), 2 * top]},
+        series,
+        levels: measurement.damping > 0 ? [{y: measurement.damping, label: `damping λ = ${measurement.damping}`, right: true}] : [],
+        note: incomplete.length ? `Only the leading eigenvalues are known of: ${labels(incomplete)}.` : '',
+      };
+    },
+  },
+  {
+    id: 'ratio',
+    title: 'EF relative to F',
+    help: 'Eigenvalues of (F + λI)⁻¹(EF + λI): 1 if EF = F. Teal, the same with labels drawn from the model, is the ' +
+      'spread that mere sampling gives; orange beyond it is not noise.',
+    needs: 'measurements',
+    spec({data, measurement, shared, store}) {
+      const lists = {empirical: 'ratio_eigenvalues', sampled: 'sampled_ratio_eigenvalues'};
+      const series = Object.keys(lists).filter((kind) => store.kinds.has(kind)).map((kind) => ({
+        name: kind === 'empirical' ? 'EF' : 'sampled labels',
+        style: KINDS[kind],
+        x: data.ranks[measurement[lists[kind]].count],
+        y: measurement[lists[kind]].values.map(positive),
+      }));
+      const values = shared.flatMap((m) => Object.values(lists).flatMap((list) => ends(m[list].values)));
+      const counts = shared.flatMap((m) => Object.values(lists).map((list) => m[list].count));
+      const low = Math.max(1e-6, Math.min(0.5, ...values.filter((v) => v > 0)));
+      return {
+        x: rankAxis(store, Math.max(...counts)),
+        y: {title: 'ratio of curvatures (no unit)', log: true, range: [0.7 * low, 1.4 * Math.max(2, ...values)]},
+        series,
+        levels: [{y: 1, label: 'EF = F'}],
+      };
+    },
+  },
+  {
+    id: 'overlap',
+    title: 'Overlap of leading eigenspaces',
+    help: 'Share of the k leading eigenvectors of F that lies in the span of the k leading ones of EF: 1 for the same ' +
+      'space, about k / P (grey) for unrelated ones.',
+    needs: 'measurements',
+    spec({measurement, store}) {
+      const series = Object.keys(measurement.overlap).filter((kind) => store.kinds.has(kind)).map((kind) => ({
+        name: KINDS[kind].label,
+        style: KINDS[kind],
+        x: measurement.overlap_sizes,
+        y: measurement.overlap[kind],
+      }));
+      series.push({
+        name: 'unrelated (k / P)',
+        style: {...KINDS.gradient, symbol: 'diamond'},
+        markers: false,
+        x: measurement.overlap_sizes,
+        y: measurement.overlap_sizes.map((k) => Math.min(1, k / measurement.parameters)),
+      });
+      const sizes = measurement.overlap_sizes;
+      return {
+        x: {title: 'number k of eigenvectors', log: true, ticks: sizes, range: [0.85 * sizes[0], 1.18 * sizes.at(-1)]},
+        y: {title: 'overlap (share, 0 to 1)', range: [-0.04, 1.06]},
+        series,
+      };
+    },
+  },
+  {
+    id: 'layers',
+    title: 'Trace of each layer',
+    help: 'How much of each matrix sits in which layer, at the step of the slider; a layer whose orange bar is out of ' +
+      'line is where EF departs.',
+    needs: 'measurements',
+    choice: {name: 'layerTrace', options: {trace: 'trace', share: 'share of the whole', mean: 'trace / parameters'}},
+    height: ({measurement}) => (measurement ? Math.max(HEIGHT, 60 + 42 * measurement.layers.length) : HEIGHT),
+    spec({measurement, store}) {
+      const {layers} = measurement;
+      const titles = {
+        trace: 'trace (loss / parameter²)',
+        share: 'share of the trace (0 to 1)',
+        mean: 'trace / number of parameters (loss / parameter²)',
+      };
+      const series = MATRICES.filter((kind) => store.kinds.has(kind)).map((kind) => {
+        const total = layers.reduce((sum, layer) => sum + layer[kind], 0) || 1;
+        const scale = {trace: () => 1, share: () => total, mean: (layer) => layer.parameters || 1}[store.layerTrace];
+        return {
+          name: KINDS[kind].label,
+          style: KINDS[kind],
+          bars: true,
+          pattern: {exact: '', sampled: '.', empirical: '/'}[kind],
+          x: layers.map((layer) => layer[kind] / scale(layer)),
+          y: layers.map((layer) => layer.name),
+        };
+      });
+      const values = series.flatMap((s) => s.x).filter((v) => v > 0);
+      const log = store.layerTrace !== 'share';
+      const range = [10 ** Math.floor(Math.log10(Math.min(...values)) - 0.3), 1.6 * Math.max(...values)];
+      return {
+        x: {title: titles[store.layerTrace], log, range: log && values.length ? range : undefined},
+        y: {title: '', categories: layers.map(({name}) => ({name, text: shorten(name, 26)}))},
+        series,
+      };
+    },
+  },
+];
+
+function rankAxis(store, count) {
+  const log = store.rankAxis === 'log';
+  return {title: 'rank', log, counts: true, range: log ? [0.9, 1.15 * count] : [-0.02 * count, 1.02 * count]};
+}
+
+function positive(value) {
+  return value > 0 ? value : null;
+}
+
+function ends(values) {
+  return values.length ? [values[0], values[values.length - 1]].filter((v) => v !== null) : [];
+}
+
+function labels(kinds) {
+  return kinds.map((kind) => KINDS[kind].label).join(', ');
+}
+
+export function shorten(name, length) {
+  return name.length <= length ? name : `${name.slice(0, length - 9)}…${name.slice(-8)}`;
+}

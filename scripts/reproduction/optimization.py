@@ -1,0 +1,144 @@
+"""Experiment C: GD, NGD and EF on real data, each at the best of a grid of hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kfisher
+from kfisher import datasets
+from reproduction import published
+from reproduction.grid import Objective
+from reproduction.models import (
+    KINDS,
+    Kinds,
+    double_precision,
+    linear_model,
+    optimizer_of,
+    train,
+)
+from reproduction.search import STEPS, Found, coarse_grid, published_grid, search
+
+METHODS = ("GD", "NGD", "EF")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Attributes: name: As in the paper. kind: `"linear"` or `"logistic"`. load: Makes (x, y)."""
+
+    name: str
+    kind: str
+    load: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+BOSTON = "Boston"
+PROBLEMS = {
+    p.name: p
+    for p in (
+        Problem("BreastCancer", "logistic", datasets.breast_cancer),
+        Problem("Wine", "linear", datasets.wine),
+        Problem("a1a", "logistic", datasets.a1a),
+        Problem(BOSTON, "linear", datasets.boston_with_caveat),
+        Problem("Energy", "linear", datasets.energy),
+        Problem("Powerplant", "linear", datasets.powerplant),
+        Problem("Yacht", "linear", datasets.yacht),
+    )
+}
+MAIN = ("BreastCancer", "Wine", "a1a", BOSTON)
+APPENDIX = ("Energy", "Powerplant", "Yacht")
+
+
+@dataclass
+class Result:
+    """What is found on one problem.
+
+    Attributes:
+        found: The grid of each method.
+        chosen: log10 of the (step size, damping) of its curve: the published best cell where that is a
+            best one here, up to rounding, else the first best one.
+        losses: Of kfisher's optimizer with these, before each step and after the last.
+        cosine, ratio: Along EF's own path, of the damped directions of EF and NGD: their cosine, and the
+            length of EF's over that of NGD's. Both are damped by EF's best damping.
+    """
+
+    name: str
+    quick: bool
+    found: dict[str, Found] = field(default_factory=dict)
+    chosen: dict[str, tuple[float, float | None]] = field(default_factory=dict)
+    losses: dict[str, np.ndarray] = field(default_factory=dict)
+    cosine: np.ndarray = field(default_factory=lambda: np.array([]))
+    ratio: np.ndarray = field(default_factory=lambda: np.array([]))
+
+
+def run(name: str, quick: bool, checkpoints: Path, kinds: Kinds = KINDS) -> Result:
+    """The grid search, then the curves by kfisher's optimizers through `compile` and `fit`."""
+    if name not in PROBLEMS:
+        raise ValueError(f"`name` must be one of {list(PROBLEMS)}. Received: name={name!r}")
+    problem, best = PROBLEMS[name], published.BEST_CELLS[name]
+    x, y = problem.load()
+    grid = coarse_grid(best) if quick else published_grid()
+    result = Result(name, quick)
+    with double_precision():
+        objective = Objective(linear_model(x.shape[1], problem.kind), x, y)
+        for method in METHODS:
+            file = checkpoints / f"{name}-{method}{'-quick' if quick else ''}.npz"
+            found = search(objective, method, grid, file, f"{name}, {method}", kinds)
+            rate, damping = found.best
+            chosen = (rate, None if method == "GD" else damping)
+            result.found[method] = found
+            result.chosen[method] = best[method] if found.ties(*best[method]) else chosen
+        for method in METHODS:
+            result.losses[method], probe = curve(problem, x, y, method, result.chosen[method], kinds)
+            if method == "EF":
+                result.cosine, result.ratio = probe
+    return result
+
+
+def curve(problem: Problem, x, y, method: str, cell: tuple[float, float | None], kinds: Kinds = KINDS):
+    """The losses of one run of a kfisher optimizer, and for EF the (cosines, ratios) along its path."""
+    rate, damping = 10.0 ** cell[0], None if cell[1] is None else 10.0 ** cell[1]
+    model = linear_model(x.shape[1], problem.kind, optimizer_of(method, rate, damping, kinds))
+    probes = [Directions(x, y, damping, kinds)] if method == "EF" else []
+    losses = train(model, x, y, STEPS, probes)
+    return losses, (probes[0].result() if probes else None)
+
+
+class Directions(keras.callbacks.Callback):
+    """Before every step, (F + damping I)^{-1} g and (EF + damping I)^{-1} g: their cosine and lengths."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, damping: float, kinds: Kinds):
+        super().__init__()
+        self._x, self._y = tf.constant(x), tf.constant(y[:, np.newaxis])
+        self._damping, self._kinds = tf.constant(damping, tf.float64), kinds
+        self._curvature = kfisher.curvature.Dense()
+        self._rows: list[np.ndarray] = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._rows.append(self._measure().numpy())
+
+    def on_train_end(self, logs=None):
+        self._rows.append(self._measure().numpy())
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        cosine, ratio = np.array(self._rows).T
+        return cosine, ratio
+
+    @tf.function(autograph=False)
+    def _measure(self):
+        model, variables = self.model, self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(self._x, self._y, model(self._x))
+        gradient = tape.gradient(loss, [v.value for v in variables])
+        steps = []
+        for fisher in self._kinds:
+            root = kfisher.FisherOperator(model, self._x, self._y, fisher=fisher).root
+            solved = self._curvature.solve(root, gradient, self._damping)
+            steps.append(tf.concat([tf.reshape(s, [-1]) for s in solved], 0))
+        ngd, ef = steps
+        lengths = tf.norm(ngd), tf.norm(ef)
+        return tf.stack([tf.tensordot(ngd, ef, 1) / (lengths[0] * lengths[1]), lengths[1] / lengths[0]])

@@ -1,0 +1,158 @@
+"""Statements 3, 4 and 5: the Fisher of the joint, the Fisher of the conditional, and what EF is instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+import kfisher
+from kfisher import datasets
+from reproduction.models import (
+    KINDS,
+    Kinds,
+    double_precision,
+    gradient,
+    linear_model,
+    matrices,
+    optimizer_of,
+    set_parameters,
+    train,
+)
+
+# Logistic regression on x ~ Normal(0, I) in two dimensions: the parameters of the model, and those of the
+# process that the labels of the data come from.
+_MODEL = np.array([1.0, -2.0, 0.5])
+_OTHER = np.array([-1.0, 0.5, 0.0])
+_NODES = 40
+_DRAWS = 8
+
+
+@dataclass
+class Convergence:
+    """Mean distances from the Fisher of the joint, ||M - F|| / ||F||, over draws of N inputs from p(x).
+
+    Attributes:
+        sizes: N.
+        conditional: Of the Fisher of the conditional at the N inputs.
+        right: Of EF, with labels that come from the model itself.
+        wrong: Of EF, with labels of another process.
+    """
+
+    sizes: np.ndarray
+    conditional: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+
+    @property
+    def slope(self) -> float:
+        """The exponent a of N^a in the conditional's distance, by least squares of logarithms."""
+        return float(np.polyfit(np.log(self.sizes), np.log(self.conditional), 1)[0])
+
+
+def convergence(quick: bool, kinds: Kinds = KINDS) -> Convergence:
+    """E_p(x) by Gauss-Hermite quadrature, whose weights are the sample weights of `FisherOperator`."""
+    sizes = np.array([10**2, 10**3, 10**4] if quick else [10**2, 10**3, 10**4, 10**5])
+    rng = np.random.default_rng(0)
+    with double_precision():
+        model = linear_model(2, "logistic")
+        set_parameters(model, _MODEL)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+        x = np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
+        w = np.outer(weights, weights).ravel()
+        joint = kfisher.FisherOperator(model, x, sample_weight=w / w.mean()).to_dense().numpy()
+        rows = []
+        for size in sizes:
+            found = []
+            for _ in range(_DRAWS):
+                x = rng.normal(size=(size, 2))
+                right, wrong = (_labels(x, theta, rng) for theta in (_MODEL, _OTHER))
+                f, ef_wrong = matrices(model, x, wrong, kinds)
+                ef_right = matrices(model, x, right, kinds)[1]
+                found.append([np.linalg.norm(m - joint) for m in (f, ef_right, ef_wrong)])
+            rows.append(np.mean(found, 0) / np.linalg.norm(joint))
+    return Convergence(sizes, *np.transpose(rows))
+
+
+def _labels(x: np.ndarray, theta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    p = 1 / (1 + np.exp(-(x @ theta[:2] + theta[2])))
+    return (rng.uniform(size=len(x)) < p).astype(float)
+
+
+@dataclass
+class Definitions:
+    """Distances between two ways to the same matrix, relative, at several points of a descent.
+
+    Attributes:
+        steps: How many natural-gradient steps were taken.
+        expectation: F from sum_n E_p(y | x_n)[g g^T], the expectation written out over both labels.
+        hessian: F from the Hessian of the loss, by automatic differentiation.
+        labels: F with the labels of the data from F with all labels turned around.
+        noise: EF from Cov[g_n] + grad L grad L^T, with each g_n by automatic differentiation.
+        share: tr(grad L grad L^T) / tr(EF).
+    """
+
+    steps: list[int]
+    expectation: list[float]
+    hessian: list[float]
+    labels: list[float]
+    noise: list[float]
+    share: list[float]
+
+
+def definitions(kinds: Kinds = KINDS) -> Definitions:
+    """On BreastCancer, standardised so that no matrix is close to singular, at 0, 1 and 3 steps."""
+    x, y = datasets.breast_cancer()
+    x = (x - x.mean(0)) / x.std(0)
+    found = Definitions([], [], [], [], [], [])
+    with double_precision():
+        model = linear_model(x.shape[1], "logistic", optimizer_of("NGD", 1.0, 1e-3, KINDS))
+        for steps in (0, 1, 3):
+            if steps:
+                train(model, x, y, steps - found.steps[-1])
+            f, ef = matrices(model, x, y, kinds)
+            examples = _example_gradients(model, x, y)
+            g = gradient(model, x, y)
+            noise = np.cov(examples.T, bias=True) + np.outer(g, g)
+            found.steps.append(steps)
+            found.expectation.append(_off(f, _expectation(model, x)))
+            found.hessian.append(_off(f, _hessian(model, x, y)))
+            found.labels.append(_off(f, matrices(model, x, 1 - y, kinds)[0]))
+            found.noise.append(_off(ef, noise))
+            found.share.append(float(g @ g / np.trace(ef)))
+    return found
+
+
+def _off(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def _expectation(model, x) -> np.ndarray:
+    """1/N sum_n sum_y p(y | x_n) g g^T, from the gradients of both labels."""
+    p = 1 / (1 + np.exp(-model(x).numpy()[:, 0]))
+    total = np.zeros([])
+    for label, weight in ((0.0, 1 - p), (1.0, p)):
+        g = _example_gradients(model, x, np.full(len(x), label))
+        total = total + (g * weight[:, np.newaxis]).T @ g / len(x)
+    return total
+
+
+def _example_gradients(model, x, y) -> np.ndarray:
+    """The gradient of the loss of each example, `(N, P)`."""
+    labels, variables = tf.constant(y[:, np.newaxis]), [v.value for v in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        losses = model.loss.call(labels, model(x))
+    parts = tape.jacobian(losses, variables)
+    return np.concatenate([p.numpy().reshape(len(x), -1) for p in parts], 1)
+
+
+def _hessian(model, x, y) -> np.ndarray:
+    variables = [v.value for v in model.trainable_variables]
+    labels = tf.constant(y[:, np.newaxis])
+    with tf.GradientTape(persistent=True) as outer:
+        with tf.GradientTape() as inner:
+            loss = model.compute_loss(x, labels, model(x))
+        g = tf.concat([tf.reshape(t, [-1]) for t in inner.gradient(loss, variables)], 0)
+    parts = outer.jacobian(g, variables)
+    return np.concatenate([p.numpy().reshape(len(g), -1) for p in parts], 1)
