@@ -16,6 +16,21 @@ from kfisher.measurement import Measurement
 from kfisher.threads import one_thread
 
 
+MOST_ROWS = 4096  # of the exact Fisher: 256 examples of 16 outputs; their Gram matrix takes 67 MB
+
+
+class TooManyRows(ValueError):
+    """The matrices would be too large; `examples` is how many would fit in."""
+
+    def __init__(self, layout: Layout):
+        self.examples = max(1, MOST_ROWS // layout.counts["exact"])
+        super().__init__(
+            f"The exact Fisher has {layout.counts['exact']} rows for each example (outputs times positions), "
+            f"and at most {MOST_ROWS} are compared. Pass no more than {self.examples} examples. Received: "
+            f"{layout.examples} examples"
+        )
+
+
 class Meter:
     """Puts the three Fishers of a model beside each other, again and again.
 
@@ -35,6 +50,8 @@ class Meter:
 
     def _traced(self, x, y, sample_weight, seed):
         root, layout = joint_root(self.model, x, y, sample_weight, self._draws, seed)
+        if root.gram is not None and layout.counts["exact"] * layout.examples > MOST_ROWS and layout.examples > 1:
+            raise TooManyRows(layout)
         self._layouts[_shapes(x)] = layout
         return {name: value for name, value in vars(root).items() if value is not None}
 
@@ -54,6 +71,8 @@ class Meter:
 
         Raises:
             FloatingPointError: If the matrices have entries that are not finite.
+            TooManyRows: If there are more outputs and positions than can be compared.
+            ValueError: If the loss has no likelihood.
         """
         started = time.perf_counter()
         found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))

@@ -1,7 +1,8 @@
-"""Scalars written to TensorBoard many at a time."""
+"""Event files: what TensorBoard reads, written many values at a time."""
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -11,39 +12,38 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.compat.proto import summary_pb2
+
+Value = Any  # tf.compat.v1.Summary.Value
 
 
-class ScalarWriter:
-    """Writes rows of scalars, one event for each step.
+class EventWriter:
+    """Writes events to a file of TFRecords of its own.
 
-    `tf.summary.scalar` takes 0.1 ms for each number, more than the statistics themselves; here all numbers of
-    a step share one event, and an event file is a file of TFRecords. A directory that cannot be written to
-    gives one warning, and then nothing.
+    `tf.summary.scalar` takes 0.1 ms for each number, more than most of the statistics themselves; here all
+    values of a step share one event. A directory that cannot be written to gives one warning, and then
+    nothing.
 
     Args:
-        log_dir: String or path; the directory is made when the first rows come.
-        names: The tags, one for each column.
+        log_dir: String or path; the directory is made when the first event comes.
     """
 
-    def __init__(self, log_dir: str | os.PathLike, names: list[str]):
+    def __init__(self, log_dir: str | os.PathLike):
         self._log_dir = os.fspath(log_dir)
-        self._names = names
         self._file: Any = None
         self._failed = False
-        self._last_time = time.time()
 
-    def write(self, steps: np.ndarray, rows: np.ndarray) -> None:
-        """Adds rows `(S, len(names))`, their times spread evenly since the last call."""
-        now = time.time()
-        times = np.linspace(self._last_time, now, len(steps) + 1)[1:]
-        self._last_time = now
-        if self._failed or not len(steps):
+    def write(self, events: list[tuple[int, float, list[Value]]]) -> None:
+        """Adds `(step, wall time, values)` triples."""
+        if self._failed or not events:
             return
         try:
             if self._file is None:
-                self._open(now)
-            for step, moment, row in zip(steps.tolist(), times.tolist(), rows.tolist()):
-                self._file.write(self._event(step, moment, row))
+                self._open()
+            for step, moment, values in events:
+                summary = tf.compat.v1.Summary(value=values)
+                event = tf.compat.v1.Event(step=step, wall_time=moment, summary=summary)
+                self._file.write(event.SerializeToString())
             self._file.flush()
         except (OSError, tf.errors.OpError) as error:  # training is worth more than its log
             self._failed = True
@@ -53,14 +53,58 @@ class ScalarWriter:
                 stacklevel=2,
             )
 
-    def _open(self, now: float) -> None:
+    def _open(self) -> None:
         tf.io.gfile.makedirs(self._log_dir)
-        name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{uuid.uuid4().hex}"
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{uuid.uuid4().hex}"
         self._file = tf.io.TFRecordWriter(os.path.join(self._log_dir, name))
-        self._file.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        version = tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2")
+        self._file.write(version.SerializeToString())
 
-    def _event(self, step: int, moment: float, row: list[float]) -> bytes:
-        event = tf.compat.v1.Event(step=step, wall_time=moment)
-        for name, value in zip(self._names, row):
-            event.summary.value.add(tag=name, simple_value=value)
-        return event.SerializeToString()
+
+class ScalarWriter:
+    """Writes rows of scalars, one event for each step.
+
+    Args:
+        log_dir: As for `EventWriter`.
+        names: The tags, one for each column.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike, names: list[str]):
+        self._writer = EventWriter(log_dir)
+        self._names = names
+        self._last_time = time.time()
+
+    def write(self, steps: np.ndarray, rows: np.ndarray) -> None:
+        """Adds rows `(S, len(names))`, their times spread evenly since the last call."""
+        now = time.time()
+        times = np.linspace(self._last_time, now, len(steps) + 1)[1:]
+        self._last_time = now
+        self._writer.write(
+            [
+                (step, moment, scalars(dict(zip(self._names, row))))
+                for step, moment, row in zip(steps.tolist(), times.tolist(), rows.tolist())
+            ]
+        )
+
+
+def scalars(values: dict[str, float]) -> list[Value]:
+    """Those that are not NaN, which stands for what there was not."""
+    make = tf.compat.v1.Summary.Value
+    return [make(tag=tag, simple_value=value) for tag, value in values.items() if not math.isnan(value)]
+
+
+def text(tag: str, content: str, plugin: str) -> Value:
+    """A string as a tensor that belongs to one of TensorBoard's plugins."""
+    return _tensor(tag, content, plugin)
+
+
+def image(tag: str, png: bytes, width: int, height: int) -> Value:
+    """A picture for TensorBoard's "Images"."""
+    return _tensor(tag, [str(width).encode(), str(height).encode(), png], "images", blob=True)
+
+
+def _tensor(tag: str, content: Any, plugin: str, blob: bool = False) -> Value:
+    data = tf.compat.v1.SummaryMetadata.PluginData(plugin_name=plugin)
+    data_class = summary_pb2.DATA_CLASS_BLOB_SEQUENCE if blob else summary_pb2.DATA_CLASS_TENSOR
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data=data, data_class=data_class)
+    return tf.compat.v1.Summary.Value(tag=tag, metadata=metadata, tensor=tf.make_tensor_proto(content))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import keras
 
 from kfisher.callbacks.events import ScalarWriter
+from kfisher.callbacks.hook import Hook
 from kfisher.callbacks.recorder import StepRecorder
 
 _CAPACITY = 512  # rows between two looks at the buffer, if it is not time for one before
@@ -58,9 +58,6 @@ class StepStatistics(keras.callbacks.Callback):
         self._optimizer: Any = None
         self._recorder: Any = None
         self._writer: Any = None
-        self._recorders: list[StepRecorder] = []  # ours, after those of other callbacks of the same fit
-        self._plain: Any = None  # the model's training function, and the same with the recording in it
-        self._recording: Any = None
         self._latest: dict[str, float] = {}
 
     def on_train_begin(self, logs=None):
@@ -77,7 +74,6 @@ class StepStatistics(keras.callbacks.Callback):
             if self.model.built and not self._optimizer.built:
                 self._optimizer.build(self.model.trainable_variables)
             self._recorder = StepRecorder(self.model, self.every, capacity)
-            self._plain = None
         if self._writer is None:
             names = [f"step/{name}" for name in self._recorder.names]
             self._writer = ScalarWriter(os.path.join(self.log_dir, "steps"), names)
@@ -93,33 +89,9 @@ class StepStatistics(keras.callbacks.Callback):
         if full or time.monotonic() - self._flushed > 1.0:
             self._flush()
         self._pending += steps
-        self._arm()
-
-    def _arm(self) -> None:
-        """The next call of the model's training function is recorded, and only that.
-
-        So `fit` may end in any way, by an exception in another callback or by Ctrl-C, and leaves nothing
-        behind. The recording function is traced once: repeated calls of `fit` share it.
-        """
-        plain, recorders = self.model.train_function, [self._recorder]
-        armed = getattr(plain, "__self__", None)
-        if isinstance(armed, StepStatistics):
-            plain, recorders = armed._plain, [*armed._recorders, self._recorder]
-        if plain is not self._plain or recorders != self._recorders:
-            self.model.make_train_function(force=True)
-            self._plain, self._recorders, self._recording = plain, recorders, self.model.train_function
-        self.model.train_function = self._recorded_step
-
-    def _recorded_step(self, iterator):
-        self.model.train_function = self._plain
-        with contextlib.ExitStack() as stack:
-            for recorder in self._recorders:
-                stack.enter_context(recorder.installed())
-            try:
-                return self._recording(iterator)
-            except BaseException:  # the end of the data, or of `fit`: `on_train_end` may never come
-                self._flush()
-                raise
+        hook = Hook.on(self.model)
+        hook.recorders.append(self._recorder)
+        hook.failed.append(self._flush)
 
     def on_epoch_end(self, epoch, logs=None):
         self._flush()

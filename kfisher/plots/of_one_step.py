@@ -9,7 +9,7 @@ from kfisher import fisher as fishers
 from kfisher.measurement import KINDS
 from kfisher.operator import FisherOperator
 from kfisher.plots.sources import Source, measurements_of, nearest
-from kfisher.plots.style import REFERENCE, finish, look, new_axes
+from kfisher.plots.style import LOOKS, REFERENCE, count_on_x, finish, look, new_axes
 
 
 def spectra(source: Source | FisherOperator, step: int | None = None, ax: Axes | None = None) -> Axes:
@@ -48,16 +48,16 @@ def spectra(source: Source | FisherOperator, step: int | None = None, ax: Axes |
         ranks = np.arange(1, len(values) + 1)
         how = look(kind, len(values))
         how["markevery"] = _spread_on_log_axis(len(values))
-        if not spectrum.complete:
-            how["label"] += f" (top {len(values)})"
         ax.loglog(ranks, values, **how)
         if len(error):
             low = np.maximum(values - error, min(positive, default=0.0))
             ax.fill_between(ranks, low, values + error, color=how["color"], alpha=0.2, linewidth=0)
     ax.axhline(measurement.damping, **REFERENCE, label="damping λ")
+    partly = [LOOKS[kind]["label"] for kind, spectrum in measurement.spectra.items() if not spectrum.complete]
     return finish(
         ax, f"Eigenvalues at step {measurement.step}, {measurement.examples} examples",
-        "rank of the eigenvalue", "eigenvalue (units of the loss)",
+        "rank of the eigenvalue" + (f" ({', '.join(partly)}: the leading ones)" if partly else ""),
+        "eigenvalue (units of the loss)",
     )
 
 
@@ -105,6 +105,7 @@ def ratio_eigenvalues(source: Source, step: int | None = None, ax: Axes | None =
         how = look(kind, len(values)) | {"label": names[kind]}
         ax.semilogy(np.arange(1, len(values) + 1), np.array(values), **how)
     ax.axhline(1.0, **REFERENCE, label="EF = F")
+    count_on_x(ax)
     return finish(
         ax, f"Eigenvalues of (F + λI)⁻¹(EF + λI) at step {measurement.step}", "rank of the eigenvalue",
         "eigenvalue",
@@ -139,7 +140,7 @@ def overlap(source: Source, step: int | None = None, ax: Axes | None = None) -> 
         ax.plot(sizes, values, **look(kind, len(values)))
     ax.plot(sizes, sizes / measurement.parameters, **REFERENCE, label="unrelated")
     ax.set_xscale("log")
-    ax.set_xticks(sizes, [f"{k}" for k in sizes])
+    ax.set_xticks(sizes)
     ax.set_xticks([], minor=True)
     ax.set_ylim(-0.03, 1.03)
     return finish(
@@ -170,8 +171,9 @@ def layers(source: Source, step: int | None = None, most: int | None = 20, ax: A
     >>> kfisher.plots.layers("runs/yacht", most=None)
     """
     measurement = nearest(measurements_of(source), step)
-    found = measurement.layers
+    found, where = measurement.layers, "each layer"
     if most is not None and len(found) > most:
+        where = f"{most} of {len(found)} layers"
         least = sorted((layer["exact"] for layer in found), reverse=True)[most - 1]
         found = [layer for layer in found if layer["exact"] >= least][:most]
     ax = new_axes(ax, height=max(4.2, 1.2 + 0.22 * len(found)))
@@ -182,7 +184,7 @@ def layers(source: Source, step: int | None = None, most: int | None = 20, ax: A
     ax.set_yticks(rows, [f"{_short(layer['name'])} ({layer['parameters']})" for layer in found])
     ax.set_ylim(len(found) - 0.5, -0.5)
     return finish(
-        ax, f"Trace in each layer at step {measurement.step}", "trace (units of the loss)",
+        ax, f"Trace in {where} at step {measurement.step}", "trace (units of the loss)",
         "layer (parameters)",
     )
 

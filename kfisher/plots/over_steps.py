@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from kfisher.log import Log
 from kfisher.measurement import KINDS, Measurement
 from kfisher.plots.sources import Source, log_of, measurements_of
-from kfisher.plots.style import REFERENCE, finish, look, new_axes
+from kfisher.plots.style import REFERENCE, count_on_x, finish, look, new_axes
 
 NORMS = ("gradient_norm", "update_norm", "weight_norm", "distance")
-_COLOURS = ("0.45", "#000000", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933")
-_MARKERS = "DovsP^X"
+# A quantity looks the same in every chart; none has the colour of a Fisher.
+_NAMES = (*NORMS, "cosine", "learning_rate", "damping", "update_to_gradient", "kl", "skipped_steps")
+_COLOURS = (
+    "0.45", "#000000", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288", "#AA4499", "#661100",
+)
+_MARKERS = "DovsP^X<>p"
 
 
 def cosine(source: Source, ax: Axes | None = None) -> Axes:
@@ -137,14 +140,16 @@ def steps(source: Log | Source, names: Sequence[str] | None = None, ax: Axes | N
     ax = new_axes(ax)
     count, norms = len(log.steps["step"]), set(chosen) <= set(NORMS)
     for i, name in enumerate(chosen):
+        own = _NAMES.index(name) if name in _NAMES else i % len(_NAMES)
         ax.plot(
-            log.steps["step"], table[name], color=_COLOURS[i % len(_COLOURS)],
-            linewidth=1 if count < 500 else 0.6, marker=_MARKERS[i % len(_MARKERS)], markersize=4.5,
+            log.steps["step"], table[name], color=_COLOURS[own], marker=_MARKERS[own], markersize=4.5,
+            linewidth=1 if count < 500 else 0.6,
             label=(name.removesuffix("_norm") if norms else name).replace("_", " "),
             markevery=(i * count // 40, max(1, count // 10)),
         )
     if all(np.nanmin(table[name], initial=np.inf) > 0 for name in chosen):
         ax.set_yscale("log")
+    count_on_x(ax)
     title, unit = ("Norms at each step", "Euclidean norm") if norms else ("At each step", "")
     return finish(ax, title, "optimizer step", unit)
 
@@ -159,4 +164,4 @@ def _by_kind(ax: Axes, measurements: list[Measurement], name: str) -> None:
         errors = [m.error.get(name, np.nan) for m in measurements]
         if kind == "sampled" and not np.all(np.isnan(errors)):
             ax.errorbar(at, values, errors, fmt="none", ecolor=how["color"], elinewidth=1)
-    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    count_on_x(ax)

@@ -42,7 +42,7 @@ def overview(source: Source, step: int | None = None) -> Figure:
     if log.measurements:
         charts += [partial(one, log, step) for one in (spectra, ratio_eigenvalues)]
         charts += [partial(one, log) for one in (cosine, step_lengths, gamma)]
-        charts += [partial(one, log, step) for one in (overlap, layers)]
+        charts += [partial(overlap, log, step), partial(layers, log, step, most=12)]
     if len(log.steps) > 1 or not charts:
         charts.append(partial(steps, log))
     text = _lines(nearest(log.verdicts, step)) if log.verdicts else []

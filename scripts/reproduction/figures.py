@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,14 @@ from reproduction.vectorfield import LIMITS, STARTS, Field
 COLOURS = {"GD": "#0072B2", "NGD": "#009E73", "EF": "#E69F00"}
 STYLES = {"GD": "-", "NGD": "-.", "EF": (0, (5, 1, 1, 1, 1, 1))}
 _CLASSES = ("#56B4E9", "#CC79A7")
+_TITLES = {
+    "logistic, correct": "correct",
+    "logistic A": "misspecified (A)",
+    "logistic B": "misspecified (B)",
+    "linear, correct": "correct",
+    "linear, noise": "noise misspecified",
+    "linear, missing x²": "model misspecified",
+}
 _WIDTH = 10.0
 # Of the small pictures in the README.
 _PIXELS = 900
@@ -72,7 +81,7 @@ def misspecification(found: list[AtMinimum]) -> Figure:
     figure = Figure(figsize=(_WIDTH, 5.6), layout="constrained")
     rows = figure.subplots(2, 3)
     for axes, below, one in zip(*rows, found):
-        axes.set_title(one.name)
+        axes.set_title(_TITLES[one.name])
         _data(axes, one)
         _ellipses(below, one)
     rows[0, 0].set_ylabel("data")
@@ -99,14 +108,14 @@ def _ellipses(axes: Axes, one: AtMinimum) -> None:
     """(theta - theta*)^T M (theta - theta*) = 9 / N for M = F and M = EF."""
     circle = np.stack([np.cos(t := np.linspace(0, 2 * np.pi, 200)), np.sin(t)])
     reach = 0.0
-    for matrix, method, label in ((one.f, "NGD", "Fisher"), (one.ef, "EF", "empirical Fisher")):
+    looks = ((one.f, "NGD", "-", "Fisher"), (one.ef, "EF", "--", "empirical Fisher"))
+    for matrix, method, style, label in looks:
         values, vectors = np.linalg.eigh(matrix)
         ellipse = vectors @ (circle / np.sqrt(values)[:, np.newaxis]) * 3 / np.sqrt(len(one.x))
         reach = max(reach, 1.25 * np.abs(ellipse).max())
         axes.plot(
-            *(one.theta[:, np.newaxis] + ellipse), color=COLOURS[method], linestyle=STYLES[method],
-            linewidth=3, label=label,
-        )  # fmt: skip
+            *(one.theta[:, np.newaxis] + ellipse), style, color=COLOURS[method], linewidth=3, label=label
+        )
     axes.plot(*one.theta, "k*", markersize=9, label="minimum")
     kind = kind_of(one.name)
     with double_precision():
@@ -122,7 +131,8 @@ def _ellipses(axes: Axes, one: AtMinimum) -> None:
 
 def optimization(results: list[Result], note: str = "") -> Figure:
     """Above the loss of each method; below the cosine of EF and NGD directions along EF's path."""
-    figure = Figure(figsize=(_WIDTH if len(results) > 1 else 5.0, 4.0), layout="constrained")
+    size = _WIDTH if len(results) > 1 else 6.0, 4.6 if note else 4.0
+    figure = Figure(figsize=size, layout="constrained")
     rows = figure.subplots(2, len(results), height_ratios=(2, 1), squeeze=False, sharex="col")
     for above, below, result in zip(*rows, results):
         for method in METHODS:
@@ -143,7 +153,8 @@ def optimization(results: list[Result], note: str = "") -> Figure:
     handles, labels = rows[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
     if note:
-        figure.text(0.01, -0.02, note, fontsize=7, va="top", wrap=True)
+        columns = round(17 * figure.get_figwidth())
+        figure.supxlabel(textwrap.fill(note, columns), fontsize=7, x=0.02, ha="left", color="0.3")
     return figure
 
 

@@ -48,3 +48,6 @@ LOSSES: dict[str, dict[str, dict[int, str]]] = {
 # Along EF's own path on Wine: the least cosine of EF step and natural-gradient step, and where; the cosine
 # that is exceeded at iteration 60; the ratio of the lengths of the two directions at iterations 0 and 50.
 WINE = {"cosine": "-.21", "iteration": 36, "cosine at 60": 0.99, "ratio at 0": ".27", "ratio at 50": "8.4"}
+
+# Printed cells that are not the best ones of the grid, nor tie with them: see the notes in `tables.best`.
+NOT_BEST = {("Boston", "EF")}

@@ -105,7 +105,7 @@ def _conditional(e: Evidence) -> list[Check]:
         Check("F is the Hessian of L here (logistic regression: GGN and Hessian coincide)",
               f"off by {max(d.hessian):.0e}", max(d.hessian) < _ROUNDING),
         Check("F does not change when all labels of the data are turned around",
-              f"changed by {max(d.labels):.0e}", max(d.labels) < _ROUNDING),
+              f"changed by {max(d.labels):.1g}", max(d.labels) < _ROUNDING),
     ]  # fmt: skip
 
 
@@ -113,10 +113,10 @@ def _empirical(e: Evidence) -> list[Check]:
     d = e.definitions
     if d is None:
         return []
-    shares = ", ".join(f"{s:.2f}" for s in d.share)
+    shares = ", ".join(f"{share:.2f} after {steps}" for steps, share in zip(d.steps, d.share))
     return [
         Check("EF is the covariance of the gradients of single examples plus ∇L ∇Lᵀ (times N on the sum)",
-              f"off by {max(d.noise):.0e}; share of ∇L ∇Lᵀ in its trace after {d.steps} steps: {shares}",
+              f"off by {max(d.noise):.0e}; share of ∇L ∇Lᵀ in its trace: {shares} steps",
               max(d.noise) < _ROUNDING),
     ]  # fmt: skip
 
@@ -243,7 +243,8 @@ _ALL: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], list[Check]]], ...]
      ("vectorfield", "optimization"), _geometry),
     ("EF distorts direction and magnitude: large gradient, small update; small gradient, large update. Its "
      "step size is hard to tune, and even when tuned its direction can be opposite to the natural gradient.",
-     ("vectorfield", "optimization", "optimization_appendix"), _distortion),
+     ("vectorfield", "optimization", "optimization_boston_with_caveat", "optimization_appendix"),
+     _distortion),
     ("EF can misestimate the curvature even at the minimum. EF ≈ F there only if the model is well "
      "specified and there is "
      "enough data.", ("misspecification", "misspecification_linear"), _minimum),

@@ -96,13 +96,13 @@ export function createSide(parent, shownNow) {
 
   let known = '';
   store.listen(() => {
-    const now = JSON.stringify([store.runs.map((run) => run.name), [...(store.selected || [])]]);
+    const now = JSON.stringify([store.runs.map((run) => run.name), [...store.selected]]);
     if (now === known) return;
     known = now;
     runs.replaceChildren(...store.runs.map((run, index) => {
       const [label, box] = checkbox(run.name, sample(runStyle(index), false));
       box.dataset.run = run.name;
-      box.checked = Boolean(store.selected && store.selected.has(run.name));
+      box.checked = store.selected.has(run.name);
       box.addEventListener('change', () => store.select(run.name, box.checked));
       return label;
     }));

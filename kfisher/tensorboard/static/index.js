@@ -4,7 +4,10 @@ import {createPage} from './page.js';
 import {store} from './store.js';
 import {followTheme} from './theme.js';
 
+// Soon after the page was opened TensorBoard is still reading: it is asked after 2, 4, 8, 16 seconds, then every 30.
+const FIRST_SECONDS = 2;
 const RELOAD_SECONDS = 30;
+const RELOAD_SECONDS_WHILE_EMPTY = 5;
 
 export async function render() {
   document.documentElement.lang = 'en';
@@ -16,8 +19,13 @@ export async function render() {
   notice.remove();
   followTheme((dark) => store.change({dark}));
   createPage(document.body);
-  await store.reload();
-  setInterval(() => document.hidden || store.reload(), RELOAD_SECONDS * 1000);
+  await keepReloading();
+}
+
+async function keepReloading(seconds = FIRST_SECONDS) {
+  if (!document.hidden) await store.reload();
+  const longest = store.runs.length ? RELOAD_SECONDS : RELOAD_SECONDS_WHILE_EMPTY;
+  setTimeout(keepReloading, 1000 * Math.min(seconds, longest), Math.min(2 * seconds, RELOAD_SECONDS));
 }
 
 function stylesheet(href) {

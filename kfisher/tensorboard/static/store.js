@@ -9,7 +9,8 @@ const SHOWN_AT_FIRST = 2;
 class Store {
   constructor() {
     this.runs = [];
-    this.selected = null; // names; until the first runs are known, none
+    this.selected = new Set(); // names
+    this.touched = false; // whether the person has picked runs; until then the latest are
     this.data = new Map(); // by run: {versions, ranks, measurements, verdicts, steps, layers}
     this.step = null; // of the slider; null: the last one, also when more come
     this.kinds = new Set(Object.keys(KINDS));
@@ -43,7 +44,7 @@ class Store {
     try {
       const {runs} = await fetchJson('runs');
       this.runs = runs;
-      if (this.selected === null && runs.length) this.selected = latest(runs, SHOWN_AT_FIRST);
+      if (!this.touched) this.selected = withLatest(this.selected, runs);
       await Promise.all(this.shown().map((run) => this._fetch(run)));
       this.change({error: '', loaded: true});
     } catch (error) {
@@ -52,10 +53,10 @@ class Store {
   }
 
   async select(run, chosen) {
-    const selected = new Set(this.selected || []);
+    const selected = new Set(this.selected);
     if (chosen) selected.add(run);
     else selected.delete(run);
-    this.change({selected});
+    this.change({selected, touched: true});
     await this.reload();
   }
 
@@ -68,7 +69,7 @@ class Store {
   shown() {
     return this.runs
       .map((run, index) => ({...run, index}))
-      .filter((run) => this.selected && this.selected.has(run.name));
+      .filter((run) => this.selected.has(run.name));
   }
 
   async _fetch(run) {
@@ -113,11 +114,14 @@ export function atOrBefore(entries, step) {
   return found;
 }
 
-function latest(runs, count) {
+// Some runs to begin with: those written to last, added to the ones shown as they come in.
+function withLatest(selected, runs) {
   const time = (run) => Math.max(...LISTS.map((list) => (run[list] ? run[list][1] : 0)));
   const measured = runs.filter((run) => run.measurements);
-  const candidates = measured.length ? measured : runs;
-  return new Set([...candidates].sort((a, b) => time(b) - time(a)).slice(0, count).map((run) => run.name));
+  const candidates = [...(measured.length ? measured : runs)].sort((a, b) => time(b) - time(a));
+  const names = candidates.map((run) => run.name);
+  const kept = names.filter((name) => selected.has(name));
+  return new Set([...new Set([...kept, ...names])].slice(0, SHOWN_AT_FIRST));
 }
 
 export const store = new Store();

@@ -1,0 +1,87 @@
+"""The verdict on the empirical Fisher while a model trains."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import keras
+
+from kfisher.callbacks import events
+from kfisher.callbacks.fisher_spectra import FisherSpectra
+from kfisher.diagnosis import judge
+from kfisher.findings import Thresholds
+from kfisher.measurement import Verdict
+
+
+class FisherDiagnosis(FisherSpectra):
+    """Says whether the empirical Fisher can be trusted, and logs what `FisherSpectra` logs.
+
+    Each measurement is judged, together with those before it: is the direction of the EF step distorted or
+    opposite to that of the natural-gradient step; are steps inverted in length, growing while the gradient
+    shrinks; at a minimum, is EF the curvature. The sentence and the numbers behind it go to the
+    sub-directory `verdict` of `log_dir`: TensorBoard's tabs "Fisher" and "Text".
+
+    Args:
+        log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed: As in
+            `FisherSpectra`; `draws` defaults to `4`, as drawn labels are what EF is judged against.
+        thresholds: `kfisher.Thresholds`. Defaults to its defaults.
+        verbose: 0 or 1; with 1, each new verdict is printed. Defaults to `1`.
+
+    Attributes:
+        verdict: The last `kfisher.measurement.Verdict`, or `None`.
+
+    Raises:
+        ValueError: If an argument is wrong.
+
+    Reference:
+        Kunstner, Balles, Hennig 2019 (arXiv:1905.12558), section 4.
+
+    Example:
+
+    >>> diagnosis = kfisher.callbacks.FisherDiagnosis("runs/first")
+    >>> model.fit(x, y, epochs=10, callbacks=[diagnosis])
+    >>> print(diagnosis.verdict)
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        freq="logarithmic",
+        examples: int = 256,
+        probe: Any = None,
+        draws: int = 4,
+        damping: float | None = None,
+        max_overhead: float | None = 0.05,
+        write_images: bool = True,
+        seed: int = 0,
+        thresholds: Thresholds | None = None,
+        verbose: int = 1,
+    ):
+        super().__init__(log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed)
+        if thresholds is not None and not isinstance(thresholds, Thresholds):
+            raise ValueError(f"`thresholds` must be a kfisher.Thresholds. Received: thresholds={thresholds!r}")
+        self.thresholds = thresholds or Thresholds()
+        self.verbose = verbose
+        self.verdict: Verdict | None = None
+        self._verdicts: Any = None
+
+    def measured(self, measurement, frame):
+        super().measured(measurement, frame)
+        last = self.verdict
+        self.verdict = judge(self.measurements, frame, self.thresholds, self.seed)
+        if self._verdicts is None:
+            self._verdicts = events.EventWriter(os.path.join(self.log_dir, "verdict"))
+        values = [
+            events.text("fisher/verdict", self.verdict.to_json(), "fisher"),
+            events.text("fisher/verdict_text", _markdown(self.verdict), "text"),
+        ]
+        self._verdicts.write([(measurement.step, time.time(), values)])
+        if self.verbose and (last is None or last.verdict != self.verdict.verdict):
+            keras.utils.io_utils.print_msg(f"\nStep {measurement.step}: {self.verdict}")
+
+
+def _markdown(verdict: Verdict) -> str:
+    findings = "\n".join(f"- *{f.name}* ({f.level}): {f.text}" for f in verdict.findings)
+    return f"**{verdict.sentence}**\n\n{findings}"

@@ -1,0 +1,196 @@
+"""The three Fishers side by side while a model trains."""
+
+from __future__ import annotations
+
+import collections
+import os
+import time
+import warnings
+from typing import Any
+
+import keras
+
+from kfisher.callbacks import events
+from kfisher.callbacks.hook import Hook
+from kfisher.callbacks.picture import picture
+from kfisher.callbacks.schedule import Budget, Frequency, check_frequency, is_due
+from kfisher.checks import positive_integer
+from kfisher.damping import positive
+from kfisher.diagnosis import damping_of
+from kfisher.frame import Frame
+from kfisher.measurement import Measurement
+from kfisher.meter import Meter, TooManyRows, examples
+
+
+class FisherSpectra(keras.callbacks.Callback):
+    """Logs the spectra of F, of F with drawn labels, and of the empirical Fisher, and how they compare.
+
+    Before a step that is due, the current batch (or a fixed set of examples) goes through the model once
+    more, in inference mode, and all three matrices come from that one pass: their eigenvalues, trace,
+    effective dimension and condition, the overlap of their leading eigenspaces, the eigenvalues of
+    (F + lambda I)^-1 (EF + lambda I), and the cosine, length and quality gamma of the steps that they give.
+    `kfisher.measurement.Measurement` describes each number. Regularisers are left out: they are the same in
+    both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
+    weights as without it.
+
+    The numbers go to the sub-directory `spectra` of `log_dir`: the tab "Fisher" of TensorBoard shows them
+    all, "Scalars" and "Images" the most important ones. What cannot be measured or written gives one warning;
+    training goes on.
+
+    Args:
+        log_dir: Directory for TensorBoard.
+        freq: When: each step that is a multiple of an integer, `"epoch"` for the first of each epoch,
+            `"logarithmic"` for the first eight steps and then eight in each doubling, or a function of the
+            step (from 0 on) that returns a bool. Defaults to `"logarithmic"`.
+        examples: Positive integer, how many examples of the batch. Defaults to `256`.
+        probe: `(x, y)` or `(x, y, sample_weight)`: these examples, instead of those of the current batch.
+            Defaults to `None`.
+        draws: Positive integer, how many times labels are drawn from the model; the numbers of the sampled
+            Fisher are means over draws, with standard errors from 2 draws on. Defaults to `2`.
+        damping: Positive float, lambda in the units of F. Defaults to that of the optimizer if it is one of
+            kfisher's, else to the square root of the precision times the largest eigenvalue of F.
+        max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take: what is due is
+            put off until it fits in. Tracing, once for each shape of a batch, is not counted. `None` for no
+            limit. Defaults to `0.05`.
+        write_images: Bool, whether to draw the spectra for "Images" at the end of an epoch.
+            Defaults to `True`.
+        seed: Integer, for the labels that are drawn. Defaults to `0`.
+
+    Attributes:
+        measurements: The last 100 of them.
+
+    Raises:
+        ValueError: If an argument is wrong.
+
+    Reference:
+        Kunstner, Balles, Hennig 2019 (arXiv:1905.12558), sections 3 and 4.
+
+    Example:
+
+    >>> model.fit(x, y, epochs=10, callbacks=[kfisher.callbacks.FisherSpectra("runs/first")])
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        freq: Frequency = "logarithmic",
+        examples: int = 256,
+        probe: Any = None,
+        draws: int = 2,
+        damping: float | None = None,
+        max_overhead: float | None = 0.05,
+        write_images: bool = True,
+        seed: int = 0,
+    ):
+        super().__init__()
+        check_frequency("freq", freq)
+        positive_integer("examples", examples)
+        positive_integer("draws", draws)
+        if damping is not None:
+            damping = positive("damping", damping, "a positive float or None")
+        if max_overhead is not None and not (isinstance(max_overhead, (int, float)) and 0 < max_overhead <= 1):
+            raise ValueError(
+                f"`max_overhead` must be a float in (0, 1], or None. Received: max_overhead={max_overhead}"
+            )
+        if probe is not None and (not isinstance(probe, tuple) or len(probe) not in (2, 3)):
+            raise ValueError(
+                "`probe` must be a tuple (x, y) or (x, y, sample_weight). Received: a "
+                f"{type(probe).__name__}"
+            )
+        self.log_dir = os.fspath(log_dir)
+        self.freq, self.examples, self.draws, self.seed = freq, examples, draws, seed
+        self.damping, self.max_overhead, self.write_images = damping, max_overhead, write_images
+        self.probe = probe
+        self.measurements: collections.deque[Measurement] = collections.deque(maxlen=100)
+        self._meter: Any = None
+        self._writer: Any = None
+        self._most = examples
+        self._size = 0
+        self._unlogged_picture = False
+        self._warned: set[str] = set()
+
+    def on_train_begin(self, logs=None):
+        replicas = self.model.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                f"{type(self).__name__} measures the batch of one replica. Received: a model under a strategy "
+                f"with {replicas} replicas"
+            )
+        if self._meter is None or self._meter.model is not self.model:
+            self._meter = Meter(self.model, self.draws, self.seed)
+        if self._writer is None:
+            self._writer = events.EventWriter(os.path.join(self.log_dir, "spectra"))
+        self._budget = Budget(self.max_overhead)
+        self._pending = False
+        self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        self._epoch_begins = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        count = self.model.steps_per_execution
+        self._pending = self._pending or is_due(self.freq, self._step, count, self._epoch_begins)
+        self._epoch_begins = False
+        if self._pending and self._budget.allows():
+            hook = Hook.on(self.model)
+            hook.peeks.append(self._peek)
+        self._step += count
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._draw()
+
+    def on_train_end(self, logs=None):
+        self._draw()
+
+    def _peek(self, batch: Any) -> None:
+        """Measures, with the weights as they are before the step that trains on this batch."""
+        started = time.perf_counter()
+        data = examples(batch if self.probe is None else self.probe, self._most)
+        size = int(keras.tree.flatten(data[0])[0].shape[0])
+        if size < self._size:  # the rest of an epoch; the next batch is whole again
+            return
+        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        traced = self._meter.is_traced(data[0])
+        self._pending = False
+        damping = damping_of(self.model) if self.damping is None else self.damping
+        try:
+            measurement, frame = self._meter(*data, damping=damping, step=step)
+        except TooManyRows as error:
+            self._warn(f"Fewer examples are measured, {error.examples}. {error}")
+            self._most, self._pending = error.examples, True
+            self._peek(batch)
+            return
+        except (ValueError, FloatingPointError) as error:
+            self._warn(f"No spectra at step {step}; training goes on. Received: {error}")
+            return
+        self._size = size
+        self.measurements.append(measurement)
+        self.measured(measurement, frame)
+        self._unlogged_picture = True
+        if traced:
+            self._budget.charge(time.perf_counter() - started)
+
+    def measured(self, measurement: Measurement, frame: Frame) -> None:
+        """Logs a measurement; may be extended."""
+        values = events.scalars(measurement.scalars())
+        values.append(events.text("fisher/measurement", measurement.to_json(), "fisher"))
+        self._writer.write([(measurement.step, time.time(), values)])
+
+    def _draw(self) -> None:
+        """The picture of the last measurement, once, and if the time for it is there."""
+        if not (self.write_images and self._unlogged_picture and self._budget.allows()):
+            return
+        started = time.perf_counter()
+        measurement = self.measurements[-1]
+        value = events.image("fisher/overview", *picture(measurement))
+        self._writer.write([(measurement.step, time.time(), [value])])
+        self._unlogged_picture = False
+        self._budget.charge(time.perf_counter() - started)
+
+    def _warn(self, message: str) -> None:
+        """Each kind of trouble once."""
+        kind = message.split(".")[0].split(" at step")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, stacklevel=2)

@@ -1,0 +1,132 @@
+"""Keras' TensorBoard callback, with the statistics of every step and the Fishers beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
+from kfisher.callbacks.schedule import Frequency
+from kfisher.callbacks.step_statistics import StepStatistics
+from kfisher.findings import Thresholds
+
+
+class TensorBoard(keras.callbacks.TensorBoard):
+    """`keras.callbacks.TensorBoard`, and all that kfisher knows about a training.
+
+    Takes the place of Keras' callback: the same arguments, the same files. Beside them it logs the
+    statistics of every step (`StepStatistics`), and the spectra of F and EF with a verdict on whether EF can
+    be trusted (`FisherDiagnosis`). Start `tensorboard --logdir logs` and open the tab "Fisher"; the
+    same numbers are also under "Scalars", "Images", "Text" and, arranged, under "Custom Scalars".
+
+    Args:
+        log_dir: As in `keras.callbacks.TensorBoard`, and so all other arguments of it, by name.
+        statistics_freq: Positive integer: log each step that is a multiple of it; 0 for none.
+            Defaults to `1`.
+        statistics_per_layer: Bool, whether to log norms of each layer, too. Defaults to `False`.
+        spectrum_freq: When to measure spectra, as `freq` of `FisherSpectra`; 0 for never.
+            Defaults to `"logarithmic"`.
+        spectrum_examples, probe, draws, damping, max_overhead, seed: As `examples` and so on of
+            `FisherSpectra`. `draws` defaults to `2`.
+        thresholds, verbose: As in `FisherDiagnosis`; `verbose` defaults to `0`.
+
+    Attributes:
+        verdict: The last verdict, or `None`.
+        measurements: The last 100 measurements.
+
+    Raises:
+        ValueError: If an argument is wrong.
+
+    Example:
+
+    >>> model.fit(x, y, epochs=10, callbacks=[kfisher.callbacks.TensorBoard("runs/first")])
+    """
+
+    def __init__(
+        self,
+        log_dir="logs",
+        *args,
+        statistics_freq: int = 1,
+        statistics_per_layer: bool = False,
+        spectrum_freq: Frequency = "logarithmic",
+        spectrum_examples: int = 256,
+        probe: Any = None,
+        draws: int = 2,
+        damping: float | None = None,
+        max_overhead: float | None = 0.05,
+        seed: int = 0,
+        thresholds: Thresholds | None = None,
+        verbose: int = 0,
+        **kwargs,
+    ):
+        super().__init__(log_dir, *args, **kwargs)
+        self._statistics = {"every": statistics_freq, "per_layer": statistics_per_layer}
+        self._spectra = {
+            "freq": spectrum_freq,
+            "examples": spectrum_examples,
+            "probe": probe,
+            "draws": draws,
+            "damping": damping,
+            "max_overhead": max_overhead,
+            "seed": seed,
+            "thresholds": thresholds,
+            "verbose": verbose,
+        }
+        self._parts: list[keras.callbacks.Callback] = []
+        self._diagnosis: FisherDiagnosis | None = None
+        self._make_parts()  # wrong arguments are told now
+
+    @property
+    def verdict(self):
+        return self._diagnosis and self._diagnosis.verdict
+
+    @property
+    def measurements(self):
+        return self._diagnosis.measurements if self._diagnosis else []
+
+    def _make_parts(self) -> None:
+        """With `log_dir` as it is now: tuners set it anew for each trial."""
+        self._parts, self._diagnosis = [], None
+        if self._statistics["every"] != 0:
+            self._parts.append(StepStatistics(self.log_dir, **self._statistics))
+        if self._spectra["freq"] != 0:
+            self._diagnosis = FisherDiagnosis(self.log_dir, **self._spectra)
+            self._parts.append(self._diagnosis)
+
+    def set_model(self, model):
+        super().set_model(model)
+        if any(part.log_dir != str(self.log_dir) for part in self._parts):
+            self._make_parts()
+        for part in self._parts:
+            part.set_model(model)
+
+    def set_params(self, params):
+        super().set_params(params)
+        for part in self._parts:
+            part.set_params(params)
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        for part in self._parts:
+            part.on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        for part in self._parts:
+            part.on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(batch, logs)
+        for part in self._parts:
+            part.on_train_batch_begin(batch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)  # before the parts add to the logs what they write themselves
+        for part in self._parts:
+            part.on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        for part in self._parts:
+            part.on_train_end(logs)
