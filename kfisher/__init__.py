@@ -1,10 +1,11 @@
 """Natural gradient for Keras, and the means to tell it from its empirical imitation."""
 
-from kfisher import callbacks, curvature, damping, datasets, likelihoods, losses, optimizers, spectra
+from kfisher import callbacks, curvature, damping, datasets, likelihoods, losses, optimizers, plots, spectra
 from kfisher.coverage import coverage
 from kfisher.diagnosis import diagnose
 from kfisher.findings import Thresholds
 from kfisher.fisher import Empirical, Exact, Sampled
+from kfisher.log import Log, read_log
 from kfisher.model import FisherMixin, Model, Sequential, attach, detach
 from kfisher.operator import FisherOperator
 from kfisher.version import __version__
@@ -14,6 +15,7 @@ __all__ = [
     "Exact",
     "FisherMixin",
     "FisherOperator",
+    "Log",
     "Model",
     "Sampled",
     "Sequential",
@@ -30,5 +32,7 @@ __all__ = [
     "likelihoods",
     "losses",
     "optimizers",
+    "plots",
+    "read_log",
     "spectra",
 ]

@@ -1,4 +1,4 @@
-"""Checks of values that are known only while the graph runs."""
+"""Checks of arguments, and of values that are known only while the graph runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """`value`, or a `ValueError` that names it."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
+    return value
 
 
 def checked(values: tf.Tensor, valid: tf.Tensor, message: str) -> tf.Tensor:

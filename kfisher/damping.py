@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher.checks import positive_integer
+
 register = keras.saving.register_keras_serializable("kfisher")
 
 
@@ -93,9 +95,7 @@ class LevenbergMarquardt(Damping):
         super().__init__(initial)
         if not isinstance(omega, (int, float)) or not 0 < omega < 1:
             raise ValueError(f"`omega` must be a float between 0 and 1. Received: omega={omega}")
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` must be a positive integer. Received: every={every}")
-        self.omega, self.every = omega, every
+        self.omega, self.every = omega, positive_integer("every", every)
         self.minimum, self.maximum = positive("minimum", minimum), positive("maximum", maximum)
         if not self.minimum <= self.initial <= self.maximum:
             raise ValueError(

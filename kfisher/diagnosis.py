@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kfisher import findings as findings_on
+from kfisher.checks import positive_integer
 from kfisher.findings import Thresholds
 from kfisher.frame import Frame
 from kfisher.measurement import Measurement, Verdict
@@ -51,8 +52,7 @@ def diagnose(
 
     >>> print(kfisher.diagnose(model, x, y))
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"`draws` must be a positive integer. Received: draws={draws}")
+    positive_integer("draws", draws)
     if y is None:
         raise ValueError("The empirical Fisher takes the labels of the data. Received: y=None")
     data = examples((x, y, sample_weight), None)
@@ -74,15 +74,17 @@ def judge(history: Sequence[Measurement], frame: Frame, thresholds: Thresholds, 
     now = history[-1]
     findings = [
         findings_on.direction(now, frame, thresholds),
-        findings_on.length(now, thresholds),
+        findings_on.length(now, frame, thresholds),
         findings_on.inversion(history, thresholds),
         findings_on.specification(frame, thresholds, seed),
     ]
-    verdict = "unknown"
-    for level in ("fine", "warning", "bad"):  # the worst decides, and of equals the first
+    # The worst decides, and of equals the first. A length alone does not clear EF.
+    found = {f.name: f.level for f in findings}
+    verdict = "fine" if "fine" in (found["direction"], found["specification"]) else "unknown"
+    for level in ("warning", "bad"):
         for finding in reversed(findings):
             if finding.level == level:
-                verdict = finding.values.get("verdict", "fine")
+                verdict = finding.values["verdict"]
     return Verdict(now.step, verdict, _SENTENCES[verdict], findings)
 
 

@@ -64,12 +64,12 @@ def direction(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding
     return Finding("direction", "warning", f"{said}.", {**values, "verdict": "distorted"})
 
 
-def length(now: Measurement, thresholds: Thresholds) -> Finding:
+def length(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding:
     """Whether it is as long, at the same damping."""
     ratio, norm = now.length_ratio, now.step_norm
     noise = norm["sampled"] / norm["exact"] if norm["exact"] else float("nan")
     values = {"length_ratio": ratio, "sampled_length_ratio": noise}
-    if not np.isfinite(ratio) or not ratio:
+    if _gradient_over_noise(frame) < _VANISHED or not np.isfinite(ratio) or not ratio:
         return Finding("length", "unknown", "The gradient vanishes here, and so do the steps.", values)
     said = f"The EF step is {ratio:.3g} times as long as the natural-gradient step"
     if _factor(ratio) <= thresholds.length:

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher.checks import positive_integer
 from kfisher.heads import Head
 from kfisher.likelihoods import Likelihood
 
@@ -140,11 +141,7 @@ class Sampled(Fisher):
     """
 
     def __init__(self, num_samples: int = 1):
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise ValueError(
-                f"`num_samples` must be a positive integer. Received: num_samples={num_samples}"
-            )
-        self.num_samples = num_samples
+        self.num_samples = positive_integer("num_samples", num_samples)
 
     def vectors(self, likelihood, eta, labels, seed):
         y = tf.stop_gradient(likelihood.sample(eta, self.num_samples, seed))

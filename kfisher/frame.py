@@ -158,7 +158,7 @@ def _leading(gram, layout, own, pairs, coordinates, damping, epsilon) -> tuple[n
     for key, (values, vectors) in pairs.items():
         rows = layout.rows(*key)
         columns.append((rows, (vectors / np.sqrt(values))[:, :_LEADING]))
-        columns.append((rows, _solve(own[key], seen[rows], *pairs[key], damping)[:, np.newaxis]))
+        columns.append((rows, _solve(own[key], seen[rows], values, vectors, damping)[:, np.newaxis]))
     images = np.concatenate([gram[:, rows] @ block.astype(gram.dtype) for rows, block in columns], 1)  # K C
     images = images.astype(np.float64)
     inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # C^T K C

@@ -108,6 +108,7 @@ class Measurement:
         found["fisher/length_ratio"] = self.length_ratio
         found["fisher/gradient_norm"] = self.gradient_norm
         found["fisher/damping"] = self.damping
+        found["fisher/seconds"] = self.seconds
         for name in ("cosine", "step_norm", "gamma"):
             found |= {f"fisher/{name}/{kind}": v for kind, v in getattr(self, name).items()}
         return found

@@ -50,7 +50,8 @@ class Meter:
 
     def _traced(self, x, y, sample_weight, seed):
         root, layout = joint_root(self.model, x, y, sample_weight, self._draws, seed)
-        if root.gram is not None and layout.counts["exact"] * layout.examples > MOST_ROWS and layout.examples > 1:
+        rows = layout.counts["exact"] * layout.examples
+        if root.gram is not None and rows > MOST_ROWS and layout.examples > 1:
             raise TooManyRows(layout)
         self._layouts[_shapes(x)] = layout
         return {name: value for name, value in vars(root).items() if value is not None}

@@ -11,6 +11,8 @@ import scipy.linalg
 import scipy.sparse.linalg
 import tensorflow as tf
 
+from kfisher.checks import positive_integer
+
 _DENSE = 2048  # rows; up to this size all eigenvalues take less than two seconds
 
 
@@ -111,9 +113,8 @@ def density(
     >>> phi = kfisher.spectra.density(kfisher.FisherOperator(model, x))
     >>> phi(np.linspace(0, 1, 200), width=0.01)
     """
-    for name, value in (("num_vectors", num_vectors), ("num_steps", num_steps)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
+    positive_integer("num_vectors", num_vectors)
+    positive_integer("num_steps", num_steps)
     return quadrature(_matvec(operator), _size(operator), num_vectors, num_steps, seed)
 
 
@@ -150,9 +151,9 @@ def _lanczos(matvec, start: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.
     return np.array(diagonal), np.array(off)
 
 
-def _size(operator) -> int:
-    shape = getattr(operator, "shape", None)
-    if not isinstance(operator, tf.linalg.LinearOperator) or len(shape) != 2 or shape[0] != shape[1]:
+def _size(operator: Any) -> int:
+    shape = tuple(operator.shape) if isinstance(operator, tf.linalg.LinearOperator) else ()
+    if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(
             "`operator` must be a square tf.linalg.LinearOperator without batch axes, say a "
             f"kfisher.FisherOperator. Received: {operator!r}"

@@ -1,5 +1,8 @@
 """What is logged during `fit`."""
 
+from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
+from kfisher.callbacks.fisher_spectra import FisherSpectra
 from kfisher.callbacks.step_statistics import StepStatistics
+from kfisher.callbacks.tensorboard import TensorBoard
 
-__all__ = ["StepStatistics"]
+__all__ = ["FisherDiagnosis", "FisherSpectra", "StepStatistics", "TensorBoard"]

@@ -26,10 +26,12 @@ class EventWriter:
 
     Args:
         log_dir: String or path; the directory is made when the first event comes.
+        layout: A `Summary` with the layout of "Custom Scalars", for the first event.
     """
 
-    def __init__(self, log_dir: str | os.PathLike):
+    def __init__(self, log_dir: str | os.PathLike, layout: Any = None):
         self._log_dir = os.fspath(log_dir)
+        self._layout = layout
         self._file: Any = None
         self._failed = False
 
@@ -59,6 +61,9 @@ class EventWriter:
         self._file = tf.io.TFRecordWriter(os.path.join(self._log_dir, name))
         version = tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2")
         self._file.write(version.SerializeToString())
+        if self._layout is not None:
+            first = tf.compat.v1.Event(wall_time=time.time(), summary=self._layout)
+            self._file.write(first.SerializeToString())
 
 
 class ScalarWriter:
@@ -67,10 +72,11 @@ class ScalarWriter:
     Args:
         log_dir: As for `EventWriter`.
         names: The tags, one for each column.
+        layout: As for `EventWriter`.
     """
 
-    def __init__(self, log_dir: str | os.PathLike, names: list[str]):
-        self._writer = EventWriter(log_dir)
+    def __init__(self, log_dir: str | os.PathLike, names: list[str], layout: Any = None):
+        self._writer = EventWriter(log_dir, layout)
         self._names = names
         self._last_time = time.time()
 

@@ -6,8 +6,6 @@ import os
 import time
 from typing import Any
 
-import keras
-
 from kfisher.callbacks import events
 from kfisher.callbacks.fisher_spectra import FisherSpectra
 from kfisher.diagnosis import judge
@@ -61,7 +59,9 @@ class FisherDiagnosis(FisherSpectra):
     ):
         super().__init__(log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed)
         if thresholds is not None and not isinstance(thresholds, Thresholds):
-            raise ValueError(f"`thresholds` must be a kfisher.Thresholds. Received: thresholds={thresholds!r}")
+            raise ValueError(
+                f"`thresholds` must be a kfisher.Thresholds. Received: thresholds={thresholds!r}"
+            )
         self.thresholds = thresholds or Thresholds()
         self.verbose = verbose
         self.verdict: Verdict | None = None
@@ -79,7 +79,7 @@ class FisherDiagnosis(FisherSpectra):
         ]
         self._verdicts.write([(measurement.step, time.time(), values)])
         if self.verbose and (last is None or last.verdict != self.verdict.verdict):
-            keras.utils.io_utils.print_msg(f"\nStep {measurement.step}: {self.verdict}")
+            print(f"\nStep {measurement.step}: {self.verdict}", flush=True)
 
 
 def _markdown(verdict: Verdict) -> str:

@@ -12,6 +12,7 @@ import keras
 
 from kfisher.callbacks import events
 from kfisher.callbacks.hook import Hook
+from kfisher.callbacks.layout import custom_scalars_layout
 from kfisher.callbacks.picture import picture
 from kfisher.callbacks.schedule import Budget, Frequency, check_frequency, is_due
 from kfisher.checks import positive_integer
@@ -88,7 +89,8 @@ class FisherSpectra(keras.callbacks.Callback):
         positive_integer("draws", draws)
         if damping is not None:
             damping = positive("damping", damping, "a positive float or None")
-        if max_overhead is not None and not (isinstance(max_overhead, (int, float)) and 0 < max_overhead <= 1):
+        share = 1.0 if max_overhead is None else max_overhead
+        if not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ValueError(
                 f"`max_overhead` must be a float in (0, 1], or None. Received: max_overhead={max_overhead}"
             )
@@ -113,13 +115,15 @@ class FisherSpectra(keras.callbacks.Callback):
         replicas = self.model.distribute_strategy.num_replicas_in_sync
         if replicas > 1:
             raise ValueError(
-                f"{type(self).__name__} measures the batch of one replica. Received: a model under a strategy "
-                f"with {replicas} replicas"
+                f"{type(self).__name__} measures the batch of one replica. Received: a model under a "
+                f"strategy with {replicas} replicas"
             )
         if self._meter is None or self._meter.model is not self.model:
             self._meter = Meter(self.model, self.draws, self.seed)
         if self._writer is None:
-            self._writer = events.EventWriter(os.path.join(self.log_dir, "spectra"))
+            self._writer = events.EventWriter(
+                os.path.join(self.log_dir, "spectra"), custom_scalars_layout(step_names=())
+            )
         self._budget = Budget(self.max_overhead)
         self._pending = False
         self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))

@@ -33,7 +33,9 @@ _FISHER = {
 }
 
 
-def custom_scalars_layout(step_names: Iterable[str] | None = None) -> tf.compat.v1.Summary:
+def custom_scalars_layout(
+    step_names: Iterable[str] | None = None, fisher: bool = True
+) -> tf.compat.v1.Summary:
     """The layout of the "Custom Scalars" tab: the categories "Steps" and "Fisher against EF".
 
     It belongs into one event of any run of the log directory, at any step; TensorBoard merges equal charts
@@ -42,6 +44,7 @@ def custom_scalars_layout(step_names: Iterable[str] | None = None) -> tf.compat.
     Args:
         step_names: What is logged of each step, such as "update_norm": charts that would stay empty are left
             out. Defaults to all.
+        fisher: Bool, whether to add "Fisher against EF". Defaults to `True`.
 
     Returns:
         A `Summary` proto with the tag "custom_scalars__config__".
@@ -55,7 +58,9 @@ def custom_scalars_layout(step_names: Iterable[str] | None = None) -> tf.compat.
     if step_names is not None:
         logged = set(step_names)
         steps = {title: names for title, names in _STEPS.items() if logged & set(names.split("|"))}
-    categories = [_category("Steps", "step", steps), _category("Fisher against EF", "fisher", _FISHER)]
+    categories = [_category("Steps", "step", steps)]
+    if fisher:
+        categories.append(_category("Fisher against EF", "fisher", _FISHER))
     return summary.pb(layout_pb2.Layout(category=[c for c in categories if c.chart]))
 
 

@@ -10,9 +10,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kfisher.optimizers import NaturalGradient, SophiaG
 from kfisher.vectors import dot
 
-_STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm")
+_STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance")
+_OF_LAYERS = ("update_norm", "gradient_norm", "weight_norm")
 _HYPER_PARAMETERS = ("learning_rate", "damping", "skipped_steps")
 
 
@@ -27,18 +29,27 @@ class StepRecorder:
         model: A compiled model, with any Keras optimizer.
         every: Positive integer; other steps than its multiples leave no row.
         capacity: How many rows are kept until they are read.
+        per_layer: Whether to record norms of each layer, too.
     """
 
-    def __init__(self, model: keras.Model, every: int, capacity: int):
+    def __init__(self, model: keras.Model, every: int, capacity: int, per_layer: bool):
         optimizer = model.optimizer
-        self._trainable_variables = model.trainable_variables
+        self._trainable_variables = list(model.trainable_variables)
+        self._start = {id(v): tf.Variable(v.value, trainable=False) for v in self._trainable_variables}
+        self._layers = _layers(model) if per_layer else {}
         self.capacity = capacity
         self._optimizer = optimizer
         self._inner = getattr(optimizer, "inner_optimizer", optimizer)
         self._every = every
         hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
-        self.names = [*_STATISTICS, *hyper_parameters]
-        self._rows = tf.Variable(tf.zeros([capacity, len(self.names)], tf.float64), trainable=False)
+        self._hyper_parameters = hyper_parameters
+        self._has_kl = isinstance(self._inner, NaturalGradient) and not (
+            isinstance(self._inner, SophiaG) or self._inner.momentum
+        )
+        self.names = [*_STATISTICS, *hyper_parameters, *(["kl"] if self._has_kl else [])]
+        self.tags = [f"step/{name}" for name in self.names]
+        self.tags += [f"layer/{layer}/{name}" for layer in self._layers for name in _OF_LAYERS]
+        self._rows = tf.Variable(tf.zeros([capacity, len(self.tags)], tf.float64), trainable=False)
         self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._read = 0
 
@@ -63,18 +74,20 @@ class StepRecorder:
                 attributes["apply"] = before
 
     def _recorded(self, grads, trainable_variables=None):
-        if trainable_variables is None:
-            trainable_variables = self._trainable_variables
-        variables, grads = list(trainable_variables), list(grads)
+        everything = self._trainable_variables if trainable_variables is None else trainable_variables
+        variables, grads = list(everything), list(grads)
         step = self._count + 1
+        trained = [i for i, g in enumerate(grads) if g is not None]
+        variables, kept = [variables[i] for i in trained], [tf.convert_to_tensor(grads[i]) for i in trained]
         before = [tf.convert_to_tensor(v.value) for v in variables]
-        hyper_parameters = [tf.cast(p, tf.float64) for p in self._hyper_parameters()]
+        values = [getattr(self._inner, name) for name in self._hyper_parameters]  # of this step
+        values = [tf.cast(v.value if isinstance(v, keras.Variable) else v, tf.float64) for v in values]
         scale = tf.cast(self._scale(), tf.float64)
-        self._apply(grads, trainable_variables)
+        self._apply(grads, everything)
         after = [tf.convert_to_tensor(v.value) for v in variables]
 
         def write():
-            row = tf.stack(_statistics(before, after, grads, scale) + hyper_parameters)
+            row = self._row(variables, before, after, kept, scale, values)
             self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
 
         if self._every == 1:
@@ -84,10 +97,44 @@ class StepRecorder:
         with tf.control_dependencies(after):  # a step that fails is none
             self._count.assign(step)
 
-    def _hyper_parameters(self) -> list[Any]:
-        """Those of the step that is about to be taken; `skipped_steps` is that before it."""
-        values = [getattr(self._inner, name) for name in self.names[len(_STATISTICS) :]]
-        return [v.value if isinstance(v, keras.Variable) else v for v in values]
+    def _row(self, variables, before, after, grads, scale, values) -> tf.Tensor:
+        """All that is recorded of one step; a weight without a gradient counts in nothing."""
+        # Few operations on purpose: for a middle-sized network each costs as much to start as to run.
+        updates = [a - b for a, b in zip(after, before)]
+        moved = [a - self._start[id(v)] for a, v in zip(after, variables)]
+        squares = {
+            name: tf.stack([2 * tf.cast(tf.nn.l2_loss(t), tf.float64) for t in tensors])
+            for name, tensors in (
+                ("update_norm", updates),
+                ("gradient_norm", grads),
+                ("weight_norm", after),
+                ("distance", moved),
+            )
+        }
+        squares["gradient_norm"] /= scale**2
+        norms = {name: tf.sqrt(tf.reduce_sum(square)) for name, square in squares.items()}
+        update, gradient = norms["update_norm"], norms["gradient_norm"]
+        product = dot(updates, grads) / scale
+        statistics = {
+            **norms,
+            "update_to_gradient": tf.math.divide_no_nan(update, gradient),
+            "cosine": tf.math.divide_no_nan(-product, update * gradient),
+        }
+        row = [statistics[name] for name in _STATISTICS] + values
+        if self._has_kl:
+            row.append(self._kl(-product, values[self._hyper_parameters.index("learning_rate")]))
+        for members in self._layers.values():
+            mask = tf.constant([float(id(v) in members) for v in variables], tf.float64)
+            row += [tf.sqrt(tf.tensordot(mask, squares[name], 1)) for name in _OF_LAYERS]
+        return tf.stack(row)
+
+    def _kl(self, descent: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        """delta^T (F + lambda I) delta / 2 of a step delta = -eta (F + lambda I)^-1 g, from -g^T delta."""
+        if self._inner.step == "quadratic_model":
+            return descent / 2
+        kl = rate * descent / 2
+        radius = self._inner.trust_region
+        return kl if radius is None else tf.minimum(kl, tf.constant(radius, tf.float64))
 
     def _scale(self) -> Any:
         """What the gradients are multiplied with, to keep them off the limits of half precision."""
@@ -101,7 +148,7 @@ class StepRecorder:
         return int(self._count.numpy())
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and rows since the last call, `(S,)` and `(S, len(names))`."""
+        """Steps and rows since the last call, `(S,)` and `(S, len(tags))`."""
         last = self.steps
         steps = np.arange(self._read + 1, last + 1)
         steps = steps[steps % self._every == 0][-self.capacity :]
@@ -109,15 +156,9 @@ class StepRecorder:
         return steps, self._rows.numpy()[(steps // self._every) % self.capacity]
 
 
-def _statistics(before, after, grads, scale) -> list[tf.Tensor]:
-    """Norms and the cosine of the update with -grad L, over all variables that have a gradient."""
-    # Few operations on purpose: for a middle-sized network each costs as much to start as to run.
-    trained = [(a, a - b, tf.convert_to_tensor(g)) for b, a, g in zip(before, after, grads) if g is not None]
-    update, gradient, weight = (
-        tf.cast(tf.linalg.global_norm(tensors), tf.float64)
-        for tensors in ([d for _, d, _ in trained], [g for _, _, g in trained], [a for a, _, _ in trained])
-    )
-    product = dot([d for _, d, _ in trained], [g for _, _, g in trained])
-    cosine = tf.math.divide_no_nan(-product, update * gradient)
-    gradient /= scale
-    return [update, gradient, tf.math.divide_no_nan(update, gradient), cosine, weight]
+def _layers(model: keras.Model) -> dict[str, set[int]]:
+    """Paths of layers, with the identities of the trainable variables that each owns."""
+    found: dict[str, set[int]] = {}
+    for variable in model.trainable_variables:
+        found.setdefault(variable.path.rpartition("/")[0] or variable.path, set()).add(id(variable))
+    return found

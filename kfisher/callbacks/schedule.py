@@ -14,9 +14,9 @@ def is_due(frequency: Frequency, first: int, count: int, epoch_begins: bool) -> 
     """Whether one of the steps `first`, ..., `first + count - 1` is to be measured."""
     if frequency == "epoch":
         return epoch_begins
-    chosen = _logarithmic if frequency == "logarithmic" else frequency
-    if isinstance(chosen, int):
-        return -first % chosen < count
+    if isinstance(frequency, int):
+        return -first % frequency < count
+    chosen = frequency if callable(frequency) else _logarithmic
     return any(chosen(step) for step in range(first, first + count))
 
 

@@ -10,7 +10,9 @@ import keras
 
 from kfisher.callbacks.events import ScalarWriter
 from kfisher.callbacks.hook import Hook
+from kfisher.callbacks.layout import custom_scalars_layout
 from kfisher.callbacks.recorder import StepRecorder
+from kfisher.checks import positive_integer
 
 _CAPACITY = 512  # rows between two looks at the buffer, if it is not time for one before
 
@@ -30,9 +32,13 @@ class StepStatistics(keras.callbacks.Callback):
     cosine               -delta^T g / (||delta|| ||g||): 1 for plain gradient  none
                          descent
     weight_norm          ||theta|| after the step                              of the parameters
+    distance             ||theta - theta_0|| after the step, theta_0 as the    of the parameters
+                         first `fit` with this callback found it
     learning_rate        of the step                                           the optimizer's
     damping              of the step (kfisher optimizers)                      loss / parameter^2
     skipped_steps        how many were skipped before (kfisher optimizers)     steps
+    kl                   delta^T (F + damping I) delta / 2, with the curvature loss
+                         of the optimizer (kfisher optimizers without momentum)
     ==================== ===================================================== ==========================
 
     Every step has its own values, also with `steps_per_execution`. TensorBoard shows them as scalars
@@ -43,18 +49,19 @@ class StepStatistics(keras.callbacks.Callback):
     Args:
         log_dir: Directory for TensorBoard; the numbers go to its sub-directory `steps`.
         every: Positive integer: log each step that is a multiple of it. Defaults to `1`.
+        per_layer: Bool: also log `layer/<layer>/update_norm`, `gradient_norm` and `weight_norm` of each
+            layer with weights. Defaults to `False`.
 
     Example:
 
     >>> model.fit(x, y, epochs=10, callbacks=[kfisher.callbacks.StepStatistics("runs/first")])
     """
 
-    def __init__(self, log_dir: str | os.PathLike, every: int = 1):
+    def __init__(self, log_dir: str | os.PathLike, every: int = 1, per_layer: bool = False):
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` must be a positive integer. Received: every={every}")
+        positive_integer("every", every)
         self.log_dir = os.fspath(log_dir)
-        self.every = every
+        self.every, self.per_layer = every, per_layer
         self._optimizer: Any = None
         self._recorder: Any = None
         self._writer: Any = None
@@ -73,10 +80,10 @@ class StepStatistics(keras.callbacks.Callback):
             self._optimizer = self.model.optimizer
             if self.model.built and not self._optimizer.built:
                 self._optimizer.build(self.model.trainable_variables)
-            self._recorder = StepRecorder(self.model, self.every, capacity)
+            self._recorder = StepRecorder(self.model, self.every, capacity, self.per_layer)
         if self._writer is None:
-            names = [f"step/{name}" for name in self._recorder.names]
-            self._writer = ScalarWriter(os.path.join(self.log_dir, "steps"), names)
+            layout = custom_scalars_layout(self._recorder.names, fisher=False)
+            self._writer = ScalarWriter(os.path.join(self.log_dir, "steps"), self._recorder.tags, layout)
         self._recorder.resume()
         self._latest = dict.fromkeys(self._recorder.names, float("nan"))
         self._pending = 0

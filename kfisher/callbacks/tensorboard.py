@@ -61,7 +61,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         **kwargs,
     ):
         super().__init__(log_dir, *args, **kwargs)
-        self._statistics = {"every": statistics_freq, "per_layer": statistics_per_layer}
+        self._statistics: dict[str, Any] = {"every": statistics_freq, "per_layer": statistics_per_layer}
         self._spectra = {
             "freq": spectrum_freq,
             "examples": spectrum_examples,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from kfisher.checks import positive_integer
 from kfisher.curvature.factorisation import eigensystems
 from kfisher.curvature.kronecker import Kronecker, times, times_right
-from kfisher.curvature.running import count
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -50,7 +50,7 @@ class EKFAC(Kronecker):
         max_factor_size: int = 4096,
     ):
         super().__init__(decay, update_every, sharing, max_factor_size)
-        self.basis_every = count("basis_every", basis_every)
+        self.basis_every = positive_integer("basis_every", basis_every)
 
     def build(self, add_variable, variables, blocks, parts):
         super().build(add_variable, variables, blocks, parts)

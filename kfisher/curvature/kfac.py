@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from kfisher.checks import positive_integer
 from kfisher.curvature.damped_inverse import compute, damped_inverse
 from kfisher.curvature.kronecker import Kronecker, mean_eigenvalue
-from kfisher.curvature.running import count
 
 # The factor by which the damping may differ from that in the inverses.
 _MOVED = 1.5
@@ -63,7 +63,7 @@ class KFAC(Kronecker):
         tail: float = 0.1,
     ):
         super().__init__(decay, update_every, sharing, max_factor_size)
-        self.invert_every = count("invert_every", invert_every)
+        self.invert_every = positive_integer("invert_every", invert_every)
         if not isinstance(tail, (int, float)) or not 0 <= tail <= 1:
             raise ValueError(f"`tail` must be a float from 0 to 1. Received: tail={tail}")
         self.tail = tail

@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from kfisher.blocks import Block
-from kfisher.curvature.running import Running, count, due
+from kfisher.checks import positive_integer
+from kfisher.curvature.running import Running, due
 from kfisher.vectors import Tensors
 
 
@@ -23,7 +24,7 @@ class Kronecker(Running):
         if sharing not in ("expand", "reduce"):
             raise ValueError(f"`sharing` must be 'expand' or 'reduce'. Received: sharing={sharing!r}")
         self.sharing = sharing
-        self.max_factor_size = count("max_factor_size", max_factor_size)
+        self.max_factor_size = positive_integer("max_factor_size", max_factor_size)
 
     def build(self, add_variable, variables, blocks, parts):
         super().build(add_variable, variables, blocks, parts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from kfisher.checks import positive_integer
 from kfisher.curvature.base import Curvature, last_solution
-from kfisher.curvature.running import count
 from kfisher.linearization import Linearization
 from kfisher.vectors import flatten, unflatten
 
@@ -37,7 +37,7 @@ class MatrixFree(Curvature):
     keeps_state = True
 
     def __init__(self, max_iterations: int = 50, tolerance: float = 1e-4):
-        self.max_iterations = count("max_iterations", max_iterations)
+        self.max_iterations = positive_integer("max_iterations", max_iterations)
         if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
             raise ValueError(f"`tolerance` must be a float between 0 and 1. Received: tolerance={tolerance}")
         self.tolerance = tolerance

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from kfisher.batch import Batch
 from kfisher.blocks import Block
+from kfisher.checks import positive_integer
 from kfisher.curvature.base import Curvature
 from kfisher.square_root import ridge_of
 from kfisher.vectors import Tensors
@@ -38,7 +39,7 @@ class Running(Curvature):
         if not isinstance(decay, (int, float)) or not 0 <= decay < 1:
             raise ValueError(f"`decay` must be a float in [0, 1). Received: decay={decay}")
         self.decay = decay
-        self.update_every = count("update_every", update_every)
+        self.update_every = positive_integer("update_every", update_every)
 
     def build(self, add_variable, variables, blocks, parts):
         self.claim()
@@ -207,12 +208,6 @@ def due(step: tf.Tensor, every: int) -> tf.Tensor:
     """Whether `step` is a multiple of `every`, or below it a power of two: curvature changes fast early."""
     power = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
     return tf.equal(step % every, 0) | (power & (step < every))
-
-
-def count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
-    return value
 
 
 def _mean_ridge(variables: list[keras.Variable], block: Block) -> float:

@@ -20,7 +20,7 @@ const CONFIG = {
 const charts = new WeakMap();
 const visible = new IntersectionObserver(
   (entries) => entries.forEach((entry) => charts.get(entry.target)?.show(entry.isIntersecting)),
-  {rootMargin: '150px'},
+  {rootMargin: '150px', scrollMargin: '150px'},
 );
 const resized = new ResizeObserver((entries) => {
   for (const entry of entries) charts.get(entry.target)?.draw();

@@ -67,7 +67,7 @@ export function createSide(parent, shownNow) {
   runs.id = 'runs';
   const legend = group(side, 'Legend');
   const axes = group(side, 'Axes');
-  const files = group(side, 'Download what is shown');
+  const files = group(side, 'Download');
   parent.append(side);
 
   for (const [kind, style] of Object.entries(KINDS)) {
@@ -83,8 +83,8 @@ export function createSide(parent, shownNow) {
     legend.append(label);
   }
   axes.append(
-    select('rankAxis', 'rank', {log: 'logarithmic', linear: 'linear'}),
-    select('stepAxis', 'step', {linear: 'linear', log: 'logarithmic'}),
+    select('rankAxis', 'rank', {log: 'log', linear: 'linear'}),
+    select('stepAxis', 'step', {linear: 'linear', log: 'log'}),
   );
   const row = element('div', 'row');
   for (const [name, type, write] of [['json', 'application/json', asJson], ['csv', 'text/csv', asCsv]]) {
