@@ -100,7 +100,7 @@ def make_verdict(measurement):
     verdict = {"fine": "fine", "warning": "distorted", "bad": "opposite"}[level]
     sentence = {
         "fine": "The empirical Fisher can stand in for the Fisher here: direction and length agree.",
-        "warning": "The empirical Fisher distorts the direction: its step is {:.0f}° off the natural gradient.",
+        "warning": "The empirical Fisher distorts the direction: its step is {:.0f}° off the natural one.",
         "bad": "The empirical Fisher points the opposite way: its step is {:.0f}° off the natural gradient.",
     }[level].format(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
     ratio = measurement.length_ratio

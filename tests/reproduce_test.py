@@ -254,7 +254,7 @@ def evidence_of(experiment, kinds, folder):
     if experiment == "definitions":
         return Evidence(definitions=theory.definitions(kinds))
     if experiment == "capacity":
-        return Evidence(capacity=capacity.run(True, kinds))
+        return Evidence(capacity=capacity.run((1, 16), (30, 3000), kinds))
     return Evidence(results={experiment: optimization.run(experiment, True, folder, kinds)})
 
 

@@ -366,7 +366,10 @@ def test_runs_appear_where_there_were_none(tab, servers):
     tab.until("return document.querySelector('.empty h1')")
     assert 'callbacks=[kfisher.callbacks.TensorBoard("runs/name")]' in tab.text(".empty")
     tab.screenshot("empty")
-    shutil.copytree(servers["fast"].log_dir, servers["old"].log_dir, dirs_exist_ok=True)
+    # Without the larger run's scalars, which the old loader takes long to read.
+    large = str(servers["fast"].log_dir / "net" / "adam")
+    ignore = lambda folder, names: ["steps"] if folder == large else []
+    shutil.copytree(servers["fast"].log_dir, servers["old"].log_dir, dirs_exist_ok=True, ignore=ignore)
     tab.until(f"return Number(document.querySelector('#step').max) > {MEASUREMENTS}")
     assert tab.text(".empty") == ""
     _check_two_runs(tab)

@@ -14,6 +14,7 @@ from kfisher.optimizers import NaturalGradient, SophiaG
 from kfisher.vectors import dot
 
 _STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance")
+_LARGE = 16384  # entries of a tensor, from which on its own operations pay
 _OF_LAYERS = ("update_norm", "gradient_norm", "weight_norm")
 _HYPER_PARAMETERS = ("learning_rate", "damping", "skipped_steps")
 
@@ -99,17 +100,15 @@ class StepRecorder:
 
     def _row(self, variables, before, after, grads, scale, values) -> tf.Tensor:
         """All that is recorded of one step; a weight without a gradient counts in nothing."""
-        # Few operations on purpose: for a middle-sized network each costs as much to start as to run.
+        start = [tf.convert_to_tensor(self._start[id(v)]) for v in variables]
+        if not self._layers:
+            before, after, grads, start = map(_few, (before, after, grads, start))
         updates = [a - b for a, b in zip(after, before)]
-        moved = [a - self._start[id(v)] for a, v in zip(after, variables)]
         squares = {
-            name: tf.stack([2 * tf.cast(tf.nn.l2_loss(t), tf.float64) for t in tensors])
-            for name, tensors in (
-                ("update_norm", updates),
-                ("gradient_norm", grads),
-                ("weight_norm", after),
-                ("distance", moved),
-            )
+            "update_norm": _squares(updates),
+            "gradient_norm": _squares(grads),
+            "weight_norm": _squares(after),
+            "distance": _squares([a - s for a, s in zip(after, start)]),
         }
         squares["gradient_norm"] /= scale**2
         norms = {name: tf.sqrt(tf.reduce_sum(square)) for name, square in squares.items()}
@@ -154,6 +153,24 @@ class StepRecorder:
         steps = steps[steps % self._every == 0][-self.capacity :]
         self._read = last
         return steps, self._rows.numpy()[(steps // self._every) % self.capacity]
+
+
+def _few(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The same numbers with all small tensors in one: an operation on a bias costs as much as on a kernel."""
+    large = [t for t in tensors if t.shape.num_elements() >= _LARGE]
+    small: dict[tf.DType, list[tf.Tensor]] = {}
+    for t in tensors:
+        if t.shape.num_elements() < _LARGE:
+            small.setdefault(t.dtype, []).append(tf.reshape(t, [-1]))
+    return large + [tf.concat(pieces, 0) for pieces in small.values()]
+
+
+def _squares(tensors: list[tf.Tensor]) -> tf.Tensor:
+    """The square of the length of each, in float64, `(len(tensors),)`."""
+    halves = [tf.nn.l2_loss(t) for t in tensors]
+    if len({h.dtype for h in halves}) > 1:
+        halves = [tf.cast(h, tf.float64) for h in halves]
+    return 2 * tf.cast(tf.stack(halves), tf.float64)
 
 
 def _layers(model: keras.Model) -> dict[str, set[int]]:

@@ -27,7 +27,7 @@ def display_ranks(count: int, limit: int = MAX_RANKS) -> tuple[int, ...]:
     """
     if count <= limit:
         return tuple(range(1, count + 1))
-    # Rounding merges the small ranks of a geometric sequence; the finest that still fits is found by bisection.
+    # Rounding merges small ranks of a geometric sequence; the finest that still fits is found by bisection.
     low, high = limit, 16 * limit
     best = np.unique(np.rint(np.geomspace(1, count, low)).astype(int))
     while high - low > 1:

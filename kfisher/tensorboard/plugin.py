@@ -112,7 +112,7 @@ def _serve_static(request):
     folder = importlib.resources.files(__package__) / "static"
     if name not in _static_files():
         return http_util.Respond(request, {"error": f"no such file: {name}"}, "application/json", code=404)
-    # Not from `mimetypes` alone: what that says of .js depends on the machine, and a module must be JavaScript.
+    # What `mimetypes` says of .js depends on the machine, and a module must be JavaScript.
     kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
     return http_util.Respond(request, folder.joinpath(name).read_bytes(), kind)
 

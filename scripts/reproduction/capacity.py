@@ -12,6 +12,9 @@ import kfisher
 from kfisher.optimizers import NaturalGradient
 from reproduction.models import KINDS, HalfSquaredError, Kinds, double_precision, matrices, train
 
+# Hidden units, and N.
+QUICK = (1, 2, 4, 16), (30, 300, 3000)
+FULL = (1, 2, 4, 8, 16, 32), (30, 100, 300, 1000, 3000, 10000)
 _STEPS = 150
 
 
@@ -39,10 +42,8 @@ def truth(x: np.ndarray) -> np.ndarray:
     return 3 * np.sin(3 * x) + x
 
 
-def run(quick: bool, kinds: Kinds = KINDS) -> Capacity:
+def run(widths: tuple[int, ...], sizes: tuple[int, ...], kinds: Kinds = KINDS) -> Capacity:
     """y = f*(x) + Normal(0, 1), x uniform on [-2, 2], a network 1-width-1 with tanh."""
-    widths = (1, 2, 4, 16) if quick else (1, 2, 3, 4, 6, 8, 16, 32)
-    sizes = (30, 300, 3000) if quick else (30, 100, 300, 1000, 3000, 10000)
     pairs = [(width, size) for width in widths for size in sizes]
     with double_precision():
         bar = tqdm(pairs, desc=f"{'network, width and N':<24}", dynamic_ncols=True)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 
 from reproduction import published
 from reproduction.models import (
-    KINDS, Kinds, double_precision, gradient, linear_model, matrices, optimizer_of, parameters,
+    KINDS,
+    Kinds,
+    double_precision,
+    gradient,
+    linear_model,
+    matrices,
+    optimizer_of,
+    parameters,
     train,
 )
 from reproduction.published import units_off

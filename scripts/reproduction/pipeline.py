@@ -75,7 +75,7 @@ def run(
         evidence.definitions = theory.definitions(kinds)
         evidence.convergence = theory.convergence(quick, kinds)
         keep("joint", figures.convergence(evidence.convergence))
-        evidence.capacity = capacity.run(quick, kinds)
+        evidence.capacity = capacity.run(*(capacity.QUICK if quick else capacity.FULL), kinds)
         keep("capacity", figures.capacity(evidence.capacity))
     if every or experiment == "optimization":
         names = optimization.MAIN + (optimization.APPENDIX if appendix else ())

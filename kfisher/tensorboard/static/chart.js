@@ -1,7 +1,7 @@
 // One chart: a plain description of lines or bars, drawn by Plotly when it comes into view.
 //
-// A description: {key, x: {title, log, range}, y: {...}, y2: {...}, series: [{name, x, y, error, style, band,
-// markers, bars, axis, hover}], levels: [{y, label}], cursor, note}. Two with the same `key` differ in nothing but
+// A description: {key, x: {title, log, range}, y: {...}, y2: {...}, series: [{name, x, y, error, style, markers,
+// noisy, bars, pattern, axis}], levels: [{y, label}], cursor, note}. Two with the same `key` differ in nothing but
 // the cursor, so that moving the slider moves a line and draws no curve again. `download.js` reads the same.
 
 import {translucent} from './kinds.js';
@@ -93,6 +93,7 @@ function lines(spec, series) {
     hovertemplate: `%{y:.4~g}<extra>${escape(series.name)}</extra>`,
     showlegend: Boolean(spec.legend),
   };
+  if (series.noisy) return noisy(spec, line);
   if (!series.error) return [line];
   const bound = (sign) => ({
     ...line,
@@ -111,6 +112,23 @@ function lines(spec, series) {
     showlegend: false,
   });
   return [bound(-1), bound(1), line];
+}
+
+// The points themselves, faint, and their moving average over a fortieth of the line.
+function noisy(spec, line) {
+  const average = movingAverage(line.y, Math.floor(line.y.length / 80), spec.y.log);
+  return [
+    {...line, opacity: 0.3, line: {...line.line, dash: 'solid', width: 1}, showlegend: false},
+    {...line, y: average, line: {...line.line, width: 1.8}, hoverinfo: 'skip', hovertemplate: undefined},
+  ];
+}
+
+function movingAverage(values, half, geometric) {
+  const [to, from] = geometric ? [Math.log, Math.exp] : [(v) => v, (v) => v];
+  return values.map((value, i) => {
+    const near = values.slice(Math.max(0, i - half), i + half + 1).filter((v) => v !== null);
+    return value === null ? null : from(near.reduce((sum, v) => sum + to(v), 0) / near.length);
+  });
 }
 
 function bars(series) {
@@ -154,6 +172,8 @@ function layout(spec, dark, element) {
       y: spec.y.log ? Math.log10(level.y) : level.y,
       text: level.label,
       font: {size: 10.5, color: colours.faint},
+      bgcolor: colours.behind,
+      borderpad: 1,
     })),
     modebar: {bgcolor: 'rgba(0,0,0,0)', color: colours.faint, activecolor: colours.text},
   };

@@ -35,7 +35,8 @@ export function createPage(body) {
     'for the Fisher matrix F on this model: the last one at or before the step of the slider.'});
   const frames = PANELS.map(panelFrame);
   const statistics = panelFrame({id: 'statistics', title: 'Every step', help: 'Statistics of the optimizer’s steps, ' +
-    'one line for each run; the vertical line is the step of the slider.'});
+    'one line for each run: faint the points, bold their moving average. The vertical line ' +
+    'is the step of the slider.'});
   const grid = element('div', 'grid');
   grid.append(verdicts.panel, ...frames.slice(0, -1).map((f) => f.panel), statistics.panel, frames.at(-1).panel);
   main.append(error, empty, grid);

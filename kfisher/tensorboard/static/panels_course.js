@@ -9,6 +9,12 @@ const SIZES = {
   largest: 'largest eigenvalue (loss / parameter²)',
 };
 
+const gamma = (m, kind) => (kind === 'gradient' ? 1 : m.gamma[kind]);
+const cosine = (m, kind) => m.cosine[kind];
+const stepNorm = (m, kind) => m.step_norm[kind];
+const gradientNorm = (m) => m.gradient_norm;
+const ofSampled = (name) => (m, kind) => (kind === 'sampled' ? m.error[name] : null);
+
 export const OVER_STEPS = [
   {
     id: 'gamma',
@@ -17,13 +23,11 @@ export const OVER_STEPS = [
       'gradient has the least. The band is one standard error over drawn labels.',
     needs: 'measurements',
     spec(context) {
-      const series = MATRICES.map((kind) => course(context, kind, (m) => m.gamma[kind],
-        kind === 'sampled' ? (m) => m.error.gamma : null));
-      const one = course(context, 'gradient', () => 1);
+      const series = courses(context, [...MATRICES, 'gradient'], gamma, ofSampled('gamma'));
       return {
-        x: stepAxis(context.store, context.shared.map((m) => m.step)),
-        y: {title: 'γ / γ of the gradient (no unit)', log: true, range: rangeOf([...series, one], context.store)},
-        series: chosen(context.store, [...series, {...one, markers: false}]),
+        x: measuredSteps(context),
+        y: {title: 'γ / γ of the gradient (no unit)', log: true, range: rangeOf(context, Object.keys(KINDS), gamma)},
+        series: series.map((s) => (s.kind === 'gradient' ? {...s, markers: false} : s)),
       };
     },
   },
@@ -34,13 +38,12 @@ export const OVER_STEPS = [
       'opposite. Teal shows what mere sampling of labels costs.',
     needs: 'measurements',
     spec(context) {
-      const series = ['sampled', 'empirical'].map((kind) => course(context, kind, (m) => m.cosine[kind],
-        kind === 'sampled' ? (m) => m.error.cosine : null));
-      const values = series.flatMap((s) => s.y).filter((v) => v !== null);
+      const kinds = ['sampled', 'empirical'];
+      const lowest = Math.min(-0.1, ...valuesOf(context, kinds, cosine).map((v) => v - 0.08));
       return {
-        x: stepAxis(context.store, context.shared.map((m) => m.step)),
-        y: {title: 'cosine (no unit)', range: [Math.min(-0.1, ...values.map((v) => v - 0.08)), 1.06]},
-        series: chosen(context.store, series),
+        x: measuredSteps(context),
+        y: {title: 'cosine (no unit)', range: [lowest, 1.06]},
+        series: courses(context, kinds, cosine, ofSampled('cosine')),
         levels: [{y: 1, label: ''}, {y: 0, label: 'right angle'}],
       };
     },
@@ -52,16 +55,13 @@ export const OVER_STEPS = [
       'grey one falls is the inversion of EF.',
     needs: 'measurements',
     spec(context) {
-      const series = MATRICES.map((kind) => course(context, kind, (m) => m.step_norm[kind],
-        kind === 'sampled' ? (m) => m.error.step_norm : null));
-      const gradient = {...course(context, 'gradient', (m) => m.gradient_norm), axis: 'y2'};
-      const withGradient = context.store.kinds.has('gradient');
+      const gradient = courses(context, ['gradient'], gradientNorm).map((s) => ({...s, axis: 'y2'}));
+      const right = {title: '‖∇L‖ (loss / parameter)', log: true, range: rangeOf(context, ['gradient'], gradientNorm)};
       return {
-        x: stepAxis(context.store, context.shared.map((m) => m.step)),
-        y: {title: 'step length (parameter)', log: true, range: rangeOf(series, context.store)},
-        y2: withGradient
-          ? {title: '‖∇L‖ (loss / parameter)', log: true, range: rangeOf([gradient], context.store)} : null,
-        series: chosen(context.store, [...series, gradient]),
+        x: measuredSteps(context),
+        y: {title: 'step length (parameter)', log: true, range: rangeOf(context, MATRICES, stepNorm)},
+        y2: gradient.length ? right : null,
+        series: [...courses(context, MATRICES, stepNorm, ofSampled('step_norm')), ...gradient],
       };
     },
   },
@@ -78,21 +78,21 @@ export const OVER_STEPS = [
     },
     spec(context) {
       const name = context.store.size;
-      const read = (m, kind) => {
-        const spectrum = m.spectra[kind];
-        if (!spectrum) return null;
-        return name === 'largest' ? spectrum.eigenvalues.values[0] : spectrum[name];
-      };
-      const series = MATRICES.map((kind) => course(context, kind, (m) => read(m, kind),
-        kind === 'sampled' && name !== 'largest' ? (m) => m.spectra[kind]?.error[name] ?? 0 : null));
+      const size = (m, kind) =>
+        (name === 'largest' ? m.spectra[kind]?.eigenvalues.values[0] : m.spectra[kind]?.[name]);
+      const error = (m, kind) => (kind === 'sampled' ? m.spectra[kind]?.error[name] : null);
       return {
-        x: stepAxis(context.store, context.shared.map((m) => m.step)),
-        y: {title: SIZES[name], log: true, range: rangeOf(series, context.store)},
-        series: chosen(context.store, series),
+        x: measuredSteps(context),
+        y: {title: SIZES[name], log: true, range: rangeOf(context, MATRICES, size)},
+        series: courses(context, MATRICES, size, error),
       };
     },
   },
 ];
+
+function measuredSteps({shared, store}) {
+  return stepAxis(store, shared.map((m) => m.step));
+}
 
 // Over all the given steps; the same for every chart of them, with room for the cursor at either end.
 export function stepAxis(store, steps) {
@@ -104,23 +104,29 @@ export function stepAxis(store, steps) {
   return {title: 'step', log, range: steps.length ? range : undefined, counts: true};
 }
 
-function course({data}, kind, read, readError = null) {
-  return {
-    kind,
-    name: KINDS[kind].label,
-    style: KINDS[kind],
-    x: data.measurements.map((m) => m.step),
-    y: data.measurements.map((m) => finite(read(m))),
-    ...(readError ? {error: data.measurements.map((m) => finite(readError(m)) || 0)} : {}),
-  };
+// A line for each of the kinds that are ticked in the legend.
+function courses({data, store}, kinds, read, readError = () => null) {
+  return kinds.filter((kind) => store.kinds.has(kind)).map((kind) => {
+    const errors = data.measurements.map((m) => finite(readError(m, kind)));
+    return {
+      kind,
+      name: KINDS[kind].label,
+      style: KINDS[kind],
+      x: data.measurements.map((m) => m.step),
+      y: data.measurements.map((m) => finite(read(m, kind))),
+      ...(errors.some((e) => e !== null) ? {error: errors.map((e) => e || 0)} : {}),
+    };
+  }).filter((series) => series.y.some((v) => v !== null));
 }
 
-function chosen(store, series) {
-  return series.filter((s) => store.kinds.has(s.kind) && s.y.some((v) => v !== null));
+function valuesOf({shared, store}, kinds, read) {
+  const ticked = kinds.filter((kind) => store.kinds.has(kind));
+  return shared.flatMap((m) => ticked.map((kind) => finite(read(m, kind)))).filter((v) => v !== null);
 }
 
-function rangeOf(series, store) {
-  const values = chosen(store, series).flatMap((s) => s.y).filter((v) => v > 0);
+// On a logarithmic axis; the same for all chosen runs.
+function rangeOf(context, kinds, read) {
+  const values = valuesOf(context, kinds, read).filter((v) => v > 0);
   if (!values.length) return undefined;
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const margin = Math.max((high / low) ** 0.06, 1.12);

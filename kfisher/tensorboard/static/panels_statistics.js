@@ -4,6 +4,9 @@ import {layerStyle, runStyle} from './kinds.js';
 import {stepAxis} from './panels_course.js';
 import {shorten} from './panels_step.js';
 
+// Lines that jump from step to step; of the others a moving average would blur what they say.
+const NOISY = new Set(['update_norm', 'gradient_norm', 'update_to_gradient', 'cosine', 'kl']);
+
 // tag: [title, unit, sentence, whether a wide range is drawn on a logarithmic axis]
 const KNOWN = {
   update_norm: ['Update norm ‖Δθ‖', 'parameter', 'How far the weights moved in the step.', true],
@@ -33,7 +36,8 @@ export function statisticTexts(name) {
 export function statisticSpec(name, runs, step, store) {
   const series = runs.filter(({data}) => data.steps && data.steps.lines[name]).map(({run, data}) => {
     const {axis, values} = data.steps.lines[name];
-    return {name: run.name, style: runStyle(run.index), markers: false, x: data.steps.axes[axis], y: values};
+    const x = data.steps.axes[axis];
+    return {name: run.name, style: runStyle(run.index), markers: false, noisy: NOISY.has(name), x, y: values};
   });
   return {
     x: stepAxis(store, ends(series)),
@@ -75,7 +79,8 @@ export const LAYER_PANEL = {
     const series = names.map((name, index) => {
       const {axis, values} = data.layers.lines[name];
       const style = layerStyle(index, names.length);
-      return {name: shorten(name, 22), style, markers: false, x: data.layers.axes[axis], y: values};
+      const noisy = NOISY.has(store.layerStatistic);
+      return {name: shorten(name, 22), style, markers: false, noisy, x: data.layers.axes[axis], y: values};
     });
     const y = scale(series, true, LAYER_STATISTICS[store.layerStatistic]);
     return {x: stepAxis(store, ends(series)), y, series, legend: names.length <= 12};

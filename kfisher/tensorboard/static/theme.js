@@ -27,6 +27,8 @@ function parentBody() {
 // What Plotly must be told, because it takes no colours from CSS.
 export function chartColours(dark) {
   return dark
-    ? {text: '#d7d9dc', faint: '#9aa0a6', grid: '#4a4d51', cursor: '#c9ccd1', hover: '#26282b'}
-    : {text: '#3c4043', faint: '#70757a', grid: '#e4e6e9', cursor: '#5f6368', hover: '#ffffff'};
+    ? {text: '#d7d9dc', faint: '#9aa0a6', grid: '#4a4d51', cursor: '#c9ccd1', hover: '#26282b',
+       behind: 'rgba(58, 59, 61, 0.75)'}
+    : {text: '#3c4043', faint: '#70757a', grid: '#e4e6e9', cursor: '#5f6368', hover: '#ffffff',
+       behind: 'rgba(255, 255, 255, 0.75)'};
 }
