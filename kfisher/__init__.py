@@ -6,6 +6,7 @@ from kfisher.diagnosis import diagnose
 from kfisher.findings import Thresholds
 from kfisher.fisher import Empirical, Exact, Sampled
 from kfisher.log import Log, read_log
+from kfisher.measurement import Measurement, Verdict
 from kfisher.model import FisherMixin, Model, Sequential, attach, detach
 from kfisher.operator import FisherOperator
 from kfisher.version import __version__
@@ -16,10 +17,12 @@ __all__ = [
     "FisherMixin",
     "FisherOperator",
     "Log",
+    "Measurement",
     "Model",
     "Sampled",
     "Sequential",
     "Thresholds",
+    "Verdict",
     "__version__",
     "attach",
     "callbacks",

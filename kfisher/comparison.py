@@ -21,7 +21,7 @@ def compare(frame: Frame, root: JointRoot, step: int) -> Measurement:
     plain = _gamma(frame.gradient, frame)
     cosine = {key: _cosine(steps[key], natural) for key in keys[1:]}
     norm = {key: float(np.linalg.norm(d)) for key, d in steps.items()}
-    gamma = {key: _gamma(d, frame) / plain for key, d in steps.items()}
+    gamma = {key: _gamma(d, frame) / plain if plain else float("nan") for key, d in steps.items()}
     sizes = [k for k in _OVERLAPS if k <= _rank(frame, keys)]
     overlap = {key: _overlap(matrices[key], sizes) for key in keys[1:]}
     error = {}

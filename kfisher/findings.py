@@ -49,8 +49,7 @@ def direction(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding
     cosine, noise = now.cosine["empirical"], now.cosine["sampled"]
     values = {"cosine": cosine, "sampled_cosine": noise}
     if _gradient_over_noise(frame) < _VANISHED or not np.isfinite(cosine):
-        text = "The gradient vanishes here, and a step has no direction."
-        return Finding("direction", "unknown", text, values)
+        return Finding("direction", "unknown", f"{_nothing(frame)} a step has no direction.", values)
     said = f"The cosine between the EF step and the natural-gradient step is {cosine:.2f}"
     margin = 2 * now.error.get("cosine", 0.0) + 0.1
     if cosine >= thresholds.cosine:
@@ -70,7 +69,7 @@ def length(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding:
     noise = norm["sampled"] / norm["exact"] if norm["exact"] else float("nan")
     values = {"length_ratio": ratio, "sampled_length_ratio": noise}
     if _gradient_over_noise(frame) < _VANISHED or not np.isfinite(ratio) or not ratio:
-        return Finding("length", "unknown", "The gradient vanishes here, and so do the steps.", values)
+        return Finding("length", "unknown", f"{_nothing(frame)} a step has no length.", values)
     said = f"The EF step is {ratio:.3g} times as long as the natural-gradient step"
     if _factor(ratio) <= thresholds.length:
         return Finding("length", "fine", f"{said}.", values)
@@ -145,6 +144,8 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
         f"({thresholds.confidence:.0%} intervals); all are 1 if the model describes the labels"
     )
     if np.any(larger | smaller):
+        if found[-1] < thresholds.ratio**2 * found[0]:
+            said += "; here by about one factor in all directions: the noise is not that of the loss"
         return Finding("specification", "bad", f"{said}.", {**values, "verdict": "misspecified"})
     if np.any(high > thresholds.ratio**2) or np.any(low < thresholds.ratio**-2):
         return Finding("specification", "unknown", f"{said}: too wide to tell, take more examples.", values)
@@ -154,6 +155,11 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
 _MORE = "take more examples, or more damping"
 _HISTORY = 5  # measurements, for a correlation to mean something
 _VANISHED = 1e-12  # of a squared gradient over its noise: rounding
+
+
+def _nothing(frame: Frame) -> str:
+    certain = "F is zero here, as the model is certain of every label:"
+    return "The gradient vanishes here:" if len(frame.values) else certain
 
 
 def _factor(ratio: float) -> float:

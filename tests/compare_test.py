@@ -101,7 +101,7 @@ def test_every_run_has_one_log_with_the_same_tags_and_steps(wine):
 @pytest.mark.slow
 def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(compare, tmp_path, capsys):
     compare.main(["--problem", "digits_mlp", "--optimizers", "adam", "empirical_fisher", "--epochs", "1",
-                  "--batch-size", "500", "--seeds", "7", "--target", "100",
+                  "--batch-size", "500", "--seeds", "7", "--target-loss", "100",
                   "--out", str(tmp_path), "--logdir", str(tmp_path / "tb")])  # fmt: skip
     printed = capsys.readouterr().out.splitlines()
     rows = rows_of(tmp_path / "digits_mlp.csv")

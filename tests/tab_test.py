@@ -124,14 +124,15 @@ class Tab:
         return found
 
     def chart(self, panel, run="net/adam"):
-        """Scrolls there, waits until it is drawn; its traces by name: `{name: (x, y)}`, without error bands."""
+        """Scrolls there, waits until it is drawn; its traces `{name: (x, y)}`, without error bands."""
         script = """
             const cell = document.querySelector(`[data-chart="${arguments[0]}"][data-run="${arguments[1]}"]`);
             if (!cell) return null;
             cell.scrollIntoView({block: 'center'});
             const plot = cell.querySelector('.plot');
             if (!plot.data || !plot.querySelector('.main-svg')) return null;
-            return plot.data.filter((t) => t.hoverinfo !== 'skip').map((t) => [t.name, [...t.x], [...t.y]]);"""
+            const points = plot.data.filter((trace) => trace.hoverinfo !== 'skip');
+            return points.map((trace) => [trace.name, [...trace.x], [...trace.y]]);"""
         return {name: (x, y) for name, x, y in self.until(script, panel, run)}
 
     def move(self, index):
@@ -196,7 +197,8 @@ def _check_two_runs(tab):
         assert rank[0] == 1 and rank[-1] == 1345 and len(rank) == len(eigenvalues) <= 400
         assert (np.diff(eigenvalues) <= 0).all() and eigenvalues[0] > 0
     tops = tab.driver.execute_script(
-        "return [...document.querySelectorAll('[data-chart=spectrum]')].map((e) => e.getBoundingClientRect().top)"
+        "const charts = [...document.querySelectorAll('[data-chart=spectrum]')];"
+        "return charts.map((chart) => chart.getBoundingClientRect().top)"
     )
     assert len(tops) == 2 and tops[0] == tops[1]
     positions = tab.driver.execute_script("return Number(document.querySelector('#step').max) + 1")
@@ -243,13 +245,14 @@ def test_every_panel_shows_its_numbers(tab, servers):
         assert set(chart) == names, panel
         assert all(len(x) == len(y) > 0 for x, y in chart.values())
     assert len(tab.chart("gamma")["EF, empirical"][0]) == MEASUREMENTS
-    for statistic in ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "distance", "weight_norm",
-                      "learning_rate", "damping", "kl", "skipped_steps"):
+    for statistic in ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "distance",
+                      "weight_norm", "learning_rate", "damping", "kl", "skipped_steps"):
         lines = tab.chart(f"statistic-{statistic}", "")
         assert set(lines) == {"net/adam", "net/natural"}
         assert all(500 < len(x) <= 1000 for x, _ in lines.values())
     assert "1000 of 10,000" in tab.text('[data-panel="statistics"] > .note')
-    helps = tab.driver.execute_script("return [...document.querySelectorAll('.help')].map((p) => p.innerText)")
+    script = "return [...document.querySelectorAll('.help')].map((p) => p.innerText)"
+    helps = tab.driver.execute_script(script)
     assert len(helps) == 11 and all(helps)
 
 
@@ -345,7 +348,8 @@ def test_download_of_what_is_shown(tab, servers):
     tab.click("#download-json")
     tab.click("#download-csv")
     tab.until("return Object.keys(kept).length == 2")
-    (name, text), (csv_name, csv_text) = tab.driver.execute_script("return saved.map(([n, u]) => [n, kept[u]])")
+    files = tab.driver.execute_script("return saved.map(([name, url]) => [name, kept[url]])")
+    (name, text), (csv_name, csv_text) = files
     assert (name, csv_name) == ("fisher-step-1.json", "fisher-step-1.csv")
     content = json.loads(text)
     assert content["runs"] == ["net/adam", "net/natural"] and len(content["verdicts"]) == 2

@@ -129,7 +129,7 @@ def _autoencoder() -> keras.Model:
     return kfisher.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(784)])
 
 
-def _squared_error() -> keras.losses.Loss:
+def squared_error() -> keras.losses.Loss:
     return keras.losses.MeanSquaredError(dtype="float64")
 
 
@@ -145,11 +145,11 @@ def _softmax() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def _sign(outputs, labels):
+def sign(outputs, labels):
     return keras.ops.equal(outputs > 0, labels > 0.5)
 
 
-def _largest(outputs, labels):
+def largest(outputs, labels):
     return keras.ops.equal(keras.ops.argmax(outputs, -1), keras.ops.cast(labels, "int64"))
 
 
@@ -159,7 +159,7 @@ PROBLEMS = {
         data=_all(datasets.breast_cancer),
         model=_linear(30),
         loss=_logistic,
-        correct=_sign,
+        correct=sign,
         epochs=100,
         target=0.2,
         settings={
@@ -175,7 +175,7 @@ PROBLEMS = {
         summary="linear regression on the class index (178 x 13), half the squared error, full batch",
         data=_all(datasets.wine),
         model=_linear(13),
-        loss=_squared_error,
+        loss=squared_error,
         correct=None,
         epochs=100,
         target=0.1,
@@ -193,7 +193,7 @@ PROBLEMS = {
         summary="linear regression (442 x 10), half the squared error, full batch",
         data=_all(datasets.diabetes),
         model=_linear(10),
-        loss=_squared_error,
+        loss=squared_error,
         correct=None,
         epochs=100,
         target=1450.0,
@@ -211,7 +211,7 @@ PROBLEMS = {
         data=_digits,
         model=_mlp,
         loss=_softmax,
-        correct=_largest,
+        correct=largest,
         epochs=10,
         target=0.1,
         batch_size=128,
@@ -234,7 +234,7 @@ PROBLEMS = {
         data=_digits,
         model=_convnet,
         loss=_softmax,
-        correct=_largest,
+        correct=largest,
         epochs=10,
         target=0.1,
         batch_size=128,

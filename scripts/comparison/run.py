@@ -20,6 +20,8 @@ from comparison.problems import Data, Problem, Setting
 _POINTS = 200
 # Examples for the cosine: the exact system has (C - 1) rows for each.
 _PROBE = 1200
+# Examples for the verdict on the empirical Fisher.
+_JUDGED = 1000
 # A gradient this much smaller than at the start is rounding, and has no direction.
 _VANISHED = 1e-10
 
@@ -32,6 +34,7 @@ class Run:
     seed: int
     setting: Setting
     rows: list[dict[str, float]] = field(default_factory=list)
+    verdict: kfisher.Verdict | None = None
 
     def column(self, name: str) -> np.ndarray:
         return np.array([row[name] for row in self.rows])
@@ -49,6 +52,7 @@ def train(
     curvature: str,
     probe_damping: float | None,
     log_dir: Path,
+    judged: bool = False,
 ) -> Run:
     """Trains through `compile` and `fit`; the seconds are those of training steps, without tracing."""
     keras.utils.set_random_seed(seed)
@@ -58,7 +62,7 @@ def train(
         loss=problem.loss(),
         loss_weights=problem.loss_weight,
     )
-    batches = _batches(data, batch_size, seed)
+    batches = batches_of(data, batch_size, seed)
     _warm_up(model, batches)
     run = Run(optimizer, seed, setting)
     steps = len(batches)
@@ -66,10 +70,13 @@ def train(
         run, Measurement(model, problem, data, curvature, probe_damping), log_dir, steps, epochs * steps
     )
     model.fit(batches, epochs=epochs, callbacks=[recorder], shuffle=False, verbose=0)
+    if judged:
+        x, y = (tf.constant(part[:_JUDGED]) for part in (data.x, data.y))
+        run.verdict = kfisher.diagnose(model, x, y, damping=probe_damping)
     return run
 
 
-def _batches(data: Data, batch_size: int | None, seed: int) -> tf.data.Dataset:
+def batches_of(data: Data, batch_size: int | None, seed: int) -> tf.data.Dataset:
     """A `tf.data.Dataset`, since `fit` would round float64 arrays to float32."""
     examples = tf.data.Dataset.from_tensor_slices((data.x, data.y))
     if batch_size is None:

@@ -41,7 +41,8 @@ _CAPTIONS = {
     "joint": "Logistic regression on x ~ Normal(0, I): distance of each matrix, from N draws of x, to the "
              "Fisher of the joint, whose expectation over x is taken by quadrature.",
     "capacity": "Networks 1-width-1 with tanh on N examples of a curve with unit noise, at the end of "
-                "training. Left: KL divergence from the truth. Right: distance of EF from F.",
+                "training. Left: KL divergence from the truth. Right: distance of EF from F. "
+                "One run each.",
 }
 
 
@@ -112,7 +113,7 @@ def _notes(evidence: Evidence, quick: bool) -> list[str]:
         )
     if evidence.results:
         notes.append(
-            "All matrices, steps and curves are float64. Losses are means over the data, every model has a "
-            "bias, features are not normalised, and all weights start at zero."
+            "All matrices, steps and curves are float64. Losses are means over the data. In the grid search "
+            "every model has a bias, features are not normalised, and all weights start at zero."
         )
     return notes

@@ -105,6 +105,8 @@ def best(e: Evidence) -> Table:
         rows,
         ("A tie is a loss within 1e-9 of the least one, relative: which of such cells is best is decided by "
          "rounding. Where the printed cell is one of them, the curves are its curves.",
+         "Powerplant by EF: no cell settles within 100 iterations. Those with the least losses oscillate, so "
+         "that rounding decides where a run ends: neither the best cell nor its curve can be repeated.",
          "Boston by EF: the printed −1.25 must be +1.25; at 10^−1.25 hardly anything is learned in 100 "
          "iterations."),
     )  # fmt: skip

@@ -160,7 +160,8 @@ function layout(spec, dark, element) {
     hovermode: spec.series.some((s) => s.bars) ? 'closest' : 'x unified',
     hoverlabel: {bgcolor: colours.hover, bordercolor: colours.grid, font: {color: colours.text, size: 11}},
     showlegend: Boolean(spec.legend),
-    legend: {font: {size: 11}, bgcolor: 'rgba(0,0,0,0)', x: 1.01, y: 1, xanchor: 'left'},
+    legend: {font: {size: 11}, bgcolor: 'rgba(0,0,0,0)', ...(element.clientWidth < 600
+      ? {orientation: 'h', x: 0, y: -0.24, yanchor: 'top'} : {x: 1.01, y: 1, xanchor: 'left'})},
     barmode: 'group',
     bargap: 0.28,
     xaxis: axis(spec.x, colours),

@@ -73,7 +73,7 @@ export const LAYER_PANEL = {
     options: {update_norm: 'update norm', gradient_norm: 'gradient norm', weight_norm: 'weight norm'},
   },
   needs: 'layers',
-  height: () => 280,
+  height: () => 340, // with room for the names below, where it is narrow
   spec({data, store}) {
     const names = inOrder(Object.keys(data.layers.lines), data.measurements);
     const series = names.map((name, index) => {

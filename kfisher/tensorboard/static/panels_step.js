@@ -102,36 +102,41 @@ export const AT_STEP = [
     needs: 'measurements',
     choice: {name: 'layerTrace', options: {trace: 'trace', share: 'share of the whole', mean: 'trace / parameters'}},
     height: ({measurement}) => (measurement ? Math.max(HEIGHT, 60 + 42 * measurement.layers.length) : HEIGHT),
-    spec({measurement, store}) {
+    spec({measurement, shared, store}) {
       const {layers} = measurement;
+      const kinds = MATRICES.filter((kind) => store.kinds.has(kind));
       const titles = {
         trace: 'trace (loss / parameter²)',
         share: 'share of the trace (0 to 1)',
         mean: 'trace / number of parameters (loss / parameter²)',
       };
-      const series = MATRICES.filter((kind) => store.kinds.has(kind)).map((kind) => {
-        const total = layers.reduce((sum, layer) => sum + layer[kind], 0) || 1;
-        const scale = {trace: () => 1, share: () => total, mean: (layer) => layer.parameters || 1}[store.layerTrace];
-        return {
-          name: KINDS[kind].label,
-          style: KINDS[kind],
-          bars: true,
-          pattern: {exact: '', sampled: '.', empirical: '/'}[kind],
-          x: layers.map((layer) => layer[kind] / scale(layer)),
-          y: layers.map((layer) => layer.name),
-        };
-      });
-      const values = series.flatMap((s) => s.x).filter((v) => v > 0);
+      const series = kinds.map((kind) => ({
+        name: KINDS[kind].label,
+        style: KINDS[kind],
+        bars: true,
+        pattern: {exact: '', sampled: '.', empirical: '/'}[kind],
+        x: traces(layers, kind, store.layerTrace),
+        y: layers.map((layer) => layer.name),
+      }));
+      const values = shared.flatMap((m) => kinds.flatMap((kind) => traces(m.layers, kind, store.layerTrace)))
+        .filter((v) => v > 0);
       const log = store.layerTrace !== 'share';
-      const range = [10 ** Math.floor(Math.log10(Math.min(...values)) - 0.3), 1.6 * Math.max(...values)];
+      const [low, high] = [Math.min(...values), Math.max(...values)];
+      const range = log ? [0.5 * Math.max(low, high * 10 ** -DECADES), 1.6 * high] : [0, 1.05 * high];
       return {
-        x: {title: titles[store.layerTrace], log, range: log && values.length ? range : undefined},
+        x: {title: titles[store.layerTrace], log, range: values.length ? range : undefined},
         y: {title: '', categories: layers.map(({name}) => ({name, text: shorten(name, 26)}))},
         series,
       };
     },
   },
 ];
+
+function traces(layers, kind, choice) {
+  const total = layers.reduce((sum, layer) => sum + layer[kind], 0) || 1;
+  const divisor = {trace: () => 1, share: () => total, mean: (layer) => layer.parameters || 1}[choice];
+  return layers.map((layer) => layer[kind] / divisor(layer));
+}
 
 function rankAxis(store, count) {
   const log = store.rankAxis === 'log';
