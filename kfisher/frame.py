@@ -90,22 +90,16 @@ def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
         damping: lambda; or `None` for the square root of the precision of the products, times the largest
             eigenvalue of F: below that there are no digits left in them.
     """
-    source = root.rows if root.gram is None else root.gram
-    epsilon = float(np.finfo(source.dtype).eps)
+    epsilon = _epsilon(root)
     keys = [EXACT, EMPIRICAL, *draws(layout)]
     coordinates = root.coordinates.astype(np.float64)
-    if root.gram is None:
-        u = root.rows.astype(np.float64)
-        own = {key: u[layout.rows(*key)].T @ u[layout.rows(*key)] for key in keys}
-    else:  # Fortran order is what BLAS reads without a copy, and the same for a symmetric matrix
-        own = {key: np.ascontiguousarray(root.gram[layout.rows(*key), layout.rows(*key)]).T for key in keys}
-    pairs = {key: _eigenpairs(matrix, epsilon) for key, matrix in own.items()}
+    own, pairs = decompose(root, layout)
     values, vectors = pairs[EXACT]
     if damping is None:
         damping = float(np.sqrt(epsilon) * values[0]) if len(values) else epsilon
     eigen = {key: _eigen(own[key], pairs[key][0], damping) for key in keys}
     if root.gram is None:
-        rows = u @ vectors
+        rows = root.rows.astype(np.float64) @ vectors
     elif eigen[EXACT].complete:
         rows = root.gram[:, layout.rows("exact")].astype(np.float64) @ (vectors / np.sqrt(values))
     else:
@@ -121,6 +115,21 @@ def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
         shares=root.shares.astype(np.float64),
         total_weight=float(root.total_weight),
     )
+
+
+def decompose(root: JointRoot, layout: Layout) -> tuple[dict, dict]:
+    """U_k U_k^T (or U_k^T U_k) of each kind and draw, and its eigenvalues, descending, with their vectors."""
+    keys = [EXACT, EMPIRICAL, *draws(layout)]
+    if root.gram is None:
+        blocks = {key: root.rows[layout.rows(*key)].astype(np.float64) for key in keys}
+        own = {key: u.T @ u for key, u in blocks.items()}
+    else:  # Fortran order is what BLAS reads without a copy, and the same for a symmetric matrix
+        own = {key: np.ascontiguousarray(root.gram[layout.rows(*key), layout.rows(*key)]).T for key in keys}
+    return own, {key: _eigenpairs(matrix, _epsilon(root)) for key, matrix in own.items()}
+
+
+def _epsilon(root: JointRoot) -> float:
+    return float(np.finfo((root.rows if root.gram is None else root.gram).dtype).eps)
 
 
 def _eigenpairs(matrix: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:

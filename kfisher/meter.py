@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kfisher.comparison import compare
-from kfisher.frame import Frame, frame
+from kfisher.frame import Frame, decompose, frame
 from kfisher.joint_root import JointRoot, Layout, joint_root
 from kfisher.measurement import Measurement
 from kfisher.threads import one_thread
@@ -76,14 +76,23 @@ class Meter:
             ValueError: If the loss has no likelihood.
         """
         started = time.perf_counter()
-        found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
-        arrays = {name: np.from_dlpack(t) for name, t in found.items()}
-        root = JointRoot(**{"gram": None, "rows": None, **arrays})
+        root, layout = self._root(x, y, sample_weight, step)
         with one_thread():
-            compared = frame(root, self._layouts[_shapes(x)], damping)
+            compared = frame(root, layout, damping)
             measurement = compare(compared, root, step)
         measurement.seconds = time.perf_counter() - started
         return measurement, compared
+
+    def spectra(self, x: Any, y: Any, sample_weight: Any = None, step: int = 0) -> dict[Any, np.ndarray]:
+        """Only the eigenvalues of each kind and draw, descending; arguments and errors as above."""
+        root, layout = self._root(x, y, sample_weight, step)
+        with one_thread():
+            return {key: values for key, (values, _) in decompose(root, layout)[1].items()}
+
+    def _root(self, x, y, sample_weight, step: int) -> tuple[JointRoot, Layout]:
+        found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
+        arrays = {name: np.from_dlpack(t) for name, t in found.items()}
+        return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]
 
 
 def _shapes(x: Any) -> tuple:

@@ -30,6 +30,7 @@ from tqdm import tqdm  # noqa: E402
 
 import kfisher  # noqa: E402
 from kfisher.batch import Batch  # noqa: E402
+from kfisher.meter import Meter  # noqa: E402
 from kfisher.optimizers import NaturalGradient  # noqa: E402
 
 
@@ -100,7 +101,7 @@ def trainer(
     optimizer: Callable[[], keras.optimizers.Optimizer],
     batch: int,
     steps: int,
-    statistics_on: bool = False,
+    watching: Callable[[str], keras.callbacks.Callback] | None = None,
     work: Work = MLP,
 ) -> Callable[[], float]:
     """Trains a model; returns what runs one more epoch."""
@@ -108,8 +109,8 @@ def trainer(
     x, y = work.data(batch * steps)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True).cache().prefetch(2)
     callbacks: list[Any] = [clock]
-    if statistics_on:
-        callbacks.insert(0, kfisher.callbacks.StepStatistics(tempfile.mkdtemp()))
+    if watching is not None:
+        callbacks.insert(0, watching(tempfile.mkdtemp()))
 
     def epoch() -> float:
         model.fit(data, verbose=0, callbacks=callbacks)
@@ -143,8 +144,28 @@ autoencoder = functools.partial(trainer, batch=500, steps=53, work=AUTOENCODER)
 convnet = functools.partial(trainer, batch=256, steps=103, work=CONVNET)
 
 
+def dashboard() -> Callable[[], float]:
+    """Adam with everything that is logged by default."""
+    return gram(adam, steps=300, watching=kfisher.callbacks.TensorBoard)
+
+
+def spectrum(whole: bool) -> Callable[[], float]:
+    """All three spectra of 256 examples of the MLP; or all that is measured."""
+    model = _compiled(adam())
+    meter, data = Meter(model, draws=2, seed=0), [tf.constant(part) for part in MLP.data(256)]
+    model.fit(*_random_digits(2560), batch_size=256, verbose=0)
+
+    def measure() -> float:
+        started = time.perf_counter()
+        meter(*data) if whole else meter.spectra(*data)
+        return 1e3 * (time.perf_counter() - started)
+
+    measure()
+    return measure
+
+
 def watched(name: str, optimizer: Callable[[], keras.optimizers.Optimizer]) -> Case:
-    with_it = functools.partial(gram, optimizer, statistics_on=True)
+    with_it = functools.partial(gram, optimizer, watching=kfisher.callbacks.StepStatistics)
     return Case(f"StepStatistics / without, {name}", with_it, functools.partial(gram, optimizer), 1.05)
 
 
@@ -205,6 +226,14 @@ CASES = [
     watched("SGD", sgd),
     watched("Adam", adam),
     watched("sampled Gram", natural("sampled")),
+    Case("TensorBoard, all defaults / without, Adam", dashboard, lambda: gram(adam, steps=300), 1.10),
+    Case("spectra of 256 examples / Adam step", lambda: spectrum(False), lambda: gram(adam), 25),
+    Case(
+        "whole measurement of 256 examples / Adam step",
+        lambda: spectrum(True),
+        lambda: gram(adam),
+        math.nan,
+    ),
 ]
 
 
@@ -259,7 +288,8 @@ def main(arguments: list[str] | None = None) -> None:
                 progress.update()
             ratio = statistics.median(a / b for a, b in pairs)
             times = [statistics.median(column) for column in zip(*pairs)]
-            rows.append((case.name, *(f"{t:.2f}" for t in times), f"{ratio:.2f}", f"{case.bar:g}"))
+            bar = "" if math.isnan(case.bar) else f"{case.bar:g}"
+            rows.append((case.name, *(f"{t:.2f}" for t in times), f"{ratio:.2f}", bar))
     header = ("case", "ms / step", "reference", "ratio", "bar")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(5)]
     print()

@@ -4,6 +4,13 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 install scripts,test
 
+# The tests of the TensorBoard tab drive a real browser; they are skipped where there is none.
+if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    echo "== installing chromium for the tests of the TensorBoard tab"
+    (apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver fonts-dejavu-core) \
+        >/dev/null 2>&1 || echo "   that failed; those tests will be skipped, or fail where CI is set"
+fi
+
 # One BLAS thread: where other processes want the same cores, two are slower by a factor of ten and more.
 export TF_CPP_MIN_LOG_LEVEL=3 OPENBLAS_NUM_THREADS=1
 echo "== flake8"

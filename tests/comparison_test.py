@@ -198,8 +198,10 @@ def of_steps(d, damping):
 
 
 def check_layers(found, d):
-    assert [(e["name"], e["parameters"]) for e in found.layers] == [(n, len(own)) for n, own in d.layers]
-    for entry, (_, own) in zip(found.layers, d.layers):
+    owned = dict(d.layers)
+    assert {e["name"]: e["parameters"] for e in found.layers} == {n: len(own) for n, own in d.layers}
+    for entry in found.layers:
+        own = owned[entry["name"]]
         traces = {
             "exact": np.diag(d.exact)[own].sum(),
             "sampled": np.mean([np.diag(m)[own].sum() for m in d.draws]),
@@ -348,7 +350,7 @@ def wide(outputs, count):
     return model, x, y, None, [np.full(count, 1 / count)], None
 
 
-@pytest.fixture(scope="module", params=[(1, 1100), (3, 360)], ids=["all kinds", "exact only"])
+@pytest.fixture(scope="module", params=[(1, 1100), (4, 360)], ids=["all kinds", "exact only"])
 def truncated(request, float64_module):
     """With all kinds of rows beyond the limit, and with those of F alone."""
     model, x, y, w, weights, exact = wide(*request.param)
@@ -380,7 +382,7 @@ def test_effective_dimensions_beyond_the_limit_are_estimates_with_an_error(trunc
         function = np.maximum(own, 0) / (np.maximum(own, 0) + damping)
         # Two Gaussian start vectors in n dimensions: the variance is var(f) over all n eigenvalues, times
         # 2 / (n + 2) / 2.
-        n = found.examples * (1 if all_kinds else 3)
+        n = found.examples * (1 if all_kinds else 3)  # softmax: C - 1 rows for each
         f = np.sort(function)[::-1][:n]
         deviation = n * np.sqrt(f.var() / (n + 2))
         assert abs(spectrum.effective_dimension - function.sum()) < 4 * deviation
@@ -390,9 +392,9 @@ def test_effective_dimensions_beyond_the_limit_are_estimates_with_an_error(trunc
 def test_steps_beyond_the_limit_are_those_of_the_dense_matrices(truncated):
     found, frame, d, _, damping, _ = truncated
     assert found.gradient_norm == pytest.approx(np.linalg.norm(d.gradient))
-    # Conjugate gradients stop at a residual of 1e-5, which in the norm of (F + lambda) is an error of at most
-    # 1e-5 sqrt(lambda_1 / lambda) of the step; Galerkin's solution in a space with that step is no worse.
-    check_steps(found, d, damping, rtol=1e-4)
+    # Conjugate gradients stop at a residual of 1e-5, in the norm of F + lambda an error of the step of at most
+    # 1e-5 lambda_1 / lambda = 1e-3; Galerkin's solution, in a space that holds that step, is no worse.
+    check_steps(found, d, damping, rtol=1e-3)
     check_layers(found, d)
 
 

@@ -12,7 +12,8 @@ README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-def test_the_first_example_ends_where_the_readme_says_and_adam_does_not():
+def test_the_first_example_ends_where_the_readme_says_and_adam_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {"tf": tf}
     exec(BLOCKS[0], names)
     figures = re.search(r"error is about ([\d.]+) .*? is at ([\d.]+)\.\n", README, re.S)
@@ -32,6 +33,12 @@ def test_the_first_example_ends_where_the_readme_says_and_adam_does_not():
     matrix = next(block for block in BLOCKS if "FisherOperator" in block)
     exec(matrix, names)
     assert names["F"].shape == (model.count_params(),) * 2
+
+    watching, reading = (b for b in BLOCKS if "callbacks.TensorBoard" in b or "read_log" in b)
+    exec(watching, names)
+    exec(reading, names)
+    assert len(names["log"].steps["step"]) == 300 and names["log"].measurements and names["log"].verdicts
+    assert (tmp_path / "overview.png").stat().st_size > 10_000
 
 
 def test_the_coverage_table_is_what_is_printed():

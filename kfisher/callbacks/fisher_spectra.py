@@ -53,7 +53,7 @@ class FisherSpectra(keras.callbacks.Callback):
         max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take: what is due is
             put off until it fits in. Tracing, once for each shape of a batch, is not counted. `None` for no
             limit. Defaults to `0.05`.
-        write_images: Bool, whether to draw the spectra for "Images" at the end of an epoch.
+        write_images: Bool, whether to draw the last measurement for "Images" at the end of `fit`.
             Defaults to `True`.
         seed: Integer, for the labels that are drawn. Defaults to `0`.
 
@@ -104,11 +104,12 @@ class FisherSpectra(keras.callbacks.Callback):
         self.damping, self.max_overhead, self.write_images = damping, max_overhead, write_images
         self.probe = probe
         self.measurements: collections.deque[Measurement] = collections.deque(maxlen=100)
+        self._budget = Budget(max_overhead)
         self._meter: Any = None
         self._writer: Any = None
         self._most = examples
         self._size = 0
-        self._unlogged_picture = False
+        self._unlogged_picture, self._undrawn = False, True
         self._warned: set[str] = set()
 
     def on_train_begin(self, logs=None):
@@ -124,7 +125,7 @@ class FisherSpectra(keras.callbacks.Callback):
             self._writer = events.EventWriter(
                 os.path.join(self.log_dir, "spectra"), custom_scalars_layout(step_names=())
             )
-        self._budget = Budget(self.max_overhead)
+        self._budget.start()
         self._pending = False
         self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
@@ -136,13 +137,11 @@ class FisherSpectra(keras.callbacks.Callback):
         count = self.model.steps_per_execution
         self._pending = self._pending or is_due(self.freq, self._step, count, self._epoch_begins)
         self._epoch_begins = False
+        self._budget.tick()
         if self._pending and self._budget.allows():
             hook = Hook.on(self.model)
             hook.peeks.append(self._peek)
         self._step += count
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._draw()
 
     def on_train_end(self, logs=None):
         self._draw()
@@ -182,14 +181,14 @@ class FisherSpectra(keras.callbacks.Callback):
         self._writer.write([(measurement.step, time.time(), values)])
 
     def _draw(self) -> None:
-        """The picture of the last measurement, once, and if the time for it is there."""
-        if not (self.write_images and self._unlogged_picture and self._budget.allows()):
+        """The picture of the last measurement; the first is free."""
+        if not (self.write_images and self._unlogged_picture and (self._undrawn or self._budget.allows())):
             return
         started = time.perf_counter()
         measurement = self.measurements[-1]
         value = events.image("fisher/overview", *picture(measurement))
         self._writer.write([(measurement.step, time.time(), [value])])
-        self._unlogged_picture = False
+        self._unlogged_picture = self._undrawn = False
         self._budget.charge(time.perf_counter() - started)
 
     def _warn(self, message: str) -> None:

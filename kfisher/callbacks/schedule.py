@@ -37,28 +37,35 @@ def check_frequency(name: str, frequency: Any) -> None:
 
 
 class Budget:
-    """Keeps what is spent below a share of the time since it was made.
+    """Keeps what is spent below a share of the time of training.
 
     Args:
         share: Float in (0, 1], or `None` for no limit.
+
+    Attributes:
+        elapsed: Seconds of training so far, over several calls of `fit`.
+        spent: Seconds of them that were charged.
     """
 
     def __init__(self, share: float | None):
         self._share = share
-        self._started = time.perf_counter()
-        self.spent = 0.0
-        self._last = 0.0
+        self.elapsed = self.spent = self._last = 0.0
+        self._seen = time.perf_counter()
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it was made."""
-        return time.perf_counter() - self._started
+    def start(self) -> None:
+        """Time goes on from here: what lies between two calls of `fit` is none of training."""
+        self._seen = time.perf_counter()
+
+    def tick(self) -> None:
+        """Counts the time since the last look."""
+        now = time.perf_counter()
+        self.elapsed += now - self._seen
+        self._seen = now
 
     def allows(self) -> bool:
         """Whether another measurement like the last one keeps within the share; the first is free."""
-        if self._share is None:
-            return True
-        return self.spent + self._last <= self._share * (self.elapsed + self._last)
+        self.tick()
+        return self._share is None or self.spent + self._last <= self._share * (self.elapsed + self._last)
 
     def charge(self, seconds: float) -> None:
         """Counts a measurement."""
