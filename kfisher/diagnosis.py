@@ -9,6 +9,7 @@ import keras
 
 from kfisher import findings as findings_on
 from kfisher.checks import positive_integer
+from kfisher.damping import positive
 from kfisher.findings import Thresholds
 from kfisher.frame import Frame
 from kfisher.measurement import Measurement, Verdict
@@ -55,8 +56,10 @@ def diagnose(
     positive_integer("draws", draws)
     if y is None:
         raise ValueError("The empirical Fisher takes the labels of the data. Received: y=None")
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise ValueError(f"`thresholds` must be a kfisher.Thresholds. Received: thresholds={thresholds!r}")
+    damping = damping_of(model) if damping is None else positive("damping", damping, "a positive float or None")
     data = examples((x, y, sample_weight), None)
-    damping = damping_of(model) if damping is None else damping
     step = int(model.optimizer.iterations) if model.optimizer is not None else 0
     measurement, frame = Meter(model, draws, seed)(*data, damping=damping, step=step)
     return judge([measurement], frame, thresholds or Thresholds(), seed)

@@ -1,0 +1,477 @@
+"""FisherSpectra, FisherDiagnosis, TensorBoard: training is untouched, and what is due is measured."""
+
+import copy
+import csv
+import os
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+from kfisher import meter as meters
+from kfisher.callbacks import FisherDiagnosis, FisherSpectra, StepStatistics, TensorBoard, events, fisher_spectra
+from kfisher.callbacks.hook import Hook
+from kfisher.callbacks.schedule import Budget, is_due
+from kfisher.meter import Meter, examples
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(40, 3)).astype("float32"), RNG.integers(0, 3, 40)
+STATISTICS = ["update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance", "learning_rate"]
+
+
+def network(optimizer="sgd", loss=None, cls=keras.Sequential, **kwargs):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Dense(4, "tanh"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.3, seed=1),
+        keras.layers.Dense(3),
+    ]
+    model = cls([keras.Input((3,)), *layers])
+    model.compile(optimizer, loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True), **kwargs)
+    return model
+
+
+def fit(model, *callbacks, epochs=2, x=X, y=Y, **kwargs):
+    """Four steps an epoch."""
+    options = {"batch_size": 10, "shuffle": False, "verbose": 0, **kwargs}
+    return model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **options)
+
+
+def spectra(log_dir, cls=FisherSpectra, **kwargs):
+    more = {"verbose": 0} if cls is FisherDiagnosis else {}
+    return cls(log_dir, **{"max_overhead": None, "write_images": False, **more, **kwargs})
+
+
+def steps(callback):
+    return [m.step for m in callback.measurements]
+
+
+def of_kfisher(warned):
+    return [str(w.message) for w in warned if "training goes on" in str(w.message) or "Fewer" in str(w.message)]
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """One traced model, and its meter in place of new ones: most tests need no other."""
+    model = network()
+    return model, Meter(model, 2, 0)
+
+
+@pytest.fixture
+def model(shared, monkeypatch):
+    model, meter = shared
+    monkeypatch.setattr(fisher_spectra, "Meter", lambda *arguments: meter)
+    model.optimizer.iterations.assign(0)
+    return model
+
+
+# --- training is the same -------------------------------------------------------------------------
+
+
+def natural():
+    return kfisher.optimizers.NaturalGradient(0.1, "exact", "gram", damping=0.1)
+
+
+def adam():
+    return keras.optimizers.Adam(0.01)
+
+
+MODES = {
+    "adam": (adam, {}),
+    "adam, 4 steps at once": (adam, {"steps_per_execution": 4}),
+    "adam, eager": (adam, {"run_eagerly": True}),
+    "adam, XLA": (adam, {"jit_compile": True}),
+    "adam, scaled loss": (lambda: keras.optimizers.LossScaleOptimizer(adam()), {}),
+    "natural": (natural, {"cls": kfisher.Sequential}),
+    "natural, 4 steps at once": (natural, {"cls": kfisher.Sequential, "steps_per_execution": 4}),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_training_ends_in_the_same_weights_bit_for_bit(mode, tmp_path):
+    optimizer, options = MODES[mode]
+    plain, watched = (network(optimizer(), **options) for _ in range(2))
+    fit(plain)
+    attributes = set(vars(plain)), set(vars(plain.optimizer))
+    diagnosis = spectra(tmp_path, FisherDiagnosis, freq=3, draws=1)
+    fit(watched, StepStatistics(tmp_path), diagnosis)
+    for a, b in zip(plain.variables, watched.variables, strict=True):
+        assert np.array_equal(a.numpy(), b.numpy()), a.path
+    # Of a call with four steps, due is 0 in the first and 6 in the second: both look at their first.
+    assert steps(diagnosis) == ([0, 4] if "4 steps" in mode else [0, 3, 6])
+    assert diagnosis.verdict is not None
+    # And nothing is left behind in the model.
+    assert (set(vars(watched)), set(vars(watched.optimizer))) == attributes
+    assert type(watched) is options.get("cls", keras.Sequential)
+    assert not isinstance(watched.train_function, Hook)
+
+
+def test_data_of_unknown_length(tmp_path):
+    def data():
+        batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+        return batches.filter(lambda x, y: True)
+
+    plain, watched = network(adam()), network(adam())
+    callback = spectra(tmp_path, freq=2, draws=1)
+    plain.fit(data(), epochs=3, verbose=0)
+    watched.fit(data(), epochs=3, verbose=0, callbacks=[callback, StepStatistics(tmp_path)])
+    assert all(np.array_equal(a, b) for a, b in zip(plain.get_weights(), watched.get_weights()))
+    assert steps(callback) == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("first", [True, False], ids=["raised first", "raised last"])
+def test_an_interrupted_fit_leaves_the_model_as_it_was(error, first, model, tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                raise error
+
+    fit(model, epochs=1)
+    before = set(vars(model)), set(vars(model.optimizer))
+    model.optimizer.iterations.assign(0)
+    callback = spectra(tmp_path, freq=1)
+    order = [Stop(), callback] if first else [callback, Stop()]
+    with pytest.raises(error):
+        fit(model, *order)
+    assert (set(vars(model)), set(vars(model.optimizer))) == before
+    assert steps(callback) == [0, 1]
+    fit(model, epochs=1)  # without it: nothing is measured
+    assert steps(callback) == [0, 1]
+    assert not isinstance(model.train_function, Hook)
+    fit(model, callback, epochs=1)
+    assert steps(callback) == [0, 1, 6, 7, 8, 9]
+
+
+# --- what is measured, and when -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "freq, expected",
+    [
+        (3, [0, 3, 6, 9, 12, 15, 18]),
+        ("epoch", [0, 4, 8, 12, 16]),
+        ("logarithmic", [*range(17), 18]),
+        (lambda step: step in (1, 13), [1, 13]),
+    ],
+    ids=["integer", "epoch", "logarithmic", "function"],
+)
+def test_the_steps_that_are_measured_are_those_of_the_schedule(freq, expected, model, tmp_path):
+    callback = spectra(tmp_path, freq=freq)
+    fit(model, callback, epochs=5)
+    assert steps(callback) == expected
+    assert [m.step for m in kfisher.read_log(tmp_path).measurements] == expected
+
+
+def test_logarithmic_means_eight_in_each_doubling():
+    due = np.array([step for step in range(4096) if is_due("logarithmic", step, 1, False)])
+    assert list(due[:8]) == list(range(8))
+    for k in range(3, 12):
+        assert np.sum((due >= 2**k) & (due < 2 ** (k + 1))) == 8
+    assert np.all(np.diff(due[due >= 64]) / due[due >= 64][:-1] < 2 ** (1 / 8) - 1 + 1 / 32)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("freq", [1, 2, 5, 7, "logarithmic", lambda s: s % 10 == 3])
+def test_of_several_steps_at_once_one_is_due_if_any_of_them_is(freq, count):
+    single = [is_due(freq, step, 1, False) for step in range(60)]
+    for first in range(0, 60, count):
+        assert is_due(freq, first, count, False) == any(single[first : first + count])
+
+
+def test_a_measurement_is_that_of_the_batch_and_the_weights_before_the_step(model, shared, tmp_path):
+    class Weights(keras.callbacks.Callback):
+        seen = {}
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.seen[int(self.model.optimizer.iterations)] = self.model.get_weights()
+
+    callback, weights = spectra(tmp_path, freq=3, seed=0), Weights()
+    fit(model, callback, weights)
+    after = model.get_weights()
+    for measurement in callback.measurements:
+        model.set_weights(weights.seen[measurement.step])
+        batch = slice(measurement.step % 4 * 10, measurement.step % 4 * 10 + 10)
+        found, _ = Meter(model, 2, 0)(*examples((X[batch], Y[batch]), None), step=measurement.step)
+        found.seconds = measurement.seconds
+        # The same computation on the same numbers; only the order of sums in threads may differ.
+        one, two = (m.scalars() for m in (found, measurement))
+        assert one.keys() == two.keys()
+        for name in one:
+            assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5, nan_ok=True), name
+    model.set_weights(after)
+    assert steps(callback) == [0, 3, 6]
+    logged = kfisher.read_log(tmp_path).measurements
+    assert [m.to_json() for m in logged] == [m.to_json() for m in callback.measurements]
+
+
+def test_repeated_fits_go_on_counting(model, tmp_path):
+    callback = spectra(tmp_path, freq=3)
+    fit(model, callback, epochs=1)
+    fit(model, epochs=1)
+    fit(model, callback, epochs=1)
+    assert steps(callback) == [0, 3, 9]
+
+
+def test_a_probe_takes_the_place_of_the_batch(model, tmp_path):
+    rng = np.random.default_rng(1)
+    probe = rng.normal(size=(10, 3)).astype("float32"), rng.integers(0, 3, 10), rng.uniform(size=10).astype("float32")
+    callback = spectra(tmp_path, freq=lambda step: step == 0, probe=probe)
+    weights = model.get_weights()
+    fit(model, callback, epochs=1)
+    model.set_weights(weights)
+    found, _ = Meter(model, 2, 0)(*examples(probe, None))
+    (measurement,) = callback.measurements
+    assert measurement.gradient_norm == pytest.approx(found.gradient_norm, rel=1e-5)
+    assert measurement.spectra["exact"].trace == pytest.approx(found.spectra["exact"].trace, rel=1e-5)
+    assert measurement.cosine["empirical"] == pytest.approx(found.cosine["empirical"], rel=1e-3)
+
+
+def test_the_first_examples_of_a_batch_and_not_the_rest_of_an_epoch(model, tmp_path):
+    few = spectra(tmp_path / "few", freq=4, examples=6)
+    fit(model, few)
+    assert [(m.step, m.examples) for m in few.measurements] == [(0, 6), (4, 6)]
+    model.optimizer.iterations.assign(0)
+    ragged = spectra(tmp_path / "ragged", freq=lambda step: step in (0, 3, 4))
+    fit(model, ragged, x=X[:34], y=Y[:34])  # batches of 10, 10, 10, 4
+    assert [(m.step, m.examples) for m in ragged.measurements] == [(0, 10), (4, 10)]
+
+
+# --- how much time it takes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_what_is_spent_stays_below_its_share(share, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    rng, budget, measured = np.random.default_rng(0), Budget(share), 0
+    assert budget.allows()  # the first is free
+    for _ in range(4000):
+        if budget.allows():
+            cost = 0.5  # the same each time: then what the last one took is what the next one takes
+            now[0] += cost
+            budget.charge(cost)
+            measured += 1
+            if measured > 1:
+                assert budget.spent <= share * budget.elapsed * (1 + 1e-9)
+        now[0] += rng.uniform(0, 0.1)
+    # And it is used: after the last measurement not more than another one fits in.
+    assert budget.spent > share * budget.elapsed - 2 * 0.5
+    assert measured > 10
+
+
+def test_without_a_share_there_is_no_limit():
+    budget = Budget(None)
+    budget.charge(1e9)
+    assert budget.allows()
+
+
+def test_what_is_due_is_put_off_until_it_fits_in(model, monkeypatch, tmp_path):
+    now = [0.0]
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            now[0] += 1.0  # a step takes a second
+
+    class Slow(FisherSpectra):
+        def measured(self, measurement, frame):
+            now[0] += 2.0  # and a measurement two
+
+    fit(model, spectra(tmp_path, freq=1), epochs=1)  # traced: all that follow count
+    model.optimizer.iterations.assign(0)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    callback = Slow(tmp_path, freq=5, max_overhead=0.1, write_images=False)
+    fit(model, callback, Clock(), epochs=12)
+    # From the second on, 2 (n + 1) seconds are a tenth of all that will have passed then.
+    assert steps(callback) == [0, 36]
+    assert callback._budget.spent <= 0.1 * callback._budget.elapsed
+
+
+# --- trouble ---------------------------------------------------------------------------------------
+
+
+def test_too_many_rows_are_fewer_examples_and_one_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(meters, "MOST_ROWS", 12)  # of softmax with 3 classes, 2 for each example
+    callback = spectra(tmp_path, freq=2, draws=1)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        fit(network(), callback)
+    assert [m.examples for m in callback.measurements] == [6, 6, 6, 6] and steps(callback) == [0, 2, 4, 6]
+    (message,) = of_kfisher(warned)
+    assert "Fewer examples are measured, 6" in message and "Received: 10 examples" in message
+
+
+@pytest.mark.parametrize("cls", [FisherSpectra, FisherDiagnosis], ids=lambda c: c.__name__)
+def test_a_loss_without_a_likelihood_gives_one_warning_and_training_goes_on(cls, tmp_path):
+    model, callback = network(loss="huber"), spectra(tmp_path, cls, freq=1)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        history = fit(model, callback, y=np.eye(3)[Y])
+    (message,) = of_kfisher(warned)
+    assert "huber" in message.lower() and "Received: " in message
+    assert len(history.history["loss"]) == 2 and not callback.measurements
+    assert int(model.optimizer.iterations) == 8
+
+
+def full(path, real=tf.io.TFRecordWriter):
+    return real("/dev/full")  # each write fails with ENOSPC
+
+
+@pytest.mark.parametrize("trouble", ["file in the way", "full"])
+def test_a_log_that_cannot_be_written_gives_one_warning_and_training_goes_on(trouble, model, tmp_path, monkeypatch):
+    log_dir = tmp_path / "logs"
+    if trouble == "full":
+        if not os.path.exists("/dev/full"):
+            pytest.skip("no /dev/full here")
+        monkeypatch.setattr(events.tf.io, "TFRecordWriter", full)
+    else:
+        log_dir.write_text("in the way")
+    callback = spectra(log_dir, freq=1)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        fit(model, callback, epochs=3)
+    (message,) = of_kfisher(warned)
+    assert str(log_dir) in message and "Received: " in message
+    assert steps(callback) == list(range(12))
+
+
+def test_a_batch_that_is_not_finite_gives_one_warning(model, tmp_path):
+    weights = model.get_weights()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        callback = spectra(tmp_path, freq=1)
+        fit(model, callback, x=np.full_like(X, np.nan))
+    model.set_weights(weights)
+    assert len(of_kfisher(warned)) == 1 and not callback.measurements
+    assert int(model.optimizer.iterations) == 8
+
+
+# --- the verdict -----------------------------------------------------------------------------------
+
+
+def test_verdicts_are_logged_kept_and_printed_when_they_change(model, tmp_path, capsys):
+    diagnosis = spectra(tmp_path, FisherDiagnosis, freq=1, verbose=1)
+    fit(model, diagnosis)
+    verdicts = kfisher.read_log(tmp_path).verdicts
+    assert [v.step for v in verdicts] == list(range(8))
+    assert verdicts[-1].to_json() == diagnosis.verdict.to_json()
+    changes = [v for i, v in enumerate(verdicts) if i == 0 or v.verdict != verdicts[i - 1].verdict]
+    printed = capsys.readouterr().out
+    assert printed.count("\nStep ") == len(changes)
+    assert all(f"Step {v.step}: {v}" in printed for v in changes)
+
+
+# --- TensorBoard -----------------------------------------------------------------------------------
+
+
+def files(log_dir):
+    """Folders with their tags."""
+    found = {}
+    for folder, _, names in os.walk(log_dir):
+        for name in names:
+            if "tfevents" not in name or name.endswith(".profile-empty"):
+                continue
+            for record in tf.data.TFRecordDataset(os.path.join(folder, name)).as_numpy_iterator():
+                event = tf.compat.v1.Event.FromString(record)
+                own = found.setdefault(os.path.relpath(folder, log_dir), set())
+                own.update(value.tag for value in event.summary.value)
+    return found
+
+
+def test_tensorboard_writes_what_keras_does_and_more(model, tmp_path):
+    model.build((None, 3))
+    history, logged = {}, {}
+    for name, make in (("keras", keras.callbacks.TensorBoard), ("ours", TensorBoard)):
+        more = {"spectrum_freq": 2, "max_overhead": None} if name == "ours" else {}
+        callback = make(str(tmp_path / name), histogram_freq=1, update_freq=2, write_steps_per_second=True, **more)
+        with open(tmp_path / f"{name}.csv", "w"):
+            pass
+        table = keras.callbacks.CSVLogger(tmp_path / f"{name}.csv")
+        model.optimizer.iterations.assign(0)
+        history[name] = fit(model, callback, table, validation_data=(X, Y)).history
+        logged[name] = files(tmp_path / name)
+        with open(tmp_path / f"{name}.csv") as file:
+            history[f"{name} in the file"] = next(csv.reader(file))
+    ours = {folder: logged["ours"].pop(folder) for folder in ("steps", "spectra", "verdict")}
+    assert logged["ours"] == logged["keras"]
+    assert {f"step/{name}" for name in STATISTICS} < ours["steps"]
+    assert {"fisher/measurement", "fisher/overview", "fisher/trace/exact", "fisher/cosine/empirical"} < ours["spectra"]
+    assert ours["verdict"] == {"fisher/verdict", "fisher/verdict_text"}
+    assert list(history["ours"]) == [*history["keras"], *STATISTICS]
+    assert set(history["ours in the file"]) == set(history["keras in the file"]) | set(STATISTICS)
+    assert callback.verdict.step == callback.measurements[-1].step == 6
+
+
+def test_tuners_know_it_by_its_name_and_redirect_all_of_it(model, tmp_path):
+    assert TensorBoard.__name__ == "TensorBoard" and issubclass(TensorBoard, keras.callbacks.TensorBoard)
+    original = TensorBoard(str(tmp_path / "original"), spectrum_freq=4, max_overhead=None)
+    for trial in ("one", "two"):
+        callback = copy.deepcopy(original)
+        callback.log_dir = str(tmp_path / trial)
+        fit(model, callback, epochs=1)
+        assert {"steps", "spectra", "verdict", "train"} <= set(os.listdir(tmp_path / trial))
+    assert not (tmp_path / "original").exists()
+
+
+@pytest.mark.parametrize(
+    "off, folders",
+    [
+        ({"statistics_freq": 0}, {"train", "spectra", "verdict"}),
+        ({"spectrum_freq": 0}, {"train", "steps"}),
+        ({"statistics_freq": 0, "spectrum_freq": 0}, {"train"}),
+    ],
+    ids=["no statistics", "no spectra", "neither"],
+)
+def test_parts_of_it_can_be_switched_off(off, folders, model, tmp_path):
+    callback = TensorBoard(str(tmp_path), **{"spectrum_freq": 4, "max_overhead": None, **off})
+    history = fit(model, callback, epochs=1).history
+    assert set(os.listdir(tmp_path)) == folders
+    assert ("update_norm" in history) == ("steps" in folders)
+    if "spectra" not in folders:
+        assert callback.verdict is None and list(callback.measurements) == []
+
+
+# --- arguments -------------------------------------------------------------------------------------
+
+WRONG = [
+    ("freq", 0),
+    ("freq", -1),
+    ("freq", 1.5),
+    ("freq", True),
+    ("freq", "batch"),
+    ("examples", 0),
+    ("examples", 1.0),
+    ("draws", 0),
+    ("draws", True),
+    ("damping", 0.0),
+    ("damping", -1),
+    ("max_overhead", 0),
+    ("max_overhead", 1.5),
+    ("max_overhead", "low"),
+    ("max_overhead", True),
+    ("probe", X),
+    ("probe", (X,)),
+]
+
+
+@pytest.mark.parametrize("name, value", WRONG, ids=lambda v: v if isinstance(v, str) else type(v).__name__)
+def test_wrong_arguments_are_told_at_once(name, value):
+    for cls in (FisherSpectra, FisherDiagnosis):
+        with pytest.raises(ValueError, match=f"`{name}`.*Received: "):
+            cls("logs", **{name: value})
+    if (name, value) != ("freq", 0):  # which is "never"
+        known = {"freq": "spectrum_freq", "examples": "spectrum_examples"}.get(name, name)
+        with pytest.raises(ValueError, match="Received: "):
+            TensorBoard("logs", **{known: value})
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"statistics_freq": -1}, {"statistics_freq": 0.5}, {"thresholds": 0.5}], ids=lambda a: next(iter(a))
+)
+def test_wrong_arguments_of_the_parts_too(arguments):
+    with pytest.raises(ValueError, match="Received: "):
+        TensorBoard("logs", **arguments)
