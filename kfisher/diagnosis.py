@@ -58,7 +58,10 @@ def diagnose(
         raise ValueError("The empirical Fisher takes the labels of the data. Received: y=None")
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         raise ValueError(f"`thresholds` must be a kfisher.Thresholds. Received: thresholds={thresholds!r}")
-    damping = damping_of(model) if damping is None else positive("damping", damping, "a positive float or None")
+    if damping is None:
+        damping = damping_of(model)
+    else:
+        damping = positive("damping", damping, "a positive float or None")
     data = examples((x, y, sample_weight), None)
     step = int(model.optimizer.iterations) if model.optimizer is not None else 0
     measurement, frame = Meter(model, draws, seed)(*data, damping=damping, step=step)

@@ -56,7 +56,8 @@ function findingItem(finding) {
   const item = element('li', 'finding');
   const text = element('div', 'finding-text');
   text.append(element('b', '', finding.name), ` ${finding.text}`);
-  const numbers = Object.entries(finding.values || {});
+  // Lists are in the download; a card is to be read at a glance.
+  const numbers = Object.entries(finding.values || {}).filter(([, value]) => typeof value === 'number');
   if (numbers.length) {
     const line = element('div', 'numbers');
     for (const [name, value] of numbers) line.append(element('span', 'number', `${words(name)} ${show(value)}`));
