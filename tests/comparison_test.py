@@ -247,7 +247,8 @@ def weighted_mse(examples):
 def positions(examples):
     """Softmax at three positions of each example, with weights of their own, some zero."""
     rng = np.random.default_rng(0)
-    model = sequential(hidden(), affine(), shape=(3, 3), loss=L.SparseCategoricalCrossentropy(from_logits=True))
+    loss = L.SparseCategoricalCrossentropy(from_logits=True)
+    model = sequential(hidden(), affine(), shape=(3, 3), loss=loss)
     x, y = rng.normal(size=(examples, 3, 3)), rng.integers(0, 3, (examples, 3))
     w = rng.uniform(0.5, 2, (examples, 3))
     w[0, 1], w[2] = 0, 0
@@ -284,7 +285,8 @@ def unknown_variance(shape):
 
     def make(examples):
         rng = np.random.default_rng(0)
-        model = sequential(hidden(), affine(2), shape=(*shape, 3), loss=kfisher.losses.NegativeLogLikelihood(normal))
+        loss = kfisher.losses.NegativeLogLikelihood(normal)
+        model = sequential(hidden(), affine(2), shape=(*shape, 3), loss=loss)
         x, y = rng.normal(size=(examples, *shape, 3)), rng.normal(size=(examples, *shape, 1))
         raw = model(x).numpy()[..., 1]
         sigma, slope = np.log1p(np.exp(raw)) + 0.1, 1 / (1 + np.exp(-raw))
@@ -392,8 +394,8 @@ def test_effective_dimensions_beyond_the_limit_are_estimates_with_an_error(trunc
 def test_steps_beyond_the_limit_are_those_of_the_dense_matrices(truncated):
     found, frame, d, _, damping, _ = truncated
     assert found.gradient_norm == pytest.approx(np.linalg.norm(d.gradient))
-    # Conjugate gradients stop at a residual of 1e-5, in the norm of F + lambda an error of the step of at most
-    # 1e-5 lambda_1 / lambda = 1e-3; Galerkin's solution, in a space that holds that step, is no worse.
+    # Conjugate gradients stop at a residual of 1e-5, in the norm of F + lambda an error of the step of at
+    # most 1e-5 lambda_1 / lambda = 1e-3; Galerkin's solution, in a space with that step, is no worse.
     check_steps(found, d, damping, rtol=1e-3)
     check_layers(found, d)
 
@@ -401,9 +403,8 @@ def test_steps_beyond_the_limit_are_those_of_the_dense_matrices(truncated):
 def test_overlaps_beyond_the_limit_are_those_of_the_dense_matrices(truncated):
     found, _, d, *_ = truncated
     assert found.overlap_sizes == [1, 2, 5, 10]  # of 16 that are known
-    expected = [
-        np.sum((leading(d.exact, k).T @ leading(d.empirical, k)) ** 2) / k for k in found.overlap_sizes
-    ]
+    one, two = leading(d.exact, 10), leading(d.empirical, 10)
+    expected = [np.sum((one[:, -k:].T @ two[:, -k:]) ** 2) / k for k in found.overlap_sizes]
     # Eigenvectors are known to the residual of 1e-4 over the relative gap.
     np.testing.assert_allclose(found.overlap["empirical"], expected, atol=2e-3)
 
@@ -425,9 +426,50 @@ def test_ratio_eigenvalues_beyond_the_limit_lie_between_the_true_ones(truncated)
 
 
 def test_the_frame_holds_the_rows_it_says(truncated):
-    """Its rows have the lengths of the true ones within the span: never longer, F diagonal, gradient whole."""
+    """F is diagonal in it and no larger than it is, and it holds the whole gradient."""
     _, frame, d, *_ = truncated
     matrix = frame.matrix(("exact", None))
     np.testing.assert_allclose(matrix, np.diag(frame.values), atol=1e-9 * frame.values[0])
     assert np.trace(matrix) < np.trace(d.exact)
     assert np.linalg.norm(frame.gradient) == pytest.approx(np.linalg.norm(d.gradient), rel=1e-9)
+
+
+# --- drawn labels, defaults, refusals --------------------------------------------------------------
+
+
+def test_the_mean_over_draws_is_the_fisher():
+    keras.utils.set_random_seed(3)
+    model, x, y, *_ = softmax(20)
+    draws = 400
+    found, frame = Meter(model, draws, SEED)(*examples((x, y, None), None))
+    exact, sampled = found.spectra["exact"], found.spectra["sampled"]
+    assert abs(sampled.trace - exact.trace) < 4 * sampled.error["trace"]
+    mean = np.mean([frame.matrix(("sampled", i)) for i in range(draws)], 0)
+    deviation = np.std([frame.matrix(("sampled", i)) for i in range(draws)], 0, ddof=1) / np.sqrt(draws)
+    # Of some 900 entries, none is five standard errors away.
+    assert np.all(np.abs(mean - np.diag(frame.values)) < 5 * deviation + 1e-12 * frame.values[0])
+
+
+def test_a_step_has_labels_of_its_own():
+    keras.utils.set_random_seed(3)
+    model, x, y, *_ = softmax(20)
+    meter, data = Meter(model, 2, SEED), examples((x, y, None), None)
+    one, same, other = (meter(*data, step=step)[0] for step in (0, 0, 1))
+    assert one.cosine == same.cosine and one.cosine["sampled"] != other.cosine["sampled"]
+    assert one.cosine["empirical"] == pytest.approx(other.cosine["empirical"], rel=1e-12)
+
+
+def test_the_default_damping_is_where_the_digits_end():
+    keras.utils.set_random_seed(3)
+    model, x, y, *_ = softmax(20)
+    found, _ = Meter(model, 2, SEED)(*examples((x, y, None), None))
+    largest = np.linalg.eigvalsh(oracle.gauss_newton(model, x, y))[-1]
+    assert found.damping == pytest.approx(2.0**-26 * largest)  # the square root of float64's 2^-52
+
+
+def test_too_many_rows_say_how_many_examples_fit_in():
+    model = sequential(keras.layers.Dense(40), shape=(120,), loss="mse")
+    x, y = np.zeros((110, 120)), np.zeros((110, 40))  # 4400 rows, 4840 parameters
+    with pytest.raises(TooManyRows, match="no more than 102 examples. Received: 110 examples") as error:
+        Meter(model, 1, 0)(*examples((x, y), None))
+    assert error.value.examples == 102 == 4096 // 40

@@ -40,9 +40,11 @@ def dense(operator, fisher, model, x, y):
     return np.stack([operator.matvec(tf.constant(row)).numpy() for row in np.eye(P)])
 
 
-@pytest.fixture(scope="module", params=[("exact", 4), ("exact", 20), ("sampled", 20), ("empirical", 20)], ids=str)
+@pytest.fixture(
+    scope="module", params=[("exact", 4), ("exact", 20), ("sampled", 20), ("empirical", 20)], ids=str
+)
 def case(request, float64_module):
-    """An operator and the eigenvalues of the dense matrix, descending: with fewer and with more rows than P."""
+    """An operator and the eigenvalues of the dense matrix, descending; with fewer and more rows than P."""
     fisher, examples = request.param
     model, (x, y) = network(), data(examples)
     operator = kfisher.FisherOperator(model, x, y, fisher=fisher)

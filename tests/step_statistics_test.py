@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import oracle
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
@@ -40,6 +41,7 @@ def flat(tensors):
 def by_hand(optimizer, steps):
     """The same training one batch at a time, with norms from the saved weights and autodiff."""
     model, rows = network(optimizer), []
+    start = flat(model.get_weights())
     for step in range(steps):
         batch = slice(step % 3 * 10, step % 3 * 10 + 10)
         before = flat(model.get_weights())
@@ -50,7 +52,9 @@ def by_hand(optimizer, steps):
         after = flat(model.get_weights())
         update = after - before
         norms = np.linalg.norm(update), np.linalg.norm(gradient)
-        rows.append([*norms, norms[0] / norms[1], -update @ gradient / np.prod(norms), np.linalg.norm(after)])
+        cosine = -update @ gradient / np.prod(norms)
+        lengths = np.linalg.norm(after), np.linalg.norm(after - start)
+        rows.append([*norms, norms[0] / norms[1], cosine, *lengths])
     return np.array(rows)
 
 
@@ -60,13 +64,16 @@ def logged(log_dir):
     accumulator.Reload()
     found = {}
     for tag in accumulator.Tags()["tensors"]:
-        assert accumulator.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
+        plugin = accumulator.SummaryMetadata(tag).plugin_data.plugin_name
+        assert plugin == ("custom_scalars" if tag == "custom_scalars__config__" else "scalars")
+        if plugin == "custom_scalars":
+            continue
         events = accumulator.Tensors(tag)
         found[tag] = ([e.step for e in events], [float(make_ndarray(e.tensor_proto)) for e in events])
     return found
 
 
-NAMES = ["update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm"]
+NAMES = ["update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +83,7 @@ NAMES = ["update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight
         ("sgd", {"steps_per_execution": 2}),
         ("adam", {}),
         ("adam", {"run_eagerly": True}),
+        ("adam", {"steps_per_execution": 4}),
         ("natural", {}),
         ("natural", {"steps_per_execution": 3}),
         ("sgd", {"jit_compile": True}),
@@ -93,7 +101,95 @@ def test_each_number_is_that_of_saved_weights_and_autodiff(name, how, tmp_path):
         assert np.allclose(values, column, rtol=1e-4)
     rate = float(keras.ops.convert_to_numpy(OPTIMIZERS[name]().learning_rate))
     assert np.allclose(found["step/learning_rate"][1], rate)
-    assert ("step/damping" in found) == (name == "natural") == ("step/skipped_steps" in found)
+    for tag in ("damping", "skipped_steps", "kl"):
+        assert (f"step/{tag}" in found) == (name == "natural")
+
+
+def kl_by_hand(model, step, damping):
+    """delta^T (F + damping I) delta / 2 of one step on a batch, F by autodiff of the loss."""
+    batch = slice(step % 3 * 10, step % 3 * 10 + 10)
+    before, exact = flat(model.get_weights()), oracle.gauss_newton(model, X[batch], Y[batch])
+    model.train_on_batch(X[batch], Y[batch])
+    delta = flat(model.get_weights()) - before
+    return delta @ exact @ delta / 2 + damping * delta @ delta / 2
+
+
+@pytest.mark.parametrize(
+    "curvature, options",
+    [
+        pytest.param("gram", {"learning_rate": 0.3}, id="gram"),
+        pytest.param("dense", {"learning_rate": 0.3}, id="dense"),
+        pytest.param("gram", {"learning_rate": 1.0, "step": "quadratic_model"}, id="quadratic model"),
+    ],
+)
+@pytest.mark.usefixtures("float64")
+def test_kl_is_that_of_the_dense_matrix(curvature, options, tmp_path):
+    def optimizer():
+        return kfisher.optimizers.NaturalGradient(fisher="exact", curvature=curvature, damping=0.1, **options)
+
+    fit(network(optimizer()), [StepStatistics(tmp_path)], epochs=1)
+    model = network(optimizer())
+    expected = [kl_by_hand(model, step, 0.1) for step in range(3)]
+    # Event files hold float32.
+    assert np.allclose(logged(tmp_path)["step/kl"][1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: kfisher.optimizers.NaturalGradient(trust_region=0.01),
+        lambda: kfisher.optimizers.NaturalGradient(clipnorm=0.1),
+        lambda: kfisher.optimizers.NaturalGradient(momentum=0.9),
+        lambda: kfisher.optimizers.ImprovedEmpiricalFisher(0.1),
+    ],
+    ids=["trust region", "clipped", "momentum", "improved"],
+)
+def test_kl_is_not_claimed_where_the_step_is_not_the_rate_times_the_solution(optimizer, tmp_path):
+    fit(network(optimizer()), [StepStatistics(tmp_path)], epochs=1)
+    assert "step/kl" not in logged(tmp_path)
+
+
+@pytest.mark.parametrize("how", [{}, {"steps_per_execution": 4}], ids=["graph", "4 steps at once"])
+def test_norms_of_each_layer(how, tmp_path):
+    model = network(OPTIMIZERS["adam"](), **how)
+    fit(model, [StepStatistics(tmp_path, per_layer=True)])
+    found = logged(tmp_path)
+    paths = {tag.removeprefix("layer/").rpartition("/")[0] for tag in found if tag.startswith("layer/")}
+    assert paths == {layer.path for layer in model.layers}
+    hand = network(OPTIMIZERS["adam"]())
+    for step in range(6):
+        batch = slice(step % 3 * 10, step % 3 * 10 + 10)
+        before = hand.get_weights()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((hand(X[batch]) - Y[batch]) ** 2)
+        gradients = tape.gradient(loss, hand.trainable_variables)
+        hand.train_on_batch(X[batch], Y[batch])
+        for i, layer in enumerate(model.layers):
+            own = slice(2 * i, 2 * i + 2)  # kernel and bias
+            after = flat(hand.get_weights()[own])
+            expected = {
+                "update_norm": np.linalg.norm(after - flat(before[own])),
+                "gradient_norm": np.linalg.norm(flat(gradients[own])),
+                "weight_norm": np.linalg.norm(after),
+            }
+            for name, value in expected.items():
+                steps, values = found[f"layer/{layer.path}/{name}"]
+                assert steps == [1, 2, 3, 4, 5, 6]
+                assert values[step] == pytest.approx(value, rel=1e-4)  # as above
+    # The whole is the root of the sum of squares of its parts.
+    for name in ("update_norm", "gradient_norm", "weight_norm"):
+        parts = [found[f"layer/{path}/{name}"][1] for path in paths]
+        assert np.allclose(np.linalg.norm(parts, axis=0), found[f"step/{name}"][1], rtol=1e-5)
+
+
+def test_distance_is_from_where_the_first_fit_began(tmp_path):
+    model, callback = network(OPTIMIZERS["sgd"]()), StepStatistics(tmp_path)
+    start = flat(model.get_weights())
+    for _ in range(2):
+        history = fit(model, [callback], epochs=1).history
+        assert history["distance"][0] == pytest.approx(
+            np.linalg.norm(flat(model.get_weights()) - start), rel=1e-5
+        )
 
 
 def test_loss_scaling_is_taken_out_of_the_gradient(tmp_path):

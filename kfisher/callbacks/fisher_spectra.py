@@ -90,7 +90,7 @@ class FisherSpectra(keras.callbacks.Callback):
         if damping is not None:
             damping = positive("damping", damping, "a positive float or None")
         share = 1.0 if max_overhead is None else max_overhead
-        if not isinstance(share, (int, float)) or not 0 < share <= 1:
+        if isinstance(max_overhead, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ValueError(
                 f"`max_overhead` must be a float in (0, 1], or None. Received: max_overhead={max_overhead}"
             )

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kfisher.optimizers import NaturalGradient, SophiaG
+from kfisher.callbacks.updates import Updates
+from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
 from kfisher.vectors import dot
 
 _STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance")
@@ -44,9 +45,7 @@ class StepRecorder:
         self._every = every
         hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
         self._hyper_parameters = hyper_parameters
-        self._has_kl = isinstance(self._inner, NaturalGradient) and not (
-            isinstance(self._inner, SophiaG) or self._inner.momentum
-        )
+        self._has_kl = _knows_kl(self._inner)
         self.names = [*_STATISTICS, *hyper_parameters, *(["kl"] if self._has_kl else [])]
         self.tags = [f"step/{name}" for name in self.names]
         self.tags += [f"layer/{layer}/{name}" for layer in self._layers for name in _OF_LAYERS]
@@ -84,11 +83,16 @@ class StepRecorder:
         values = [getattr(self._inner, name) for name in self._hyper_parameters]  # of this step
         values = [tf.cast(v.value if isinstance(v, keras.Variable) else v, tf.float64) for v in values]
         scale = tf.cast(self._scale(), tf.float64)
-        self._apply(grads, everything)
+        heard = Updates(self._optimizer, variables)
+        with heard.heard():
+            self._apply(grads, everything)
         after = [tf.convert_to_tensor(v.value) for v in variables]
+        updates = heard.of(variables)
+        if updates is None:
+            updates = [a - b for a, b in zip(after, before)]
 
         def write():
-            row = self._row(variables, before, after, kept, scale, values)
+            row = self._row(variables, updates, after, kept, scale, values)
             self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
 
         if self._every == 1:
@@ -98,12 +102,11 @@ class StepRecorder:
         with tf.control_dependencies(after):  # a step that fails is none
             self._count.assign(step)
 
-    def _row(self, variables, before, after, grads, scale, values) -> tf.Tensor:
+    def _row(self, variables, updates, after, grads, scale, values) -> tf.Tensor:
         """All that is recorded of one step; a weight without a gradient counts in nothing."""
         start = [tf.convert_to_tensor(self._start[id(v)]) for v in variables]
         if not self._layers:
-            before, after, grads, start = map(_few, (before, after, grads, start))
-        updates = [a - b for a, b in zip(after, before)]
+            updates, after, grads, start = map(_few, (updates, after, grads, start))
         squares = {
             "update_norm": _squares(updates),
             "gradient_norm": _squares(grads),
@@ -129,11 +132,7 @@ class StepRecorder:
 
     def _kl(self, descent: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         """delta^T (F + lambda I) delta / 2 of a step delta = -eta (F + lambda I)^-1 g, from -g^T delta."""
-        if self._inner.step == "quadratic_model":
-            return descent / 2
-        kl = rate * descent / 2
-        radius = self._inner.trust_region
-        return kl if radius is None else tf.minimum(kl, tf.constant(radius, tf.float64))
+        return descent / 2 if self._inner.step == "quadratic_model" else rate * descent / 2
 
     def _scale(self) -> Any:
         """What the gradients are multiplied with, to keep them off the limits of half precision."""
@@ -153,6 +152,13 @@ class StepRecorder:
         steps = steps[steps % self._every == 0][-self.capacity :]
         self._read = last
         return steps, self._rows.numpy()[(steps // self._every) % self.capacity]
+
+
+def _knows_kl(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether the update is the learning rate times the natural-gradient step, and nothing else."""
+    changed = ["momentum", "trust_region", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay"]
+    plain = type(optimizer) in (NaturalGradient, EmpiricalNaturalGradient)
+    return plain and not any(getattr(optimizer, name) for name in [*changed, "use_ema"])
 
 
 def _few(tensors: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -38,7 +38,10 @@ class StepStatistics(keras.callbacks.Callback):
     damping              of the step (kfisher optimizers)                      loss / parameter^2
     skipped_steps        how many were skipped before (kfisher optimizers)     steps
     kl                   delta^T (F + damping I) delta / 2, with the curvature loss
-                         of the optimizer (kfisher optimizers without momentum)
+                         of the optimizer (natural gradient and its
+                         empirical variant, if the step is learning_rate
+                         times the solution: no momentum, trust region,
+                         clipping, weight decay or EMA)
     ==================== ===================================================== ==========================
 
     Every step has its own values, also with `steps_per_execution`. TensorBoard shows them as scalars
