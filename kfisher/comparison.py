@@ -46,7 +46,7 @@ def compare(frame: Frame, root: JointRoot, step: int) -> Measurement:
         },
         ratio_eigenvalues=ratio_eigenvalues(matrices[EMPIRICAL], frame).tolist(),
         sampled_ratio_eigenvalues=ratio_eigenvalues(matrices[sampled[0]], frame).tolist(),
-        trace_ratio=float(np.sum(np.diag(matrices[EMPIRICAL]) / (frame.values + frame.damping))),
+        trace_ratio=_trace_ratio(matrices[EMPIRICAL], frame),
         cosine=_by_kind(cosine, sampled),
         step_norm=_by_kind(norm, sampled),
         gamma=_by_kind(gamma, sampled),
@@ -62,6 +62,13 @@ def ratio_eigenvalues(matrix: np.ndarray, frame: Frame) -> np.ndarray:
     root = 1 / np.sqrt(frame.values + frame.damping)
     damped = matrix + frame.damping * np.eye(len(matrix))
     return np.linalg.eigvalsh(damped * root * root[:, np.newaxis])[::-1]
+
+
+def _trace_ratio(matrix: np.ndarray, frame: Frame) -> float:
+    """tr((F + lambda I)^-1 EF); not known from a part of the space."""
+    if not frame.complete:
+        return float("nan")
+    return float(np.sum(np.diag(matrix) / (frame.values + frame.damping)))
 
 
 def _step(matrix: np.ndarray, frame: Frame) -> np.ndarray:
@@ -109,7 +116,7 @@ def _spectrum(frame: Frame, keys) -> Spectrum:
         complete=all(e.complete for e in found),
         trace=float(np.mean([e.trace for e in found])),
         effective_dimension=float(np.mean(dimensions)),
-        condition=float(mean[0] / mean[-1]) if length else float("nan"),
+        condition=float(mean[0] / mean[-1]) if length and found[0].complete else float("nan"),
         error=error,
     )
 

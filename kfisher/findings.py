@@ -28,8 +28,8 @@ class Thresholds:
         replicates: Of the bootstrap.
         directions: How many directions of large curvature are judged at a minimum, at most; and no more than
             a tenth of the examples, as it takes about ten to estimate a curvature.
-        gradient: A point counts as a minimum where N grad L^T F^-1 grad L per direction is below it; 1 is
-            what the noise of the examples alone makes of it.
+        gradient: A point counts as a minimum where N grad L^T EF^-1 grad L per direction is below it. 2: the
+            noise of the examples alone makes it 1 on average.
         correlation: Rank correlation of step length and gradient norm; below it EF steps grow while the
             gradient shrinks. -0.5, of gradients that differ by a factor of 2 or more.
     """
@@ -40,7 +40,7 @@ class Thresholds:
     confidence: float = 0.95
     replicates: int = 500
     directions: int = 16
-    gradient: float = 1.0
+    gradient: float = 2.0
     correlation: float = -0.5
 
 
@@ -48,6 +48,9 @@ def direction(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding
     """Whether the EF step points where the natural-gradient step does."""
     cosine, noise = now.cosine["empirical"], now.cosine["sampled"]
     values = {"cosine": cosine, "sampled_cosine": noise}
+    if not np.any(frame.values > frame.damping):
+        text = "The damping is larger than every eigenvalue of F, so that every step is the gradient."
+        return Finding("direction", "unknown", text, values)
     if _gradient_over_noise(frame) < _VANISHED or not np.isfinite(cosine):
         return Finding("direction", "unknown", f"{_nothing(frame)} a step has no direction.", values)
     said = f"The cosine between the EF step and the natural-gradient step is {cosine:.2f}"
@@ -112,24 +115,26 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
     """
     above = int(np.sum(frame.values > frame.damping))
     size = min(thresholds.directions, above, frame.layout.examples // 10)
-    noise = _gradient_over_noise(frame)
     if size == 0:
         text = "No direction is curved enough, or the examples are too few, to compare EF with F."
         return Finding("specification", "unknown", text)
+    exact, empirical = _moments(frame, EXACT, size), _moments(frame, EMPIRICAL, size)
+    # The noise of the gradient is EF, whether or not EF is F.
+    gradient = frame.gradient[:size] / np.sqrt(frame.values[:size])
+    square = gradient @ np.linalg.pinv(empirical.sum(0), hermitian=True) @ gradient
+    noise = float(_effective_number(frame) * square / frame.total_weight / size)
     if noise > thresholds.gradient:
         text = (
             f"To be told at a minimum; here the gradient is {np.sqrt(noise):.3g} times what the noise of the "
             "examples makes of it."
         )
         return Finding("specification", "unknown", text, {"gradient_over_noise": noise})
-    exact = _moments(frame, EXACT, size)
-    empirical = _moments(frame, EMPIRICAL, size)
     found = _ratios(empirical, exact)
     low, high = _interval(exact, empirical, found, thresholds, seed)
     null = np.array([_ratios(_moments(frame, key, size), exact) for key in draws(frame.layout)])
     larger, smaller = _beyond_chance(empirical - exact, thresholds, seed)
-    larger &= found[-1] > max(thresholds.ratio, null[:, -1].max())
-    smaller &= found[0] < min(1 / thresholds.ratio, null[:, 0].min())
+    larger &= found[-1] > max(thresholds.ratio, null[:, -1].max()) and low[-1] > 1
+    smaller &= found[0] < min(1 / thresholds.ratio, null[:, 0].min()) and high[0] < 1
     values = {
         "eigenvalues": found[::-1].tolist(),
         "low": low[::-1].tolist(),
@@ -160,7 +165,7 @@ _VANISHED = 1e-12  # of a squared gradient over its noise: rounding
 
 def _nothing(frame: Frame) -> str:
     certain = "F is zero here, as the model is certain of every label:"
-    return "The gradient vanishes here:" if len(frame.values) else certain
+    return "The gradient vanishes here:" if np.any(frame.values) else certain
 
 
 def _factor(ratio: float) -> float:
@@ -170,9 +175,13 @@ def _factor(ratio: float) -> float:
 def _gradient_over_noise(frame: Frame) -> float:
     """N grad L^T F^-1 grad L for each direction, of the mean loss: 1 on average if only noise is left."""
     curved = frame.values > frame.damping
-    effective = 1 / np.sum(frame.shares**2)  # N, for equal weights
     square = np.sum(frame.gradient**2 / (frame.values + frame.damping))
-    return float(effective * square / frame.total_weight / max(np.sum(curved), 1))
+    return float(_effective_number(frame) * square / frame.total_weight / max(int(np.sum(curved)), 1))
+
+
+def _effective_number(frame: Frame) -> float:
+    """N, for equal weights."""
+    return float(1 / np.sum(frame.shares**2))
 
 
 def _moments(frame: Frame, key, size: int) -> np.ndarray:

@@ -94,16 +94,18 @@ def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
     keys = [EXACT, EMPIRICAL, *draws(layout)]
     coordinates = root.coordinates.astype(np.float64)
     own, pairs = decompose(root, layout)
-    values, vectors = pairs[EXACT]
+    values, _ = pairs[EXACT]
     if damping is None:
         damping = float(np.sqrt(epsilon) * values[0]) if len(values) else epsilon
     eigen = {key: _eigen(own[key], pairs[key][0], damping) for key in keys}
     if root.gram is None:
+        _, vectors = _eigenpairs(own[EXACT] + own[EMPIRICAL], epsilon)
         rows = root.rows.astype(np.float64) @ vectors
     elif eigen[EXACT].complete:
-        rows = root.gram[:, layout.rows("exact")].astype(np.float64) @ (vectors / np.sqrt(values))
+        rows = _joint_span(root.gram, layout, epsilon)
     else:
-        rows, values = _leading(root.gram, layout, own, pairs, coordinates, damping, epsilon)
+        rows = _leading(root.gram, layout, own, pairs, coordinates, damping, epsilon)
+    rows, values = _diagonal(rows, layout)
     return Frame(
         layout=layout,
         rows=rows,
@@ -138,6 +140,8 @@ def _eigenpairs(matrix: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndar
         raise FloatingPointError("The Fisher matrices have entries that are not finite.")
     if len(matrix) <= SMALL:
         values, vectors = scipy.linalg.eigh(matrix.astype(np.float64), check_finite=False)
+    elif not np.any(np.diag(matrix)):  # on which ARPACK fails
+        return np.zeros(0), np.zeros((len(matrix), 0))
     else:
         start = np.random.default_rng(0).normal(size=len(matrix)).astype(matrix.dtype)
         values, vectors = scipy.sparse.linalg.eigsh(_products(matrix), _LEADING, v0=start, tol=1e-4)
@@ -157,10 +161,27 @@ def _eigen(matrix: np.ndarray, values: np.ndarray, damping: float) -> Eigen:
     return Eigen(values, False, trace, mean * len(matrix), error * len(matrix))
 
 
-def _leading(gram, layout, own, pairs, coordinates, damping, epsilon) -> tuple[np.ndarray, np.ndarray]:
-    """X and the diagonal of F, in the span of leading eigenvectors and steps of all kinds and the gradient.
+def _joint_span(gram: np.ndarray, layout: Layout, epsilon: float) -> np.ndarray:
+    """X in the span of the rows of F and of EF: also where F is flat, EF and the gradient may be large."""
+    chosen = np.r_[layout.rows("exact"), layout.rows("empirical")]
+    values, vectors = scipy.linalg.eigh(gram[np.ix_(chosen, chosen)].astype(np.float64), check_finite=False)
+    kept = values > 10 * epsilon * values[-1]
+    return gram[:, chosen].astype(np.float64) @ (vectors[:, kept] / np.sqrt(values[kept]))
 
-    So the eigenvectors and the steps are those of the whole matrices, and the rest is Rayleigh and Ritz.
+
+def _diagonal(rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """The basis turned so that F is diagonal, descending."""
+    exact = rows[layout.rows("exact")]
+    values, rotation = np.linalg.eigh(exact.T @ exact)
+    return rows @ rotation[:, ::-1], np.maximum(values[::-1], 0)
+
+
+def _leading(gram, layout, own, pairs, coordinates, damping, epsilon) -> np.ndarray:
+    """X in the span of leading eigenvectors and steps of all kinds and the gradient.
+
+    So the eigenvectors are those of the whole matrices, the steps as well, as far as conjugate gradients
+    have come (the exact one, at a damping far below the leading eigenvalues, has not), and the rest is
+    Rayleigh and Ritz.
     """
     columns = [(slice(None), coordinates[:, np.newaxis])]
     seen = gram @ coordinates.astype(gram.dtype)  # U grad L
@@ -173,10 +194,7 @@ def _leading(gram, layout, own, pairs, coordinates, damping, epsilon) -> tuple[n
     inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # C^T K C
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), np.finfo(np.float64).tiny))
     values, vectors = _eigenpairs((inner + inner.T) / 2 * scale * scale[:, np.newaxis], 10 * epsilon)
-    rows = images @ (scale[:, np.newaxis] * vectors / np.sqrt(values))
-    exact = rows[layout.rows("exact")]
-    values, rotation = np.linalg.eigh(exact.T @ exact)
-    return rows @ rotation[:, ::-1], np.maximum(values[::-1], 0)
+    return images @ (scale[:, np.newaxis] * vectors / np.sqrt(values))
 
 
 def _solve(gram, seen, values, vectors, damping) -> np.ndarray:

@@ -120,7 +120,9 @@ def joint_root(
 
 def _placed(coordinates: dict[str, Any], counts: dict[str, int]) -> tf.Tensor:
     """The coordinates of one kind that has them, with zeros for the others, `(R N,)`."""
-    kind = next(kind for kind in counts if coordinates[kind] is not None)
+    # Those of EF first: they are bounded, those of the exact Fisher grow as a model becomes certain.
+    order = ("empirical", "exact", "gradient")
+    kind = next(kind for kind in order if coordinates.get(kind) is not None)
     above = sum(counts[other] for other in list(counts)[: list(counts).index(kind)])
     below = sum(counts.values()) - above - counts[kind]
     return tf.reshape(tf.pad(coordinates[kind], [[above, below], [0, 0]]), [-1])

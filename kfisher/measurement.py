@@ -20,7 +20,7 @@ class Spectrum:
         complete: Whether these are all of them, or only the leading ones.
         trace: The sum of all, also where only the leading ones are known.
         effective_dimension: sum_i lambda_i / (lambda_i + damping): how many rise above the damping.
-        condition: Largest over smallest non-zero eigenvalue; of the known ones.
+        condition: Largest over smallest non-zero eigenvalue; NaN if these are not all.
         error: One standard error over draws of labels, of `trace`, `effective_dimension` and the
             `eigenvalues` (a list); empty where nothing is drawn.
     """
@@ -50,7 +50,7 @@ class Measurement:
         ratio_eigenvalues: Of (F + lambda I)^-1 (EF + lambda I) in the joint span, descending; 1 if EF = F.
         sampled_ratio_eigenvalues: The same for one draw of labels in place of those of the data: how the
             former would spread if the labels came from the model.
-        trace_ratio: tr((F + lambda I)^-1 EF); the effective dimension of F, if EF = F.
+        trace_ratio: tr((F + lambda I)^-1 EF); the effective dimension of F, if EF = F. NaN unless `complete`.
         cosine: By kind ("sampled", "empirical"), between its (M + lambda I)^-1 grad L and that of F.
         step_norm: || (M + lambda I)^-1 grad L || for the matrix M of each kind.
         gamma: sqrt(d^T F d) / |d^T grad L| for the direction d of each kind, over that of the gradient; the

@@ -24,10 +24,13 @@ class TooManyRows(ValueError):
 
     def __init__(self, layout: Layout):
         self.examples = max(1, MOST_ROWS // layout.counts["exact"])
+        self.reason = (
+            f"the exact Fisher has {layout.counts['exact']} rows for each (outputs times positions), and at "
+            f"most {MOST_ROWS} rows are compared"
+        )
         super().__init__(
-            f"The exact Fisher has {layout.counts['exact']} rows for each example (outputs times positions), "
-            f"and at most {MOST_ROWS} are compared. Pass no more than {self.examples} examples. Received: "
-            f"{layout.examples} examples"
+            f"Pass fewer examples, {self.examples} at most: {self.reason}. Received: {layout.examples} "
+            "examples"
         )
 
 
@@ -51,7 +54,7 @@ class Meter:
     def _traced(self, x, y, sample_weight, seed):
         root, layout = joint_root(self.model, x, y, sample_weight, self._draws, seed)
         rows = layout.counts["exact"] * layout.examples
-        if root.gram is not None and rows > MOST_ROWS and layout.examples > 1:
+        if root.gram is not None and rows > MOST_ROWS:
             raise TooManyRows(layout)
         self._layouts[_shapes(x)] = layout
         return {name: value for name, value in vars(root).items() if value is not None}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -139,6 +140,29 @@ def detach(model: keras.Model) -> keras.Model:
             vars(model)["train_step"] = before
         model.train_function = None
     return model
+
+
+def wants_batches(model: keras.Model) -> bool:
+    """Whether the optimizer has to see the batches and the model does not show them."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return hasattr(optimizer, "observe") and not isinstance(model, FisherMixin) and not _is_attached(model)
+
+
+@contextlib.contextmanager
+def attached(model: keras.Model) -> Iterator[None]:
+    """For the length of the block the model hands its batches to its optimizer, if that wants them."""
+    if not wants_batches(model):
+        yield
+        return
+    before = vars(model).get("train_step")
+    vars(model)["train_step"] = functools.partial(train_on, model, model.train_step)
+    _bind(model)
+    try:
+        yield
+    finally:
+        del vars(model)["train_step"]
+        if before is not None:
+            vars(model)["train_step"] = before
 
 
 def _bind(model: keras.Model) -> None:

@@ -41,15 +41,15 @@ def eigenvalues(operator: tf.linalg.LinearOperator, k: int | None = None) -> np.
     """
     size = _size(operator)
     if k is None:
-        rows = getattr(getattr(operator, "root", None), "num_rows", size)
-        if min(size, int(rows)) > _DENSE:
+        count = min(size, int(getattr(getattr(operator, "root", None), "num_rows", size)))
+        if count > _DENSE:
             raise ValueError(
-                f"All of {min(size, int(rows))} eigenvalues would take long. Pass "
+                f"All of {count} eigenvalues would take long. Pass "
                 "`k` for the largest, use kfisher.spectra.density for their distribution, or fewer examples. "
                 f"Received: k=None, operator of shape ({size}, {size})"
             )
         values = np.sort(operator.eigvals().numpy().astype(np.float64))[::-1]
-        return values[values > size * np.finfo(operator.dtype.as_numpy_dtype).eps * max(values[0], 0)]
+        return values[values > count * np.finfo(operator.dtype.as_numpy_dtype).eps * max(values[0], 0)]
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 0 < k < size:
         raise ValueError(
             f"`k` must be a positive integer smaller than the size of the operator, {size}. Received: k={k}"

@@ -374,7 +374,7 @@ def test_leading_eigenvalues_beyond_the_limit_are_those_of_the_dense_matrices(tr
         np.testing.assert_allclose(leading, expected[:16], rtol=1e-5)
         assert found.spectra[kind].trace == pytest.approx(np.trace(getattr(d, kind)))
     spectrum = found.spectra["exact"]
-    assert spectrum.condition == pytest.approx(values["exact"][0] / values["exact"][15], rel=1e-5)
+    assert np.isnan(spectrum.condition) and np.isnan(found.trace_ratio)  # of a part they would mislead
 
 
 def test_effective_dimensions_beyond_the_limit_are_estimates_with_an_error(truncated):
@@ -470,6 +470,6 @@ def test_the_default_damping_is_where_the_digits_end():
 def test_too_many_rows_say_how_many_examples_fit_in():
     model = sequential(keras.layers.Dense(40), shape=(120,), loss="mse")
     x, y = np.zeros((110, 120)), np.zeros((110, 40))  # 4400 rows, 4840 parameters
-    with pytest.raises(TooManyRows, match="no more than 102 examples. Received: 110 examples") as error:
+    with pytest.raises(TooManyRows, match="102 at most: .* Received: 110 examples") as error:
         Meter(model, 1, 0)(*examples((x, y), None))
     assert error.value.examples == 102 == 4096 // 40

@@ -198,11 +198,11 @@ def test_far_from_the_minimum_of_a_well_specified_model_the_direction_is_fine():
 
 
 def test_at_the_true_weights_of_a_network_there_is_no_false_alarm():
-    """With what FisherDiagnosis measures by default: 256 examples, 4 draws."""
+    """With the draws of `diagnose`: at most as often as the confidence allows by chance."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(6, "tanh"), keras.layers.Dense(3)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    meter, alarms = Meter(model, 4, 0), 0
+    meter, alarms = Meter(model, 8, 0), 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(256, 5))
@@ -212,8 +212,8 @@ def test_at_the_true_weights_of_a_network_there_is_no_false_alarm():
         measurement, frame = meter(*examples((x, y), None), step=seed)
         finding = judge([measurement], frame, kfisher.Thresholds(), seed).findings[3]
         alarms += finding.level == "bad"
-    # At the confidence of 95 % chance alone makes it one.
-    assert alarms <= 2
+    # At the confidence of 95 % more than 3 of 20 have a probability of 1.6 %.
+    assert alarms <= 3
 
 
 def test_too_few_examples_are_too_few_to_tell():
@@ -254,3 +254,21 @@ def test_thresholds_decide():
     model, x, y = logistic_problem(1000)
     strict = kfisher.diagnose(model, x, y, thresholds=kfisher.Thresholds(cosine=1.0, length=1.0))
     assert {f.name: f.level for f in strict.findings}["length"] != "fine"
+
+
+def test_examples_that_are_surely_wrong_are_seen_where_f_is_flat():
+    """F vanishes on them, EF and the gradient do not."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(60, 4)), np.zeros((4, 4))])
+    x = np.c_[x, np.r_[np.zeros(60), [50.0, 60, 70, 80]]]
+    theta = np.array([1.0, -1, 0.5, 0, 1])[:, None]
+    y = (rng.uniform(size=(64, 1)) < 1 / (1 + np.exp(-x @ theta))).astype(float)
+    y[60:] = 0
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile("sgd", paper.logistic())
+    model.set_weights([theta])
+    measurement, frame = Meter(model, 4, 0)(*examples((x, y), None))
+    p = 1 / (1 + np.exp(-x @ theta))
+    assert measurement.gradient_norm == pytest.approx(np.linalg.norm(x.T @ (p - y)) / 64, rel=1e-6)
+    assert measurement.spectra["empirical"].eigenvalues[0] > 100
+    assert not judge([measurement], frame, kfisher.Thresholds()).trusted

@@ -42,6 +42,11 @@ FAST = ["--optimizers", "natural_gradient", "empirical_fisher", "--epochs", "8",
         "--dampings", "natural_gradient=1e-8", "empirical_fisher=0.1"]
 
 
+# A network is not solved in one step.
+CAREFUL = ["--learning-rates", "natural_gradient=0.3", "empirical_fisher=0.3",
+           "--dampings", "natural_gradient=0.01", "empirical_fisher=0.1"]
+
+
 def test_a_regression_ends_at_least_squares_with_curves_cosine_and_verdict(table, capsys):
     path = table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], flat=[7] * N, price=PRICE)
     run(path, "--target", "price", *FAST)
@@ -64,7 +69,7 @@ def test_a_regression_ends_at_least_squares_with_curves_cosine_and_verdict(table
 def test_a_classification_by_text_labels(kind, table, capsys):
     labels, more = LABEL, []
     if kind != "two classes":
-        labels, more = np.where(PRICE > 2, "maybe", LABEL), ["--hidden", "5"]
+        labels, more = np.where(PRICE > 2, "maybe", LABEL), ["--hidden", "5", *CAREFUL]
     run(table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], label=labels), "--target", "label", *FAST, *more)
     said = capsys.readouterr().out
     assert ("2 classes (no, yes)" if kind == "two classes" else "3 classes (maybe, no, yes)") in said

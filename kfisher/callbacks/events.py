@@ -49,11 +49,7 @@ class EventWriter:
             self._file.flush()
         except (OSError, tf.errors.OpError) as error:  # training is worth more than its log
             self._failed = True
-            warnings.warn(
-                f"Nothing more is logged to {self._log_dir!r}; training goes on. Free the disk, or pass a "
-                f"`log_dir` that can be written to. Received: {error}",
-                stacklevel=2,
-            )
+            warn_once(os.path.dirname(self._log_dir), error)
 
     def _open(self) -> None:
         tf.io.gfile.makedirs(self._log_dir)
@@ -64,6 +60,20 @@ class EventWriter:
         if self._layout is not None:
             first = tf.compat.v1.Event(wall_time=time.time(), summary=self._layout)
             self._file.write(first.SerializeToString())
+
+
+_warned: set[str] = set()
+
+
+def warn_once(log_dir: str, error: Exception) -> None:
+    """One warning for a directory, however many write to it."""
+    if log_dir not in _warned:
+        _warned.add(log_dir)
+        warnings.warn(
+            f"Nothing more is logged to {log_dir!r}; training goes on. Free the disk, or pass a `log_dir` "
+            f"that can be written to. Received: {error}",
+            stacklevel=3,
+        )
 
 
 class ScalarWriter:

@@ -14,6 +14,7 @@ from kfisher.callbacks import events
 from kfisher.callbacks.hook import Hook
 from kfisher.callbacks.layout import custom_scalars_layout
 from kfisher.callbacks.picture import picture
+from kfisher.callbacks.recorder import parts_taken
 from kfisher.callbacks.schedule import Budget, Frequency, check_frequency, is_due
 from kfisher.checks import positive_integer
 from kfisher.damping import positive
@@ -21,6 +22,7 @@ from kfisher.diagnosis import damping_of
 from kfisher.frame import Frame
 from kfisher.measurement import Measurement
 from kfisher.meter import Meter, TooManyRows, examples
+from kfisher.model import wants_batches
 
 
 class FisherSpectra(keras.callbacks.Callback):
@@ -49,7 +51,8 @@ class FisherSpectra(keras.callbacks.Callback):
         draws: Positive integer, how many times labels are drawn from the model; the numbers of the sampled
             Fisher are means over draws, with standard errors from 2 draws on. Defaults to `2`.
         damping: Positive float, lambda in the units of F. Defaults to that of the optimizer if it is one of
-            kfisher's, else to the square root of the precision times the largest eigenvalue of F.
+            kfisher's, else to the square root of the precision times the largest eigenvalue of F at the
+            first measurement.
         max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take: what is due is
             put off until it fits in. Tracing, once for each shape of a batch, is not counted. `None` for no
             limit. Defaults to `0.05`.
@@ -107,67 +110,81 @@ class FisherSpectra(keras.callbacks.Callback):
         self._budget = Budget(max_overhead)
         self._meter: Any = None
         self._writer: Any = None
-        self._most = examples
-        self._size = 0
-        self._unlogged_picture, self._undrawn = False, True
+        self._step = 0
         self._warned: set[str] = set()
 
     def on_train_begin(self, logs=None):
-        replicas = self.model.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                f"{type(self).__name__} measures the batch of one replica. Received: a model under a "
-                f"strategy with {replicas} replicas"
-            )
+        Hook.prepare(self.model, type(self).__name__)
         if self._meter is None or self._meter.model is not self.model:
             self._meter = Meter(self.model, self.draws, self.seed)
+            self.measurements.clear()
+            self._most, self._default_damping = self.examples, None
+            self._step, self._unlogged_picture, self._undrawn = 0, False, True
         if self._writer is None:
-            self._writer = events.EventWriter(
-                os.path.join(self.log_dir, "spectra"), custom_scalars_layout(step_names=())
-            )
+            layout = custom_scalars_layout(step_names=())
+            self._writer = events.EventWriter(os.path.join(self.log_dir, "spectra"), layout)
         self._budget.start()
-        self._pending = False
-        self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        self._pending, self._size, self._skipped = False, 0, False
+        self._attaches = wants_batches(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        # With gradient accumulation each part is a step here, and Keras' count of whole ones lags behind.
+        counted = parts_taken(self.model.optimizer)
+        accumulates = getattr(self.model.optimizer, "gradient_accumulation_steps", None)
+        self._step = max(self._step, counted) if accumulates else counted
         self._epoch_begins = True
 
     def on_train_batch_begin(self, batch, logs=None):
-        count = self.model.steps_per_execution
-        self._pending = self._pending or is_due(self.freq, self._step, count, self._epoch_begins)
+        step, count = self._step, self.model.steps_per_execution
+        self._pending = self._pending or is_due(self.freq, step, count, self._epoch_begins)
         self._epoch_begins = False
-        self._budget.tick()
-        if self._pending and self._budget.allows():
-            hook = Hook.on(self.model)
-            hook.peeks.append(self._peek)
         self._step += count
+        self._budget.tick()
+        if self._attaches:
+            Hook.on(self.model)
+        if self._pending and self._budget.allows():
+            if self.probe is None:
+                Hook.on(self.model).peeks.append(lambda data: self._look(data, step))
+            else:
+                self._look(self.probe, step)
 
     def on_train_end(self, logs=None):
+        if self._attaches:
+            self.model.train_function = None  # it was traced with the batches shown
         self._draw()
 
-    def _peek(self, batch: Any) -> None:
+    def _look(self, data: Any, step: int) -> None:
         """Measures, with the weights as they are before the step that trains on this batch."""
         started = time.perf_counter()
-        data = examples(batch if self.probe is None else self.probe, self._most)
-        size = int(keras.tree.flatten(data[0])[0].shape[0])
-        if size < self._size:  # the rest of an epoch; the next batch is whole again
-            return
-        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        traced = self._meter.is_traced(data[0])
-        self._pending = False
-        damping = damping_of(self.model) if self.damping is None else self.damping
         try:
-            measurement, frame = self._meter(*data, damping=damping, step=step)
-        except TooManyRows as error:
-            self._warn(f"Fewer examples are measured, {error.examples}. {error}")
-            self._most, self._pending = error.examples, True
-            self._peek(batch)
-            return
-        except (ValueError, FloatingPointError) as error:
+            self._measure(data, step, started)
+        except Exception as error:  # training is worth more than its log
+            self._pending = False
+            self._budget.charge(time.perf_counter() - started)
             self._warn(f"No spectra at step {step}; training goes on. Received: {error}")
+
+    def _measure(self, data: Any, step: int, started: float) -> None:
+        cut = examples(data, self._most)
+        size = int(keras.tree.flatten(cut[0])[0].shape[0])
+        if size < self._size and not self._skipped:  # the rest of an epoch; the next batch may be whole
+            self._skipped = True
             return
-        self._size = size
+        traced = self._meter.is_traced(cut[0])
+        given = (self.damping, damping_of(self.model), self._default_damping)
+        damping = next((value for value in given if value is not None), None)
+        try:
+            measurement, frame = self._meter(*cut, damping=damping, step=step)
+        except TooManyRows as error:
+            if error.examples >= size:
+                raise
+            self._warn(
+                f"Only {error.examples} examples are measured: {error.reason}. Received: {size} examples"
+            )
+            self._most, self._size = error.examples, 0
+            self._measure(data, step, started)
+            return
+        self._pending, self._skipped, self._size = False, False, size
+        self._default_damping = measurement.damping
         self.measurements.append(measurement)
         self.measured(measurement, frame)
         self._unlogged_picture = True
@@ -186,14 +203,17 @@ class FisherSpectra(keras.callbacks.Callback):
             return
         started = time.perf_counter()
         measurement = self.measurements[-1]
-        value = events.image("fisher/overview", *picture(measurement))
-        self._writer.write([(measurement.step, time.time(), [value])])
+        try:
+            value = events.image("fisher/overview", *picture(measurement))
+            self._writer.write([(measurement.step, time.time(), [value])])
+        except Exception as error:
+            self._warn(f"No picture of step {measurement.step}; training goes on. Received: {error}")
         self._unlogged_picture = self._undrawn = False
         self._budget.charge(time.perf_counter() - started)
 
     def _warn(self, message: str) -> None:
         """Each kind of trouble once."""
-        kind = message.split(".")[0].split(" at step")[0]
+        kind = message[:11]
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)

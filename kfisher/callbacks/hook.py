@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +10,15 @@ import keras
 import tensorflow as tf
 
 from kfisher.callbacks.recorder import StepRecorder
-
-_recording: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+from kfisher.model import attached
 
 
 class Hook:
     """Stands in the place of `model.train_function` for one call, and then steps aside.
 
-    So `fit` may end in any way, by an exception in another callback or by Ctrl-C, and leaves nothing behind.
-    Several callbacks share one hook.
+    So `fit` may end in any way, by an exception or by Ctrl-C. (A callback after ours that raises before the
+    step leaves the hook for the next call, and then it is gone.) Several callbacks share one hook. A model
+    whose optimizer wants to see its batches, and that does not show them, is attached for the call.
 
     Attributes:
         recorders: They record the steps of this call.
@@ -40,12 +39,30 @@ class Hook:
             model.train_function = cls(model, model.train_function)
         return model.train_function
 
+    @staticmethod
+    def prepare(model: keras.Model, name: str) -> None:
+        """At the begin of `fit`: takes off a hook that was never called; raises if there are replicas."""
+        replicas = model.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                f"{name} looks at the steps of one replica. Received: a model under a strategy with "
+                f"{replicas} replicas"
+            )
+        if isinstance(model.train_function, Hook):
+            model.train_function = model.train_function._plain
+
+    def record(self, recorder: StepRecorder) -> None:
+        """Has the steps of this call recorded, once."""
+        if recorder not in self.recorders:
+            self.recorders.append(recorder)
+
     def __call__(self, iterator: Any) -> Any:
         self._model.train_function = self._plain
         try:
             if self.peeks:
                 iterator = self._peeked(iterator)
             with contextlib.ExitStack() as stack:
+                stack.enter_context(attached(self._model))
                 for recorder in self.recorders:
                     stack.enter_context(recorder.installed())
                 return self._function()(iterator)
@@ -58,11 +75,12 @@ class Hook:
         """The training function, traced with the recorders in it; calls of `fit` share it."""
         if not self.recorders:
             return self._plain
-        plain, recorders, function = _recording.get(self._model, (None, None, None))
+        keeper = self.recorders[0]
+        plain, recorders, function = keeper.traced
         if plain is not self._plain or recorders != self.recorders:
             self._model.make_train_function(force=True)
             function, self._model.train_function = self._model.train_function, self._plain
-            _recording[self._model] = (self._plain, self.recorders, function)
+            keeper.traced = (self._plain, self.recorders, function)
         return function
 
     def _peeked(self, iterator: Any) -> Any:
@@ -75,6 +93,11 @@ class Hook:
             return iterator
         for peek in self.peeks:
             peek(batches[0])
+
+        def give():
+            while batches:
+                yield batches.pop(0)  # TensorFlow keeps this function for good
+
         # Of the same type as the iterator, or the training function would be traced again.
-        again = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=iterator.element_spec)
+        again = tf.data.Dataset.from_generator(give, output_signature=iterator.element_spec)
         return iter(again)

@@ -52,10 +52,11 @@ class StepRecorder:
         self._rows = tf.Variable(tf.zeros([capacity, len(self.tags)], tf.float64), trainable=False)
         self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._read = 0
+        self.traced: tuple[Any, list, Any] = (None, [], None)  # the training function with this in it
 
     def resume(self) -> None:
         """The count goes on from that of the optimizer, which may have trained without this."""
-        self._read = max(self._read, int(keras.ops.convert_to_numpy(self._optimizer.iterations)))
+        self._read = max(self._read, parts_taken(self._optimizer))
         self._count.assign(self._read)
 
     @contextlib.contextmanager
@@ -177,6 +178,12 @@ def _squares(tensors: list[tf.Tensor]) -> tf.Tensor:
     if len({h.dtype for h in halves}) > 1:
         halves = [tf.cast(h, tf.float64) for h in halves]
     return 2 * tf.cast(tf.stack(halves), tf.float64)
+
+
+def parts_taken(optimizer: keras.optimizers.Optimizer) -> int:
+    """Steps so far; of accumulated ones each part."""
+    steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
+    return steps * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
 
 
 def _layers(model: keras.Model) -> dict[str, set[int]]:

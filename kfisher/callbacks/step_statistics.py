@@ -71,11 +71,7 @@ class StepStatistics(keras.callbacks.Callback):
         self._latest: dict[str, float] = {}
 
     def on_train_begin(self, logs=None):
-        if self.model.distribute_strategy.num_replicas_in_sync > 1:
-            raise ValueError(
-                "StepStatistics records the steps of one replica. Received: a model under a strategy with "
-                f"{self.model.distribute_strategy.num_replicas_in_sync} replicas"
-            )
+        Hook.prepare(self.model, type(self).__name__)
         if self._recorder is not None:
             self._flush()  # what an interrupted `fit` left
         capacity = max(_CAPACITY, 2 * self.model.steps_per_execution)
@@ -100,7 +96,7 @@ class StepStatistics(keras.callbacks.Callback):
             self._flush()
         self._pending += steps
         hook = Hook.on(self.model)
-        hook.recorders.append(self._recorder)
+        hook.record(self._recorder)
         hook.failed.append(self._flush)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from kfisher.callbacks import events
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.schedule import Frequency
 from kfisher.callbacks.step_statistics import StepStatistics
@@ -94,39 +98,59 @@ class TensorBoard(keras.callbacks.TensorBoard):
             self._diagnosis = FisherDiagnosis(self.log_dir, **self._spectra)
             self._parts.append(self._diagnosis)
 
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Keras' own part raises where it cannot write, at the first time or later; then it is left out."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            self._broken = True
+            events.warn_once(str(self.log_dir), error)
+
+    def _keras(self, method: str, *arguments) -> None:
+        if not self._broken:
+            with self._guarded():
+                getattr(super(), method)(*arguments)
+
     def set_model(self, model):
-        super().set_model(model)
+        self._broken = False
+        self._keras("set_model", model)
+        if self._broken:
+            keras.callbacks.Callback.set_model(self, model)
         if any(part.log_dir != str(self.log_dir) for part in self._parts):
             self._make_parts()
         for part in self._parts:
             part.set_model(model)
 
-    def set_params(self, params):
-        super().set_params(params)
+    def on_train_batch_end(self, batch, logs=None):
+        self._keras("on_train_batch_end", batch, logs)
+
+    def on_test_begin(self, logs=None):
+        self._keras("on_test_begin", logs)
+
+    def on_test_end(self, logs=None):
+        self._keras("on_test_end", logs)
+
+    def _both(self, method: str, *arguments) -> None:
+        """Keras' part first: what ours add to the logs of an epoch they write themselves."""
+        self._keras(method, *arguments)
         for part in self._parts:
-            part.set_params(params)
+            getattr(part, method)(*arguments)
+
+    def set_params(self, params):
+        self._both("set_params", params)
 
     def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        for part in self._parts:
-            part.on_train_begin(logs)
+        self._both("on_train_begin", logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
-        for part in self._parts:
-            part.on_epoch_begin(epoch, logs)
+        self._both("on_epoch_begin", epoch, logs)
 
     def on_train_batch_begin(self, batch, logs=None):
-        super().on_train_batch_begin(batch, logs)
-        for part in self._parts:
-            part.on_train_batch_begin(batch, logs)
+        self._both("on_train_batch_begin", batch, logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)  # before the parts add to the logs what they write themselves
-        for part in self._parts:
-            part.on_epoch_end(epoch, logs)
+        self._both("on_epoch_end", epoch, logs)
 
     def on_train_end(self, logs=None):
-        super().on_train_end(logs)
-        for part in self._parts:
-            part.on_train_end(logs)
+        self._both("on_train_end", logs)

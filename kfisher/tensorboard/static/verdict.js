@@ -77,7 +77,8 @@ function facts(m) {
     ['damping λ', m.damping],
     ['‖∇L‖', m.gradient_norm],
     ['EF step / NG step', ratio],
-    ['tr (F+λI)⁻¹EF', `${show(m.trace_ratio)}${exact ? ` (${show(exact.effective_dimension)} if EF = F)` : ''}`],
+    ...(m.trace_ratio === null || !exact ? [] :
+      [['tr (F+λI)⁻¹EF', `${show(m.trace_ratio)} (${show(exact.effective_dimension)} if EF = F)`]]),
   ];
   const list = element('dl', 'facts');
   for (const [name, value] of entries) {
