@@ -43,7 +43,7 @@ FAST = ["--optimizers", "natural_gradient", "empirical_fisher", "--epochs", "8",
 
 
 # A network is not solved in one step.
-CAREFUL = ["--learning-rates", "natural_gradient=0.3", "empirical_fisher=0.3",
+CAREFUL = ["--epochs", "40", "--learning-rates", "natural_gradient=0.3", "empirical_fisher=0.3",
            "--dampings", "natural_gradient=0.01", "empirical_fisher=0.1"]
 
 
