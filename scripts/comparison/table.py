@@ -54,7 +54,7 @@ def problem_of(
         else f"{target}: regression, in units of its standard deviation"
     )
     notes.append("features: brought to mean 0 and standard deviation 1")
-    data = _split(features, y)
+    data = _split(features, y if len(classes) > 2 else y[:, np.newaxis])
     outputs = len(classes) if len(classes) > 2 else 1
     kind = "linear model" if not hidden else "-".join(map(str, (features.shape[1], *hidden, outputs)))
     problem = Problem(
@@ -161,7 +161,6 @@ def _split(x: np.ndarray, y: np.ndarray) -> Data:
     """A fifth held out at random."""
     order = np.random.default_rng(0).permutation(len(x))
     test, train = np.split(order, [int(_HELD_OUT * len(x))])
-    y = y[:, np.newaxis]
     return Data(x[train], y[train], x[test], y[test])
 
 
