@@ -12,7 +12,8 @@ import tensorflow as tf
 from kfisher import layers
 from kfisher.fisher import Empirical, Exact, Fisher, Sampled
 from kfisher.heads import example_weights
-from kfisher.square_root import record, weighted_vectors
+from kfisher.recorded import record
+from kfisher.square_root import weighted_vectors
 
 SMALL = 1024  # symmetric matrices up to this size are decomposed in full, which takes a quarter of a second
 
