@@ -328,6 +328,14 @@ def test_an_error_of_the_server_is_shown(tab, servers):
     tab.until("return document.querySelector('.error').hidden")
 
 
+def wait_for(look, wanted):
+    """What is seen, when it is as wanted or the time is up: charts are drawn some frames later."""
+    deadline = time.monotonic() + LIMIT
+    while (seen := look()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return seen
+
+
 def test_download_of_what_is_shown(tab, servers):
     tab.open_runs(servers["fast"])
     tab.move(0)
@@ -354,8 +362,8 @@ def test_download_of_what_is_shown(tab, servers):
     content = json.loads(text)
     assert content["runs"] == ["net/adam", "net/natural"] and len(content["verdicts"]) == 2
     (spectrum,) = [c for c in content["charts"] if (c["panel"], c["run"]) == ("spectrum", "net/adam")]
-    drawn = tab.chart("spectrum")["F, exact"]
     (exact,) = [s for s in spectrum["series"] if s["name"] == "F, exact"]
+    drawn = wait_for(lambda: tab.chart("spectrum")["F, exact"], (exact["x"], exact["y"]))
     assert (exact["x"], exact["y"]) == drawn
     rows = list(csv.DictReader(io.StringIO(csv_text)))
     table = [float(row["y"]) for row in rows

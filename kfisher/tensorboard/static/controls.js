@@ -89,7 +89,8 @@ export function createSide(parent, shownNow) {
   const row = element('div', 'row');
   for (const [name, type, write] of [['json', 'application/json', asJson], ['csv', 'text/csv', asCsv]]) {
     const made = button(`download-${name}`, name.toUpperCase(), `The points of all charts at this step, as ${name.toUpperCase()}`);
-    made.addEventListener('click', () => save(`fisher-step-${store.position() ?? 'none'}.${name}`, type, write(shownNow())));
+    const download = () => save(`fisher-step-${store.position() ?? 'none'}.${name}`, type, write(shownNow()));
+    made.addEventListener('click', () => requestAnimationFrame(download)); // after the charts, if they are to move
     row.append(made);
   }
   files.append(row);
