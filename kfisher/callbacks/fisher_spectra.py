@@ -161,7 +161,8 @@ class FisherSpectra(keras.callbacks.Callback):
         except Exception as error:  # training is worth more than its log
             self._pending = False
             self._budget.charge(time.perf_counter() - started)
-            self._warn(f"No spectra at step {step}; training goes on. Received: {error}")
+            message = f"No spectra at step {step}; training goes on. Received: {error}"
+            self._warn("spectra", message)
 
     def _measure(self, data: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
@@ -177,9 +178,8 @@ class FisherSpectra(keras.callbacks.Callback):
         except TooManyRows as error:
             if error.examples >= size:
                 raise
-            self._warn(
-                f"Only {error.examples} examples are measured: {error.reason}. Received: {size} examples"
-            )
+            message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
+            self._warn("examples", message)
             self._most, self._size = error.examples, 0
             self._measure(data, step, started)
             return
@@ -207,13 +207,13 @@ class FisherSpectra(keras.callbacks.Callback):
             value = events.image("fisher/overview", *picture(measurement))
             self._writer.write([(measurement.step, time.time(), [value])])
         except Exception as error:
-            self._warn(f"No picture of step {measurement.step}; training goes on. Received: {error}")
+            message = f"No picture of step {measurement.step}; training goes on. Received: {error}"
+            self._warn("picture", message)
         self._unlogged_picture = self._undrawn = False
         self._budget.charge(time.perf_counter() - started)
 
-    def _warn(self, message: str) -> None:
+    def _warn(self, kind: str, message: str) -> None:
         """Each kind of trouble once."""
-        kind = message[:11]
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)

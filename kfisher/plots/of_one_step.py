@@ -10,6 +10,7 @@ from kfisher.measurement import KINDS
 from kfisher.operator import FisherOperator
 from kfisher.plots.sources import Source, measurements_of, nearest
 from kfisher.plots.style import LOOKS, REFERENCE, count_on_x, finish, look, new_axes
+from kfisher.spectra import eigenvalues
 
 
 def spectra(source: Source | FisherOperator, step: int | None = None, ax: Axes | None = None) -> Axes:
@@ -62,9 +63,7 @@ def spectra(source: Source | FisherOperator, step: int | None = None, ax: Axes |
 
 
 def _operator(operator: FisherOperator, ax: Axes) -> Axes:
-    values = np.sort(np.asarray(operator.eigvals(), "float64"))[::-1]
-    # what rounding leaves of a zero, as in `numpy.linalg.matrix_rank`
-    values = values[values > values[0] * len(values) * np.finfo(operator.dtype.as_numpy_dtype).eps]
+    values = eigenvalues(operator)
     kind = type(fishers.get(operator.parameters["fisher"])).__name__.lower()
     how = look(kind, len(values)) | {"markevery": _spread_on_log_axis(len(values))}
     ax.loglog(np.arange(1, len(values) + 1), values, **how)
