@@ -54,6 +54,13 @@ class FisherMixin:
         if name == "optimizer":
             _bind(self)
 
+    def make_train_function(self, force=False):
+        # Variables that a step makes while it is traced have TensorFlow trace all of it a second time.
+        if self.built and self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, data):
         return train_on(self, super().train_step, data)
 

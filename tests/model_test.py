@@ -104,6 +104,21 @@ def test_a_model_that_fit_has_to_build_trains(make):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("make", [MODELS["sequential"], MODELS["upgraded"]], ids=["sequential", "upgraded"])
+def test_a_step_is_traced_once(make):
+    class Counted(kfisher.optimizers.NaturalGradient):
+        traces = 0
+
+        def observe(self, *args):
+            self.traces += 1
+            super().observe(*args)
+
+    model = make()
+    model.compile(Counted(0.5, fisher="exact", damping=1e-2), "binary_crossentropy")
+    model.fit(X, Y, batch_size=12, epochs=2, verbose=0)
+    assert model.optimizer.traces == 1
+
+
 def test_a_custom_loop_observes_before_apply_gradients(reference):
     model = keras.Sequential([keras.Input((3,)), *layers()])
     rng = np.random.default_rng(1)

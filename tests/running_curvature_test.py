@@ -63,7 +63,7 @@ def normalised():
 
 
 def recurrent():
-    return network([layers.LSTM(2), layers.Dense(3)], shape=(2, 3)), SEQUENCES[:, :2], LABELS, None
+    return network([layers.LSTM(2, unroll=True), layers.Dense(3)], shape=(2, 3)), SEQUENCES[:, :2], LABELS, None
 
 
 CASES = {

@@ -211,7 +211,7 @@ def zoo():
     h = layers.Conv2D(4, 3, groups=2, activation="tanh")(pictures)
     h = layers.SeparableConv2D(3, 2, activation="tanh")(h)
     h = layers.Dense(2)(layers.LayerNormalization()(layers.Flatten()(h)))
-    words = layers.LSTM(2)(layers.Embedding(7, 3)(ids))
+    words = layers.LSTM(2, unroll=True)(layers.Embedding(7, 3)(ids))
     return kfisher.Model([pictures, ids], layers.Dense(3)(layers.Concatenate()([h, words])))
 
 
@@ -235,7 +235,7 @@ def test_factors_too_large_are_diagonal_and_agree_with_what_coverage_says(kind):
     assert [row.curvature for row in rows if row.layer.startswith("dense")] == ["diagonal 28 x 2", "5 x 3"]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     curvature = kind(max_factor_size=8)
-    model.compile(NaturalGradient(0.1, "exact", curvature, damping=0.05), loss)
+    model.compile(NaturalGradient(0.1, "exact", curvature, damping=0.05), loss, run_eagerly=True)
     model.optimizer.build(model.trainable_variables)
     for block, (a, b) in zip(curvature.blocks, curvature.averages):
         assert (len(a.shape) == 3) == (block.inputs <= 8 and block.form != "lookup")

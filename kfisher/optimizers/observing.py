@@ -122,6 +122,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     # --- one step -------------------------------------------------------------------------------
 
+    @tf.autograph.experimental.do_not_convert  # there is no Python control flow on tensors in all of kfisher
     def observe(self, model: keras.Model, x: Any, y: Any, sample_weight: Any = None) -> None:
         """Shows the optimizer the batch of the next step; `train_step` of kfisher models calls it.
 
