@@ -39,6 +39,10 @@ def network(optimizer, loss=None, **kwargs):
     return model
 
 
+# For what has nothing to do with graphs: a step or two are faster than to trace one.
+EAGER = {"run_eagerly": True}
+
+
 def fit(model, epochs=1, batch_size=22):
     history = model.fit(X, LABELS, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0)
     return history.history["loss"]
@@ -83,7 +87,7 @@ def test_one_step_is_the_damped_solve_in_float64(fisher, curvature):
 
 def test_a_sampled_step_uses_labels_of_the_model_that_change_with_step_and_seed():
     def steps(seed):
-        model = network(NaturalGradient(0.1, fisher="sampled", damping=0.1, seed=seed))
+        model = network(NaturalGradient(0.1, fisher="sampled", damping=0.1, seed=seed), **EAGER)
         weights = []
         for _ in range(2):
             model.set_weights(START)
@@ -100,9 +104,9 @@ def test_a_sampled_step_uses_labels_of_the_model_that_change_with_step_and_seed(
 
 
 def test_empirical_natural_gradient_differs_in_nothing_but_the_labels():
-    ours = network(EmpiricalNaturalGradient(0.3, damping=0.1, momentum=0.9))
-    same = network(NaturalGradient(0.3, fisher="empirical", damping=0.1, momentum=0.9))
-    other = network(NaturalGradient(0.3, fisher="exact", damping=0.1, momentum=0.9))
+    ours = network(EmpiricalNaturalGradient(0.3, damping=0.1, momentum=0.9), **EAGER)
+    same = network(NaturalGradient(0.3, fisher="empirical", damping=0.1, momentum=0.9), **EAGER)
+    other = network(NaturalGradient(0.3, fisher="exact", damping=0.1, momentum=0.9), **EAGER)
     assert fit(ours, 3) == fit(same, 3) != fit(other, 3)
 
 
@@ -128,7 +132,7 @@ def test_clipping_and_weight_decay_act_on_the_natural_gradient_step():
 
 
 def _one_step(**kwargs):
-    model = network(NaturalGradient(1.0, fisher="exact", damping=0.1, **kwargs))
+    model = network(NaturalGradient(1.0, fisher="exact", damping=0.1, **kwargs), **EAGER)
     fit(model)
     return model
 
@@ -136,7 +140,8 @@ def _one_step(**kwargs):
 def test_ema_is_that_of_the_weights():
     ema = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 1}
     model, plain = _one_step(**ema), _one_step()
-    keras_model = network(keras.optimizers.SGD(0.0, **ema))  # how Keras starts the average is its own affair
+    # How Keras starts the average is its own affair.
+    keras_model = network(keras.optimizers.SGD(0.0, **ema), **EAGER)
     fit(keras_model)
     ratio = flat(keras_model.get_weights()) / flat(START)
     assert np.allclose(flat(model.get_weights()), ratio * flat(plain.get_weights()), rtol=1e-5)
@@ -146,7 +151,7 @@ def test_damping_and_learning_rate_take_schedules_and_new_values_while_training(
     decay = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.5, 0.2, 0.1])
     scheduled = network(NaturalGradient(decay, fisher="exact", damping=decay))
     fit(scheduled, 4)
-    by_hand = network(NaturalGradient(0.5, fisher="exact", damping=0.5))
+    by_hand = network(NaturalGradient(0.5, fisher="exact", damping=0.5), **EAGER)
     for value in (0.5, 0.2, 0.1, 0.1):
         by_hand.optimizer.learning_rate = value
         by_hand.optimizer.damping = value
@@ -157,18 +162,20 @@ def test_damping_and_learning_rate_take_schedules_and_new_values_while_training(
 
 
 @pytest.mark.parametrize(
-    "how, fisher",
+    "how, fisher, batch_size",
     [
-        ({"jit_compile": True}, "exact"),  # not sampled: XLA has random numbers of its own
-        ({"run_eagerly": True}, "sampled"),
-        ({"steps_per_execution": 3}, "sampled"),
+        # Not sampled: XLA has random numbers of its own. It compiles anew for each size of batch.
+        ({"jit_compile": True}, "exact", 11),
+        # 22 examples: the last batch is ragged.
+        ({"run_eagerly": True}, "sampled", 8),
+        ({"steps_per_execution": 3}, "sampled", 8),
     ],
     ids=["xla", "eager", "steps_per_execution"],
 )
-def test_graph_xla_eager_and_several_steps_at_once_agree(how, fisher):
+def test_graph_xla_eager_and_several_steps_at_once_agree(how, fisher, batch_size):
     def weights(**kwargs):
         model = network(NaturalGradient(0.2, fisher=fisher, damping=0.1, seed=3), **kwargs)
-        fit(model, 2, 8)  # 22 examples: the last batch is ragged
+        fit(model, 2, batch_size)
         return flat(model.get_weights())
 
     assert np.allclose(weights(**how), weights(), rtol=1e-6, atol=1e-8)
@@ -194,8 +201,8 @@ def test_mixed_precision_with_loss_scaling_follows_float32():
 
 
 def test_loss_scale_factor_changes_nothing():
-    plain = network(NaturalGradient(0.2, fisher="exact", damping=0.1))
-    scaled = network(NaturalGradient(0.2, fisher="exact", damping=0.1, loss_scale_factor=64.0))
+    plain = network(NaturalGradient(0.2, fisher="exact", damping=0.1), **EAGER)
+    scaled = network(NaturalGradient(0.2, fisher="exact", damping=0.1, loss_scale_factor=64.0), **EAGER)
     fit(plain), fit(scaled)
     assert np.allclose(flat(plain.get_weights()), flat(scaled.get_weights()), rtol=1e-10)
 

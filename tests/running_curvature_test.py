@@ -63,7 +63,8 @@ def normalised():
 
 
 def recurrent():
-    return network([layers.LSTM(2, unroll=True), layers.Dense(3)], shape=(2, 3)), SEQUENCES[:, :2], LABELS, None
+    stack = [layers.LSTM(2, unroll=True), layers.Dense(3)]
+    return network(stack, shape=(2, 3)), SEQUENCES[:, :2], LABELS, None
 
 
 CASES = {
