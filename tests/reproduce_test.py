@@ -3,23 +3,28 @@
 import csv
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-try:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-    import reproduce
-    from reproduction import (
-        capacity, figures, misspecification, models, optimization, pipeline, published, report, search,
-        statements, tables, theory, vectorfield,
-    )
-    from reproduction.grid import Descent, Objective
-    from reproduction.statements import Evidence
-finally:
-    del sys.path[0]
+import reproduce
+from reproduction import (
+    capacity,
+    figures,
+    misspecification,
+    models,
+    optimization,
+    pipeline,
+    published,
+    report,
+    search,
+    statements,
+    tables,
+    theory,
+    vectorfield,
+)
+from reproduction.grid import Descent, Objective
+from reproduction.statements import Evidence
 
 SWAPPED = models.Kinds(ngd="empirical", ef="exact")
 

@@ -92,11 +92,11 @@ def kind_of(name: str) -> str:
     return name.partition(",")[0].split()[0]
 
 
-def data(name: str) -> tuple[np.ndarray, np.ndarray]:
+def data(name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The 1000 examples of the paper: NumPy's legacy generator, seed 0."""
     if name not in NAMES:
         raise ValueError(f"`name` must be one of {list(NAMES)}. Received: name={name!r}")
-    rng = np.random.RandomState(0)
+    rng = np.random.RandomState(seed)
     if name in _LOGISTIC:
         mean, first, second = _LOGISTIC[name]
         x = np.concatenate([rng.randn(500, 2) @ first + mean, rng.randn(500, 2) @ second - mean])
