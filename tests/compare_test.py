@@ -1,26 +1,13 @@
 """scripts/compare.py from its command line to its files; every number checked is NumPy's, in float64."""
 
 import csv
-import sys
-from pathlib import Path
 
+import compare
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kfisher import datasets
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-@pytest.fixture(scope="module")
-def compare():
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        import compare
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return compare
 
 
 def rows_of(path):
@@ -33,7 +20,7 @@ def rows_of(path):
 
 
 @pytest.fixture(scope="module")
-def wine(compare, tmp_path_factory):
+def wine(tmp_path_factory):
     """Two full-batch steps of gradient descent and of natural gradient."""
     out = tmp_path_factory.mktemp("wine")
     stale = out / "logs/wine/sgd-seed0/events.out.tfevents.1.earlier"
@@ -99,7 +86,7 @@ def test_every_run_has_one_log_with_the_same_tags_and_steps(wine):
 
 
 @pytest.mark.slow
-def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(compare, tmp_path, capsys):
+def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(tmp_path, capsys):
     compare.main(["--problem", "digits_mlp", "--optimizers", "adam", "empirical_fisher", "--epochs", "1",
                   "--batch-size", "500", "--seeds", "7", "--target-loss", "100",
                   "--out", str(tmp_path), "--logdir", str(tmp_path / "tb")])  # fmt: skip
@@ -123,7 +110,7 @@ def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(compare, tm
     assert printed[-1].endswith(f"tensorboard --logdir {tmp_path / 'tb'}")
 
 
-def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed(compare):
+def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed():
     from comparison.problems import Setting
     from comparison.run import Run
 
@@ -156,7 +143,7 @@ def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed(compa
         (["--epochs", "0"], "'0' is not a positive whole number"),
     ],
 )
-def test_a_wrong_argument_is_refused_by_name(compare, capsys, arguments, message):
+def test_a_wrong_argument_is_refused_by_name(capsys, arguments, message):
     with pytest.raises(SystemExit) as stopped:
         compare.main(arguments)
     assert stopped.value.code == 2

@@ -1,13 +1,15 @@
 """scripts/reproduce.py: its grid is kfisher's optimizers, its numbers the published ones, its checks fail."""
 
+import contextlib
 import csv
-import os
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import reproduce
+from kfisher import fisher as fishers
 from reproduction import (
     capacity,
     figures,
@@ -23,8 +25,8 @@ from reproduction import (
     theory,
     vectorfield,
 )
+from reproduction.checks import Check, Evidence
 from reproduction.grid import Descent, Objective
-from reproduction.statements import Evidence
 
 SWAPPED = models.Kinds(ngd="empirical", ef="exact")
 
@@ -149,7 +151,7 @@ def test_the_published_grid_has_its_range_and_the_coarse_one_its_best_cells():
     assert np.diff(np.unique(cells[:, 0])) == pytest.approx(1 / 8)
     assert [*cells.min(0), *cells.max(0)] == pytest.approx([-20, -10, 10, 10])
     for best in published.BEST_CELLS.values():
-        grid = search.coarse_grid(best)
+        grid = search.coarse_grid(best.values())
         for rate, damping in best.values():
             own = grid.cells(damped=damping is not None)
             same = np.isclose(own[:, 0], rate) & (damping is None or np.isclose(own[:, 1], damping or 0))
@@ -189,6 +191,16 @@ def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert len(chunks) == 10 and not np.allclose(other.losses, fresh.losses)
 
 
+@pytest.mark.parametrize("held", [b"", b"PK\x03\x04 cut off", b"no archive"], ids=["empty", "cut", "text"])
+def test_a_checkpoint_that_cannot_be_read_is_said_and_searched_anew(held, tmp_path, capsys):
+    objective, grid = objective_of("Wine"), search.Grid((-1.0,), (0.0,))
+    fresh = search.search(objective, "NGD", grid, tmp_path / "a.npz", "test")
+    (tmp_path / "b.npz").write_bytes(held)
+    again = search.search(objective, "NGD", grid, tmp_path / "b.npz", "test")
+    assert np.array_equal(again.losses, fresh.losses) and np.isfinite(fresh.losses).all()
+    assert "b.npz cannot be read" in capsys.readouterr().out
+
+
 def test_cells_tie_only_within_rounding():
     cells = np.array([(0.0, -1.0), (1.0, -1.0), (2.0, -1.0)])
     found = search.Found(cells, np.array([1 + 5e-10, 1.0, 1 + 2e-9]))
@@ -202,7 +214,8 @@ def test_cells_tie_only_within_rounding():
 @pytest.mark.parametrize(
     "value, text, off",
     [(0.733, ".733", 0), (3.0146, "3.02", 1), (0.0005158, "5.158e-4", 0), (5.038e-4, "5.158e-4", 120),
-     (90.4, "91", 1), (90.54, "91", 0), (-0.2144, "-.21", 0), (1.4474, "1.45", 0), (8.4354, "8.4", 0)],
+     (90.4, "91", 1), (90.54, "91", 0), (-0.2144, "-.21", 0), (1.4474, "1.45", 0), (8.4354, "8.4", 0),
+     (np.nan, ".1", np.inf), (np.inf, ".1", np.inf)],
 )  # fmt: skip
 def test_units_off_counts_in_the_last_printed_digit(value, text, off):
     assert published.units_off(value, text) == off
@@ -231,6 +244,46 @@ def test_at_the_minimum_both_matrices_are_those_of_numpy(at_minimum, name):
     assert np.abs(x.T @ residual / len(f)).max() < 1e-12
     np.testing.assert_allclose(one.f, (x.T * variance) @ x / len(f), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(one.ef, (x.T * residual**2) @ x / len(f), rtol=1e-10, atol=1e-12)
+
+
+# At the printed cells, but for Boston by EF: printed is 10^-1.25, where hardly anything is learned.
+@pytest.mark.parametrize(
+    "name, method, cell",
+    [
+        ("BreastCancer", "GD", (-5.125, None)),
+        ("BreastCancer", "EF", (-1.25, -10)),
+        ("a1a", "GD", (0.25, None)),
+        ("Boston", "GD", (-5.25, None)),
+        ("Boston", "NGD", (0.125, -10)),
+        ("Boston", "EF", (1.25, -8)),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_losses_after_100_steps_are_the_published_ones(name, method, cell):
+    problem = optimization.PROBLEMS[name]
+    with models.double_precision():
+        losses, probe = optimization.curve(problem, *problem.load(), method, cell, models.KINDS)
+    for iteration, text in published.LOSSES[name][method].items():
+        # The system of BreastCancer by EF is so close to singular that its path keeps three digits.
+        assert published.units_off(losses[iteration], text) <= (1 if cell == (-1.25, -10) else 0)
+    if (name, method) == ("Boston", "EF"):  # at first in the wrong direction
+        cosine = probe[0]
+        assert np.all(cosine[:10] < 0) and cosine.min() < -0.9 and cosine[-1] > 0.9
+
+
+def test_the_matrices_of_binary_features_are_those_of_the_operator():
+    """Many of their products are equal, and are summed once."""
+    x = np.random.default_rng(0).integers(0, 2, (40, 6)).astype(float)
+    y, theta = x[:, 0], np.linspace(-1, 1, 7)
+    with models.double_precision():
+        model = models.linear_model(6, "logistic")
+        objective = Objective(model, x, y)
+        assert objective._products[0].shape[1] < 7 * 8 / 2
+        models.set_parameters(model, theta)
+        for fisher, expected in zip(("exact", "empirical"), models.matrices(model, x, y)):
+            f = objective.outputs(theta[np.newaxis])
+            found = objective.matrices(objective.curvature_weights(f, fishers.get(fisher)))[0]
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_wine_has_the_published_losses_cells_and_cosines(wine):
@@ -275,13 +328,60 @@ ABOUT = {
 slow = pytest.mark.slow
 
 
+# About gradient descent alone; or about misfit and the distance of two matrices, about the same from either.
+SAME = ("gradient descent bends", "with N = 3000, the widest network", "it needs the data")
+
+
 @pytest.mark.parametrize("experiment", [pytest.param(e, marks=slow) for e in ABOUT])
-def test_statements_hold_and_none_does_with_fisher_and_empirical_fisher_swapped(experiment, tmp_path):
-    right = statements.statements(evidence_of(experiment, models.KINDS, tmp_path / "right"))
-    assert [s.number for s in right] == ABOUT[experiment]
-    assert [check.what for s in right for check in s.checks if not check.holds] == []
-    swapped = statements.statements(evidence_of(experiment, SWAPPED, tmp_path / "swapped"))
+def test_no_check_holds_with_fisher_and_empirical_fisher_swapped(experiment, tmp_path):
+    """That all hold as they are is shown by `everything`."""
+    swapped = statements.statements(evidence_of(experiment, SWAPPED, tmp_path))
+    assert [s.number for s in swapped] == ABOUT[experiment]
     assert [s.number for s in swapped if s.holds] == []
+    held = [check.what for s in swapped for check in s.checks if check.holds]
+    assert [what for what in held if not what.startswith(SAME)] == []
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """`reproduce.py all --quick --appendix --pictures` on the best cells and few sizes alone."""
+    out = tmp_path_factory.mktemp("all")
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(reproduce, "_PICTURES", out / "pictures")
+        patch.setattr(capacity, "QUICK", ((1, 16), (30, 3000)))
+        patch.setattr(optimization, "coarse_grid", lambda best: search.Grid((), (), tuple(
+            (rate, -10.0 if damping is None else damping) for rate, damping in best)))  # fmt: skip
+        reproduce.main(["all", "--quick", "--appendix", "--pictures", "--out", str(out)])
+    return out, said.getvalue()
+
+
+@slow
+@pytest.mark.xdist_group("everything")
+def test_all_statements_hold(everything):
+    found = re.findall(r"^(holds|DOES NOT HOLD) +(\d)\. ", everything[1], re.M)
+    assert found == [("holds", str(n)) for n in range(1, 10)]
+
+
+@slow
+@pytest.mark.xdist_group("everything")
+def test_every_experiment_leaves_its_figures_numbers_and_place_in_the_report(everything):
+    out, _ = everything
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "9 of 9 statements hold" in text
+    for name in pipeline._CAPTIONS:
+        assert (out / f"{name}.png").stat().st_size > 10_000
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert text.count("data:image/png;base64,") == len(pipeline._CAPTIONS)
+    pictures = {p.stem: p.stat().st_size for p in (out / "pictures").glob("*.png")}
+    assert set(pictures) == {"vectorfield", "misspecification", "optimization"}
+    assert max(pictures.values()) < 200_000
+    rows = {p.stem: len(p.read_text(encoding="utf-8").splitlines()) - 1 for p in out.glob("*.csv")}
+    assert rows["optimization"] == 7 * 3 * 101 and rows["best"] == 7 * 3
+    assert rows["capacity"] == 4 and rows["joint"] == 3 and rows["definitions"] == 3
+    assert rows["vectorfield_arrows"] == 3 * 15 * 15
+    assert {f"grid_{name}" for name in optimization.PROBLEMS} < set(rows)
+    assert len(list((out / "checkpoints").glob("*.npz"))) == 7 * 3
 
 
 def test_statements_on_the_minimum_hold_as_they_are_and_fail_when_the_matrices_are_exchanged(at_minimum):
@@ -338,7 +438,7 @@ def test_the_report_is_one_file_with_statements_figures_and_both_kinds_of_number
 
 def test_a_statement_that_does_not_hold_says_so(tmp_path, at_minimum):
     claims = statements.statements(Evidence(at_minimum=at_minimum))
-    claims[1].checks.append(statements.Check("1 < 0 & so on", "<no>", False))
+    claims[1].checks.append(Check("1 < 0 & so on", "<no>", False))
     report.write(tmp_path / "report.html", claims, {}, [], ["a note"])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "1 of 2 statements hold" in text and "✗ does not hold" in text
@@ -346,7 +446,7 @@ def test_a_statement_that_does_not_hold_says_so(tmp_path, at_minimum):
 
 
 def test_a_difference_to_a_published_loss_is_shown_beside_it(wine):
-    result = optimization.Result("BreastCancer", True)
+    result = optimization.Result("BreastCancer")
     result.losses = {method: np.full(101, 5.038e-4) for method in optimization.METHODS}
     table = tables.losses(Evidence(results={"BreastCancer": result, "Wine": wine}))
     rows = {(row[0], row[1], row[2]): row[3:] for row in table.rows}
@@ -390,12 +490,15 @@ def test_unknown_names_are_refused():
 # --- the whole published grid ---------------------------------------------------------------------------
 
 
-@pytest.mark.skipif("KFISHER_FULL_GRID" not in os.environ, reason="takes minutes; set KFISHER_FULL_GRID=1")
-@pytest.mark.parametrize("name", optimization.PROBLEMS)
+# Wine's takes seconds, the others up to minutes: python -m pytest -m full_grid
+OTHERS = [name for name in optimization.PROBLEMS if name != "Wine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Wine", *(pytest.param(n, marks=pytest.mark.full_grid) for n in OTHERS)])
 def test_the_best_cell_of_the_published_grid_is_the_printed_one_or_ties_with_it(name, tmp_path):
     result = optimization.run(name, False, tmp_path)
     for method, found in result.found.items():
         assert len(found.losses) == (241 if method == "GD" else 241 * 41)
         printed = published.BEST_CELLS[name][method]
-        if not found.ties(*printed):
-            assert (name, method) in published.NOT_BEST
+        assert found.ties(*printed) == ((name, method) not in published.NOT_BEST)

@@ -2,14 +2,10 @@
 
 import csv
 import re
-import sys
-from pathlib import Path
 
+import compare
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-compare = pytest.importorskip("compare")
 
 RNG = np.random.default_rng(0)
 N = 120

@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from reproduction import tables
-from reproduction.statements import Evidence, Statement
+from reproduction.checks import Evidence
+from reproduction.statements import Statement
 
 
 def write(e: Evidence, claims: list[Statement], out: Path) -> None:
     """Every number behind the figures."""
     out.mkdir(parents=True, exist_ok=True)
-    _csv(out / "statements.csv", ("statement", "check", "measured", "holds"),
-         [(s.number, c.what, c.measured, c.holds) for s in claims for c in s.checks])  # fmt: skip
+    _csv(out / "statements.csv",
+         ("statement", "check", "measured", "published", "holds"),
+         [(s.number, c.what, c.measured, c.published, c.holds)
+          for s in claims for c in s.checks])  # fmt: skip
     if e.field is not None:
         arrows = e.field.arrows.items()
         _csv(out / "vectorfield_arrows.csv", ("method", "b", "theta", "db", "dtheta"),
@@ -51,13 +54,13 @@ def _results(e: Evidence, out: Path) -> None:
     for name, r in e.results.items():
         for method, path in r.losses.items():
             for i, loss in enumerate(path):
-                probe = (r.cosine[i], r.ratio[i]) if method == "EF" else ("", "")
+                probe = (r.cosine[i], r.ratio[i], r.gradient[i]) if method == "EF" else ("", "", "")
                 curves.append((name, method, *r.chosen[method], i, loss, *probe))
         cells = [(m, *c, v) for m, found in r.found.items() for c, v in zip(found.cells, found.losses)]
         _csv(out / f"grid_{name}.csv", ("method", "log10_step_size", "log10_damping", "loss"), cells)
     _csv(out / "optimization.csv",
          ("problem", "method", "log10_step_size", "log10_damping", "iteration", "loss", "cosine",
-          "length_ratio"),
+          "length_ratio", "gradient_norm"),
          curves)  # fmt: skip
     table = tables.best(e)
     _csv(out / "best.csv", table.header, table.rows)

@@ -128,7 +128,9 @@ def _ellipses(axes: Axes, one: AtMinimum) -> None:
     theta = one.theta + np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
     losses = objective.loss(objective.outputs(theta)).numpy().reshape(61, 61)
     a, b = one.theta[0] + side, one.theta[1] + side
-    axes.contour(a, b, losses, 5, colors="0.65", linewidths=1)
+    # Where a quadratic with the curvature of the loss would be 1, 4, 9, ... times 1 / 2N above the minimum.
+    levels = losses.min() + np.arange(1, 6) ** 2 / (2 * len(one.x))
+    axes.contour(a, b, losses, levels, colors="0.65", linewidths=1)
     axes.plot([], [], color="0.65", linewidth=1, label="contours of the loss")
     axes.set(xlim=(a[0], a[-1]), ylim=(b[0], b[-1]), aspect="equal", xticks=[], yticks=[])
 

@@ -125,7 +125,7 @@ class Descent:
         return self._run(rates, dampings, steps, starts, False)[0]
 
     def paths(self, rates, dampings, steps: int, starts=None) -> np.ndarray:
-        """theta along the way, `(steps + 1, B, P)`; NaN where a cell was dropped."""
+        """theta along the way, `(steps + 1, B, P)`, shorter where all cells are dropped; NaN where one is."""
         return self._run(rates, dampings, steps, starts, True)[1]
 
     def _run(self, rates, dampings, steps, starts, keep):

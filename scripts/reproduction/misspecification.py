@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from reproduction import published
 from reproduction.models import (
@@ -122,7 +123,9 @@ def measure(name: str, kinds: Kinds = KINDS) -> AtMinimum:
 
 
 def run(kinds: Kinds = KINDS) -> dict[str, AtMinimum]:
-    return {name: measure(name, kinds) for name in NAMES}
+    """All six data sets."""
+    names = tqdm(NAMES, desc=f"{'misspecification':<24}", dynamic_ncols=True)
+    return {name: measure(name, kinds) for name in names}
 
 
 def agreement(found: AtMinimum) -> dict[str, int]:

@@ -64,15 +64,16 @@ class Result:
         losses: Of kfisher's optimizer with these, before each step and after the last.
         cosine, ratio: Along EF's own path, of the damped directions of EF and NGD: their cosine, and the
             length of EF's over that of NGD's. Both are damped by EF's best damping.
+        gradient: The norm of the gradient on that path.
     """
 
     name: str
-    quick: bool
     found: dict[str, Found] = field(default_factory=dict)
     chosen: dict[str, tuple[float, float | None]] = field(default_factory=dict)
     losses: dict[str, np.ndarray] = field(default_factory=dict)
     cosine: np.ndarray = field(default_factory=lambda: np.array([]))
     ratio: np.ndarray = field(default_factory=lambda: np.array([]))
+    gradient: np.ndarray = field(default_factory=lambda: np.array([]))
 
 
 def run(name: str, quick: bool, checkpoints: Path, kinds: Kinds = KINDS) -> Result:
@@ -81,8 +82,9 @@ def run(name: str, quick: bool, checkpoints: Path, kinds: Kinds = KINDS) -> Resu
         raise ValueError(f"`name` must be one of {list(PROBLEMS)}. Received: name={name!r}")
     problem, best = PROBLEMS[name], published.BEST_CELLS[name]
     x, y = problem.load()
-    grid = coarse_grid(best) if quick else published_grid()
-    result = Result(name, quick)
+    other = published.OTHER_SIGN.get(name, {})
+    grid = coarse_grid((*best.values(), *other.values())) if quick else published_grid()
+    result = Result(name)
     with double_precision():
         objective = Objective(linear_model(x.shape[1], problem.kind), x, y)
         for method in METHODS:
@@ -95,12 +97,12 @@ def run(name: str, quick: bool, checkpoints: Path, kinds: Kinds = KINDS) -> Resu
         for method in METHODS:
             result.losses[method], probe = curve(problem, x, y, method, result.chosen[method], kinds)
             if method == "EF":
-                result.cosine, result.ratio = probe
+                result.cosine, result.ratio, result.gradient = probe
     return result
 
 
 def curve(problem: Problem, x, y, method: str, cell: tuple[float, float | None], kinds: Kinds = KINDS):
-    """The losses of one run of a kfisher optimizer, and for EF the (cosines, ratios) along its path."""
+    """The losses of one run of a kfisher optimizer, and for EF what `Directions` finds along its path."""
     rate, damping = 10.0 ** cell[0], None if cell[1] is None else 10.0 ** cell[1]
     model = linear_model(x.shape[1], problem.kind, optimizer_of(method, rate, damping, kinds))
     probes = [Directions(x, y, damping, kinds)] if method == "EF" else []
@@ -109,7 +111,7 @@ def curve(problem: Problem, x, y, method: str, cell: tuple[float, float | None],
 
 
 class Directions(keras.callbacks.Callback):
-    """Before every step, (F + damping I)^{-1} g and (EF + damping I)^{-1} g: their cosine and lengths."""
+    """Before every step, (F + damping I)^{-1} g and (EF + damping I)^{-1} g: cosine, lengths, and |g|."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, damping: float, kinds: Kinds):
         super().__init__()
@@ -124,9 +126,10 @@ class Directions(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._rows.append(self._measure().numpy())
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        cosine, ratio = np.array(self._rows).T
-        return cosine, ratio
+    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cosines, lengths of EF's over those of NGD's, and norms of the gradient."""
+        cosine, ratio, norm = np.array(self._rows).T
+        return cosine, ratio, norm
 
     @tf.function(autograph=False)
     def _measure(self):
@@ -141,4 +144,5 @@ class Directions(keras.callbacks.Callback):
             steps.append(tf.concat([tf.reshape(s, [-1]) for s in solved], 0))
         ngd, ef = steps
         lengths = tf.norm(ngd), tf.norm(ef)
-        return tf.stack([tf.tensordot(ngd, ef, 1) / (lengths[0] * lengths[1]), lengths[1] / lengths[0]])
+        cosine = tf.tensordot(ngd, ef, 1) / (lengths[0] * lengths[1])
+        return tf.stack([cosine, lengths[1] / lengths[0], tf.linalg.global_norm(gradient)])

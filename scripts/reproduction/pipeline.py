@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import tensorflow as tf
-from tqdm import tqdm
 
 from kfisher import datasets
 from reproduction import (
@@ -23,7 +22,8 @@ from reproduction import (
     vectorfield,
 )
 from reproduction.models import KINDS, Kinds
-from reproduction.statements import Evidence, Statement
+from reproduction.checks import Evidence
+from reproduction.statements import Statement
 
 _CAPTIONS = {
     "vectorfield": "Data, and the vector fields of GD, NGD and EF over (b, θ), full batch, with "
@@ -64,8 +64,7 @@ def run(
 
     every = experiment == "all"
     if every or experiment == "misspecification":
-        names = tqdm(misspecification.NAMES, desc=f"{'misspecification':<24}", dynamic_ncols=True)
-        evidence.at_minimum = {name: misspecification.measure(name, kinds) for name in names}
+        evidence.at_minimum = misspecification.run(kinds)
         found = list(evidence.at_minimum.values())
         keep("misspecification", figures.misspecification(found[:3]))
         keep("misspecification_linear", figures.misspecification(found[3:]))

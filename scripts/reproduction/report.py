@@ -70,8 +70,8 @@ def write(
         for name in claim.figures:
             if name in left:
                 body.append(_figure(*left.pop(name)))
-        rows = [(c.what, c.measured, _verdict(c.holds)) for c in claim.checks]
-        body.append(_table(("check", "measured", ""), rows, escape_last=False))
+        rows = [(c.what, c.measured, c.published or "–", _verdict(c.holds)) for c in claim.checks]
+        body.append(_table(("check", "measured", "published", ""), rows, escape_last=False))
     for png, caption in left.values():
         body.append(_figure(png, caption))
     for table in tables:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
+import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+import kfisher
 from reproduction.grid import Descent, Objective
 from reproduction.models import KINDS, Kinds
 
@@ -44,17 +48,17 @@ def published_grid() -> Grid:
     return Grid(tuple(np.linspace(-20, 10, 241)), tuple(np.linspace(-10, 10, 41)))
 
 
-def coarse_grid(best: dict[str, tuple[float, float | None]]) -> Grid:
+def coarse_grid(best: Iterable[tuple[float, float | None]]) -> Grid:
     """The same range in steps of a decade and of two decades, and finer around the published best cells."""
     around = {
         (rate + i / 8, damping + j / 2)
-        for rate, damping in best.values()
+        for rate, damping in best
         if damping is not None
         for i in (-2, -1, 0, 1, 2)
         for j in (-1, 0, 1)
         if damping + j / 2 >= -10
     }
-    plain = {(rate + i / 8, -10.0) for rate, damping in best.values() if damping is None for i in (-1, 0, 1)}
+    plain = {(rate + i / 8, -10.0) for rate, damping in best if damping is None for i in (-1, 0, 1)}
     return Grid(tuple(np.linspace(-20, 10, 31)), tuple(np.linspace(-10, 10, 11)), tuple(around | plain))
 
 
@@ -118,7 +122,9 @@ def search(
 
 
 def _signature(objective: Objective, fisher: str | None, cells: np.ndarray) -> str:
-    known = hashlib.sha256(repr((fisher, STEPS)).encode())
+    """Of all that the losses depend on, the code of the descent among it."""
+    known = hashlib.sha256(repr((fisher, STEPS, kfisher.__version__)).encode())
+    known.update(Path(inspect.getfile(Objective)).read_bytes())
     zero = np.zeros([1, objective.size])
     f = objective.outputs(zero)
     for part in (cells, objective.jacobian.numpy(), objective.loss(f).numpy(), objective.gradient(f).numpy()):
@@ -129,9 +135,12 @@ def _signature(objective: Objective, fisher: str | None, cells: np.ndarray) -> s
 def _load(path: Path, signature: str, count: int) -> np.ndarray:
     """Losses that are done, NaN for the others."""
     if path.exists():
-        with np.load(path) as saved:
-            if str(saved["signature"]) == signature:
-                return saved["losses"]
+        try:
+            with np.load(path) as saved:
+                if str(saved["signature"]) == signature:
+                    return saved["losses"]
+        except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+            tqdm.write(f"{path} cannot be read ({error}); its part of the grid is searched anew")
     return np.full(count, np.nan)
 
 

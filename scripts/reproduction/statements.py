@@ -1,40 +1,12 @@
-"""The poster's nine statements, each with a check that is computed from what was measured."""
+"""The poster's nine statements, each with its checks."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from reproduction import misspecification, published
-from reproduction.capacity import Capacity
-from reproduction.misspecification import AtMinimum
-from reproduction.optimization import Result
-from reproduction.theory import Convergence, Definitions
-from reproduction.vectorfield import Field
-
-
-@dataclass
-class Evidence:
-    """What was measured; `None` or empty where an experiment did not run."""
-
-    field: Field | None = None
-    at_minimum: dict[str, AtMinimum] = dataclasses.field(default_factory=dict)
-    results: dict[str, Result] = dataclasses.field(default_factory=dict)
-    convergence: Convergence | None = None
-    definitions: Definitions | None = None
-    capacity: Capacity | None = None
-
-
-@dataclass(frozen=True)
-class Check:
-    """Attributes: what: What is asked. measured: The answer in numbers. holds: Whether it is so."""
-
-    what: str
-    measured: str
-    holds: bool
+from reproduction import checks
+from reproduction.checks import Check, Evidence
 
 
 @dataclass
@@ -51,211 +23,36 @@ class Statement:
         return bool(self.checks) and all(check.holds for check in self.checks)
 
 
-# Rounding of float64 in sums over some hundred examples, with room.
-_ROUNDING = 1e-10
-
-
-def _goal(e: Evidence) -> list[Check]:
-    worst = max((a.gradient for a in e.at_minimum.values()), default=None)
-    if worst is None:
-        return []
-    what = "15 natural-gradient steps end at a minimum of L on all six data sets: ‖∇L‖ falls by 1e8 or more"
-    return [Check(what, f"to {worst:.1e} of that at the start, or less", worst < 1e-8)]
-
-
-def _step(e: Evidence) -> list[Check]:
-    checks = []
-    if "Wine" in e.results:
-        losses = e.results["Wine"].losses["NGD"]
-        off = published.units_off(losses[1], published.LOSSES["Wine"]["NGD"][1])
-        checks.append(Check("one step solves a linear regression: loss on Wine after it is .02984",
-                            f"{losses[1]:.5f}", off == 0))  # fmt: skip
-    if e.field is not None:
-        turn, missed = e.field.turn("NGD").max(), e.field.misses("NGD").max()
-        checks.append(Check("from every start the trajectory is straight (within 0.01°) and ends at the "
-                            "minimum",
-                            f"{turn:.0e}° off, ends {missed:.0e} away",
-                            turn < 0.01 and missed < 1e-8))  # fmt: skip
-    return checks
-
-
-def _joint(e: Evidence) -> list[Check]:
-    c = e.convergence
-    if c is None:
-        return []
-    return [
-        Check("with p(x) known, its Fisher is what the conditional one converges to, as 1/√N (exponent −0.5 "
-              "± 0.15)",
-              f"{c.conditional[0]:.3f} at N = {c.sizes[0]}, {c.conditional[-1]:.4f} at {c.sizes[-1]}; "
-              f"exponent {c.slope:.2f}",
-              bool(abs(c.slope + 0.5) < 0.15)),
-        Check("EF does not converge to it where labels come from another process: it stays 10 times as far "
-              "off",
-              f"{c.wrong[-1]:.2f} at N = {c.sizes[-1]}", bool(c.wrong[-1] > 10 * c.conditional[-1])),
-    ]  # fmt: skip
-
-
-def _conditional(e: Evidence) -> list[Check]:
-    d = e.definitions
-    if d is None:
-        return []
-    return [
-        Check("F is the sum over n of the expectation over both labels, written out",
-              f"off by {max(d.expectation):.0e}", max(d.expectation) < _ROUNDING),
-        Check("F is the Hessian of L here (logistic regression: GGN and Hessian coincide)",
-              f"off by {max(d.hessian):.0e}", max(d.hessian) < _ROUNDING),
-        Check("F does not change when all labels of the data are turned around",
-              f"changed by {max(d.labels):.1g}", max(d.labels) < _ROUNDING),
-    ]  # fmt: skip
-
-
-def _empirical(e: Evidence) -> list[Check]:
-    d = e.definitions
-    if d is None:
-        return []
-    shares = ", ".join(f"{share:.2f} after {steps}" for steps, share in zip(d.steps, d.share))
-    return [
-        Check("EF is the covariance of the gradients of single examples plus ∇L ∇Lᵀ (times N on the sum)",
-              f"off by {max(d.noise):.0e}; share of ∇L ∇Lᵀ in its trace: {shares} steps",
-              max(d.noise) < _ROUNDING),
-    ]  # fmt: skip
-
-
-def _geometry(e: Evidence) -> list[Check]:
-    checks = []
-    if e.field is not None:
-        gd, ngd = e.field.half_life("GD"), e.field.half_life("NGD")
-        turn = e.field.turn("GD").max()
-        checks += [
-            Check("gradient descent bends: at some point more than 30° off the direction to the minimum",
-                  f"{turn:.0f}°", turn > 30),
-            Check("natural gradient needs the same time from everywhere (half of the way in log 2 = 0.69, "
-                  "within 0.02); gradient descent needs 5 times as long from one start as from another",
-                  f"NGD {ngd.min():.2f} to {ngd.max():.2f}, GD {gd.min():.2f} to {gd.max():.2f}",
-                  bool(np.all(np.abs(ngd - np.log(2)) < 0.02) and gd.max() > 5 * gd.min())),
-        ]  # fmt: skip
-    if "BreastCancer" in e.results:
-        last = {method: losses[-1] for method, losses in e.results["BreastCancer"].losses.items()}
-        checks.append(
-            Check("BreastCancer, raw features, each at its best: after 100 steps NGD's loss is below a "
-                  "hundredth of GD's, and below a tenth of EF's",
-                  f"GD {last['GD']:.4f}, NGD {last['NGD']:.3e}, EF {last['EF']:.3e}",
-                  bool(last["NGD"] < last["GD"] / 100 and last["NGD"] < last["EF"] / 10)),
-        )  # fmt: skip
-    return checks
-
-
-def _distortion(e: Evidence) -> list[Check]:
-    checks = []
-    if e.field is not None:
-        turn, half = e.field.turn("EF"), e.field.half_life("EF")
-        checks.append(
-            Check("some EF trajectory moves away from the minimum, more than 90° off its direction; half of "
-                  "the way takes 5 times as long from one start as from another",
-                  f"up to {turn.max():.0f}°; {half.min():.2f} to {half.max():.2f}",
-                  bool(turn.max() > 90 and half.max() > 5 * half.min())),
-        )  # fmt: skip
-    wine = e.results.get("Wine")
-    if wine is not None:
-        known, ratio, lowest = published.WINE, wine.ratio, int(np.argmin(wine.cosine))
-        checks += [
-            Check("Wine: large gradient, small update and small gradient, large update: EF's direction is "
-                  ".27 times as long as NGD's at the start, 8.4 times at iteration 50",
-                  f"{ratio[0]:.2f} and {ratio[50]:.1f}",
-                  published.units_off(ratio[0], known["ratio at 0"]) == 0
-                  and published.units_off(ratio[50], known["ratio at 50"]) == 0),
-            Check("Wine: at EF's best hyper-parameters the least cosine to NGD's direction is −.21, at "
-                  "iteration 36; above 0.99 at iteration 60",
-                  f"{wine.cosine[lowest]:.2f} at iteration {lowest}; {wine.cosine[60]:.3f} at 60",
-                  published.units_off(wine.cosine[lowest], known["cosine"]) == 0
-                  and lowest == known["iteration"] and bool(wine.cosine[60] > known["cosine at 60"])),
-        ]  # fmt: skip
-    if len(e.results) > 1:
-        best = {m: [r.chosen[m][0] for r in e.results.values()] for m in ("NGD", "EF")}
-        spread = {m: max(rates) - min(rates) for m, rates in best.items()}
-        checks.append(
-            Check("the best step size of EF differs between problems by more decades than that of NGD",
-                  ", ".join(f"{m} 10^{min(v):g} to 10^{max(v):g}" for m, v in best.items()),
-                  spread["EF"] > spread["NGD"]),
-        )  # fmt: skip
-    return checks
-
-
-def _minimum(e: Evidence) -> list[Check]:
-    if not e.at_minimum:
-        return []
-    found = e.at_minimum
-    off = max(units for one in found.values() for units in misspecification.agreement(one).values())
-    right = max(found[name].distance for name in ("logistic, correct", "linear, correct"))
-    wrong = min(one.distance for name, one in found.items() if "correct" not in name)
-    b = found["logistic B"]
-    return [
-        Check("at the minimum ‖EF − F‖ / ‖F‖ is below 0.1 where the model is right, and above 0.5 where it "
-              "is wrong",
-              f"{right:.3f} at most, {wrong:.3f} at least", right < 0.1 and wrong > 0.5),
-        Check("all numbers of the published table come out, to within one unit of the last digit printed",
-              f"{off} units at most", off <= 1),
-        Check("the trace can hide it: logistic B has tr(F⁻¹EF) = 2.00, which is P, while the eigenvalues "
-              "are .41 and 1.59",
-              f"{b.trace:.2f}; {b.eigenvalues[0]:.2f}, {b.eigenvalues[1]:.2f}; axes {180 - b.angle:.1f}° or "
-              f"{b.angle:.1f}° apart",
-              abs(b.trace - 2) < 0.01 and abs(b.eigenvalues[0] - 1) > 0.5),
-    ]  # fmt: skip
-
-
-def _large(e: Evidence) -> list[Check]:
-    c = e.capacity
-    if c is None:
-        return []
-    narrow, wide, few, many = 0, -1, 0, -1
-    return [
-        Check(f"with N = {c.sizes[many]}, the widest network has a fifth of the misfit of the narrowest, "
-              "and a fifth of its ‖EF − F‖ / ‖F‖, or less",
-              f"misfit {c.misfit[narrow, many]:.3f} → {c.misfit[wide, many]:.4f}, distance "
-              f"{c.distance[narrow, many]:.2f} → {c.distance[wide, many]:.3f}",
-              bool(c.misfit[wide, many] < c.misfit[narrow, many] / 5
-                   and c.distance[wide, many] < c.distance[narrow, many] / 5)),
-        Check(f"it needs the data: with N = {c.sizes[few]} the distance of the widest is 5 times as large, "
-              "or more",
-              f"{c.distance[wide, few]:.2f} against {c.distance[wide, many]:.3f}",
-              bool(c.distance[wide, few] > 5 * c.distance[wide, many])),
-        Check("misfit makes EF too large (tr EF > 2 tr F in the narrowest), too few data make it too small "
-              "(tr EF < tr F / 2 in the widest)",
-              f"tr EF / tr F = {c.share[narrow, many]:.2f} and {c.share[wide, few]:.2f}",
-              bool(c.share[narrow, many] > 2 and c.share[wide, few] < 0.5)),
-    ]  # fmt: skip
-
-
 _ALL: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], list[Check]]], ...] = (
     ("The goal is the conditional distribution of y given x: minimise L(θ) = −Σₙ log p_θ(yₙ|xₙ).",
-     ("misspecification",), _goal),
-    ("Natural gradient descent: θ ← θ − F(θ)⁻¹ ∇L(θ).", ("vectorfield",), _step),
+     ("misspecification",), checks.goal),
+    ("Natural gradient descent: θ ← θ − F(θ)⁻¹ ∇L(θ).", ("vectorfield",), checks.step),
     ("The Fisher matrix of the joint p(x) p_θ(y|x) is N · E_p(x) E_pθ(y|x) [∇log p_θ(y|x) ∇log p_θ(y|x)ᵀ].",
-     ("joint",), _joint),
+     ("joint",), checks.joint),
     ("The Fisher matrix of the conditional, at the inputs that there are, is Σₙ E_pθ(y|xₙ) [∇log p_θ(y|xₙ) "
      "∇log p_θ(y|xₙ)ᵀ]. "
-     "It needs no p(x).", (), _conditional),
+     "It needs no p(x).", (), checks.conditional),
     ("The empirical Fisher is Σₙ ∇log p_θ(yₙ|xₙ) ∇log p_θ(yₙ|xₙ)ᵀ: the same expression with the labels of "
      "the data.",
-     (), _empirical),
+     (), checks.empirical),
     ("Where a problem is ill-conditioned gradient descent struggles, and natural gradient adapts to the "
      "geometry.",
-     ("vectorfield", "optimization"), _geometry),
+     ("vectorfield", "optimization"), checks.geometry),
     ("EF distorts direction and magnitude: large gradient, small update; small gradient, large update. Its "
      "step size is hard to tune, and even when tuned its direction can be opposite to the natural gradient.",
      ("vectorfield", "optimization", "optimization_boston_with_caveat", "optimization_appendix"),
-     _distortion),
+     checks.distortion),
     ("EF can misestimate the curvature even at the minimum. EF ≈ F there only if the model is well "
      "specified and there is "
-     "enough data.", ("misspecification", "misspecification_linear"), _minimum),
+     "enough data.", ("misspecification", "misspecification_linear"), checks.minimum),
     ("Large models can help, as they are more likely to be well specified, but they need more data.",
-     ("capacity",), _large),
+     ("capacity",), checks.large),
 )  # fmt: skip
 
 
 def statements(evidence: Evidence) -> list[Statement]:
     """Those for which there is evidence."""
     found = [
-        Statement(i, text, figures, checks(evidence)) for i, (text, figures, checks) in enumerate(_ALL, 1)
+        Statement(i, text, figures, check(evidence)) for i, (text, figures, check) in enumerate(_ALL, 1)
     ]
     return [statement for statement in found if statement.checks]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 import kfisher
 from kfisher import datasets
@@ -63,7 +64,7 @@ def convergence(quick: bool, kinds: Kinds = KINDS) -> Convergence:
         w = np.outer(weights, weights).ravel()
         joint = kfisher.FisherOperator(model, x, sample_weight=w / w.mean()).to_dense().numpy()
         rows = []
-        for size in sizes:
+        for size in tqdm(sizes, desc=f"{'Fisher of the joint':<24}", unit="size", dynamic_ncols=True):
             found = []
             for _ in range(_DRAWS):
                 x = rng.normal(size=(size, 2))

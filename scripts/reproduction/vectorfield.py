@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from reproduction.grid import Descent, Objective
 from reproduction.models import KINDS, Kinds, double_precision, linear_model
@@ -25,7 +26,7 @@ class Field:
 
     Attributes:
         x, y: The data.
-        minimum: The minimum, which natural gradient reaches in one step.
+        minimum: The minimum, by least squares.
         points: Where the arrows start, `(A, 2)`.
         arrows: For each method, `(A, 2)`.
         paths: For each method, from the four starts, `(steps + 1, 4, 2)`.
@@ -42,20 +43,15 @@ class Field:
     step: float
     contour: tuple[np.ndarray, np.ndarray]
 
-    def straightness(self, method: str) -> np.ndarray:
-        """Distance from start to minimum over the length of each path to it: 1 for a straight line."""
-        path = self.paths[method]
-        length = np.linalg.norm(np.diff(path, axis=0), axis=-1).sum(0)
-        return np.linalg.norm(path[0] - path[-1], axis=-1) / length
-
     def misses(self, method: str) -> np.ndarray:
         """Distance from the minimum at the end of each path."""
         return np.linalg.norm(self.paths[method][-1] - self.minimum, axis=-1)
 
     def half_life(self, method: str) -> np.ndarray:
-        """The time after which each path has come half the way to the minimum."""
+        """The time after which each path has come half the way to the minimum; infinite if it never has."""
         away = np.linalg.norm(self.paths[method] - self.minimum, axis=-1)
-        return np.argmax(away <= away[0] / 2, axis=0) * self.step
+        there = away <= away[0] / 2
+        return np.where(there.any(0), np.argmax(there, axis=0) * self.step, np.inf)
 
     def turn(self, method: str) -> np.ndarray:
         """The largest angle in degrees, along each path, between its direction and that to the minimum."""
@@ -83,14 +79,15 @@ def run(quick: bool, kinds: Kinds = KINDS) -> Field:
     arrows, paths = {}, {}
     with double_precision():
         objective = Objective(linear_model(1, "linear"), x, y)
-        for method, gamma in GAMMAS.items():
+        methods = tqdm(GAMMAS.items(), desc=f"{'vector field':<24}", unit="method", dynamic_ncols=True)
+        for method, gamma in methods:
             fisher = {"GD": None, "NGD": kinds.ngd, "EF": kinds.ef}[method]
             arrows[method] = _paths(objective, fisher, points, gamma, 1)[1] - points
             paths[method] = _paths(objective, fisher, STARTS, gamma * step, round(TIME / step))
-        minimum = _paths(objective, "exact", STARTS[:1], 1.0, 3)[-1, 0]
         axis = np.linspace(*LIMITS, 61)
         theta = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
         losses = objective.loss(objective.outputs(theta[:, ::-1])).numpy().reshape(61, 61)
+    minimum = np.linalg.lstsq(np.column_stack([np.ones(len(x)), x]), y, rcond=None)[0]
     return Field(x[:, 0], y, minimum, points, arrows, paths, step, (axis, losses))
 
 
