@@ -17,9 +17,9 @@ echo "== flake8"
 .venv/bin/python -m flake8 kfisher scripts tests
 echo "== mypy"
 .venv/bin/python -m mypy
-# Two at a time: most of the suite is tracing, which is Python on one core. Files stay together for the sake of
-# their fixtures; slow tests are spread, but for those of a group.
+# Two at a time: most of the suite is tracing, which is Python on one core. The tests of a file stay together,
+# for the sake of its fixtures.
 echo "== pytest, quick tests"
 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 echo "== pytest, slow tests"
-.venv/bin/python -m pytest -q -n 2 --dist loadgroup -m "slow and not full_grid"
+.venv/bin/python -m pytest -q -n 2 --dist loadfile -m "slow and not full_grid"

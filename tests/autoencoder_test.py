@@ -5,7 +5,7 @@ import pytest
 
 import kfisher
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("autoencoder")]  # one worker, one set of fixtures
+pytestmark = pytest.mark.slow
 
 STEPS = 50
 

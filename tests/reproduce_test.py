@@ -357,14 +357,12 @@ def everything(tmp_path_factory):
 
 
 @slow
-@pytest.mark.xdist_group("everything")
 def test_all_statements_hold(everything):
     found = re.findall(r"^(holds|DOES NOT HOLD) +(\d)\. ", everything[1], re.M)
     assert found == [("holds", str(n)) for n in range(1, 10)]
 
 
 @slow
-@pytest.mark.xdist_group("everything")
 def test_every_experiment_leaves_its_figures_numbers_and_place_in_the_report(everything):
     out, _ = everything
     text = (out / "report.html").read_text(encoding="utf-8")

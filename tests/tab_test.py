@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from fisher_logs import write_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tab")]  # one worker, one set of fixtures
+pytestmark = pytest.mark.slow
 
 STEPS = 10_000
 MEASUREMENTS = 100
