@@ -10,6 +10,7 @@ a table, and writes a CSV, a picture, and one TensorBoard run for each optimizer
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -19,13 +20,14 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from common.folders import writable  # noqa: E402
 from comparison import report  # noqa: E402
 from comparison.optimizers import OPTIMIZERS  # noqa: E402
-from comparison.problems import PROBLEMS, Data, Problem, Setting  # noqa: E402
-from comparison.run import Run, train  # noqa: E402
-from comparison.table import TableError, problem_of  # noqa: E402
-from comparison.tune import grid, tune  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+from comparison.problems import PROBLEMS, Data, Setting  # noqa: E402
+from comparison.run import train  # noqa: E402
+from comparison.table import EPOCHS, problem_of  # noqa: E402
+from comparison.table_file import TableError  # noqa: E402
+from comparison.tune import tune_all  # noqa: E402
 
 OF_TABLES = ("sgd", "adam", "natural_gradient", "natural_gradient_sampled", "empirical_fisher")
 DEFAULT = ("sgd", "adam", "natural_gradient", "natural_gradient_sampled", "empirical_fisher", "kfac")
@@ -49,9 +51,11 @@ trust regions of the kfac family in half decades, rates of improved_empirical_fi
 to halves of a decade; of the autoencoder, by hand.
 
 your own table:
-  --data is a CSV file with a header, numbers in all columns but the target, and nothing missing. A target of
-  text or of few different whole numbers is a class, else it is regressed. Features are standardised, a fifth
-  of the rows is held out, and the settings of each optimizer come from a coarse grid by the training loss at
+  --data is a CSV file in UTF-8 with a header, numbers in all columns but the target, and nothing missing;
+  columns are separated by comma, semicolon or tab. A target of text or of few different whole numbers is a
+  class, else it is regressed. A fifth of the rows is held out, features are standardised, and a target that
+  is regressed is divided by the standard deviation of what a linear fit leaves of it, since the loss is that
+  of a Normal of variance 1. The settings of each optimizer come from a coarse grid by the training loss at
   the end; --learning-rates and --dampings keep them from being searched. At the end stands a verdict on
   whether the empirical Fisher can be trusted for this model on these data.
 
@@ -87,14 +91,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dampings", nargs="+", type=_override, default=[], metavar="NAME=DAMPING",
         help="instead of the tuned ones, say natural_gradient=1e-4")
     add("--probe-damping", type=_positive, help="of the two steps whose cosine is taken")
-    add("--batch-size", type=_count, help="default: that of the problem; full batch for regressions")
-    add("--epochs", type=_count, help="default: that of the problem")
+    add("--batch-size", type=_count, help="default: that of the problem; of tables, what fits into a step")
+    add("--epochs", type=_count, help=f"default: that of the problem; of tables, {EPOCHS}")
     add("--seeds", nargs="+", type=int, default=[0], help="default: 0")
-    add("--curvature", choices=("dense", "gram"), help="default: dense for regressions, gram for networks")
+    add("--curvature", choices=("dense", "gram"),
+        help="default: that of the problem; of tables, the one with the smaller system")
     add("--target-loss", type=_positive, help="loss to which steps and seconds are counted")
-    add("--out", type=Path, default=Path("runs/compare"),
+    add("--out", type=writable, default="runs/compare",
         help="for PROBLEM.csv and PROBLEM.png; default: %(default)s")
-    add("--logdir", type=Path, help="for TensorBoard; default: OUT/logs/PROBLEM")
+    add("--logdir", type=writable, help="for TensorBoard; default: OUT/logs/PROBLEM")
     options = parser.parse_args(arguments)
     options.name = options.problem or "digits_mlp"
     options.notes = []
@@ -110,7 +115,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                 options.task,
                 options.drop,
                 options.hidden,
-                epochs=options.epochs or 100,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                curvature=options.curvature,
             )
         except TableError as error:
             parser.error(str(error))
@@ -119,107 +126,80 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         for name in ("target", "task", "drop", "hidden"):
             if getattr(options, name):
                 parser.error(f"--{name} goes with --data")
-        options.problem = PROBLEMS[options.name]
+        given = {n: getattr(options, n) for n in ("epochs", "batch_size", "curvature") if getattr(options, n)}
+        options.problem = dataclasses.replace(PROBLEMS[options.name], **given)
     known = options.problem.settings if options.data is None else OF_TABLES
     default = DEFAULT if options.data is None else OF_TABLES
     options.optimizers = list(dict.fromkeys(options.optimizers)) or [n for n in default if n in known]
     options.learning_rates, options.dampings = dict(options.learning_rates), dict(options.dampings)
     for name in options.optimizers:
         if name not in known:
-            parser.error(f"{name!r} is not tuned for {options.name}; there are: {', '.join(known)}")
+            parser.error(f"{name!r} is not among those for {options.name}: {', '.join(known)}")
     for name in (*options.learning_rates, *options.dampings):
         if name not in options.optimizers:
             parser.error(f"{name!r} is none of the --optimizers that run: {', '.join(options.optimizers)}")
     for name in options.dampings:
         if name in ("sgd", "adam", "sophia_g"):
             parser.error(f"{name!r} has no damping")
+    options.logdir = options.logdir or options.out / "logs" / options.name
     return options
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    problem: Problem = options.problem
-    logdir = options.logdir or options.out / "logs" / options.name
+    problem = options.problem
     data = problem.data()
     print(f"{options.name}: {problem.summary}", *options.notes, sep="\n  ", flush=True)
-    settings = _tuned(options) if options.data is None else _searched(options, data)
+    problem = dataclasses.replace(problem, settings={**problem.settings, **_settings(options, data)})
     probe_damping = options.probe_damping or problem.probe_damping
-    if options.data is not None and probe_damping is None and "empirical_fisher" in settings:
-        probe_damping = settings["empirical_fisher"].damping
     runs = []
     for name in options.optimizers:
         for seed in dict.fromkeys(options.seeds):
+            log_dir = options.logdir / f"{name}-seed{seed}"
             runs.append(
                 train(
                     problem,
                     data,
                     name,
-                    settings[name],
                     seed=seed,
-                    epochs=options.epochs or problem.epochs,
-                    batch_size=options.batch_size or problem.batch_size,
-                    curvature=options.curvature or problem.curvature,
                     probe_damping=probe_damping,
-                    log_dir=logdir / f"{name}-seed{seed}",
+                    log_dir=log_dir,
                     judged=options.data is not None,
                 )
             )
     target = options.target_loss or problem.target
     if math.isnan(target):  # the slowest just reaches it
-        target = float(f"{1.0001 * max(run.rows[-1]['loss'] for run in runs):.4g}")
-    options.out.mkdir(parents=True, exist_ok=True)
+        ends = [run.rows[-1]["loss"] for run in runs if math.isfinite(run.rows[-1]["loss"])]
+        target = float(f"{1.0001 * max(ends):.4g}") if ends else math.nan
     csv, png = options.out / f"{options.name}.csv", options.out / f"{options.name}.png"
     report.write_csv(runs, csv)
     report.draw(runs, f"{options.name}: {problem.summary}", target, png)
     print(f"\n{report.table(runs, target)}\n")
-    _print_verdicts(runs)
-    print(f"every step:  {csv}\npicture:     {png}\nTensorBoard: tensorboard --logdir {logdir}")
+    if any(run.verdict for run in runs):
+        print(report.verdicts(runs))
+    print(f"every step:  {csv}\npicture:     {png}\nTensorBoard: tensorboard --logdir {options.logdir}")
 
 
-def _tuned(options: argparse.Namespace) -> dict[str, Setting]:
-    """Those of the problem, but for what the user has named."""
-    return {
-        name: options.problem.settings[name]._replace(
-            **({"learning_rate": options.learning_rates[name]} if name in options.learning_rates else {}),
-            **({"damping": options.dampings[name]} if name in options.dampings else {}),
-        )
-        for name in options.optimizers
-    }
-
-
-def _searched(options: argparse.Namespace, data: Data) -> dict[str, Setting]:
-    """The best of a grid for each optimizer."""
-    grids = {
-        name: grid(name, options.learning_rates.get(name), options.dampings.get(name))
-        for name in options.optimizers
-    }
-    found = {}
-    with tqdm(total=sum(map(len, grids.values())), unit="run", dynamic_ncols=True) as progress:
-        for name, settings in grids.items():
-            progress.set_description(f"settings of {name:<25}")
-            found[name] = tune(
-                options.problem,
-                data,
-                name,
-                settings,
-                seed=options.seeds[0],
-                batch_size=options.batch_size,
-                curvature=options.curvature or options.problem.curvature,
-                progress=progress,
+def _settings(options: argparse.Namespace, data: Data) -> dict[str, Setting]:
+    """Those of the problem, or for a table the best of a grid, but for what the user has named."""
+    rates, dampings = options.learning_rates, options.dampings
+    if options.data is not None:
+        try:
+            found, notes = tune_all(
+                options.problem, data, options.optimizers, rates, dampings, options.seeds[0]
             )
-    return found
-
-
-def _print_verdicts(runs: list[Run]) -> None:
-    """Where each optimizer ended; in full for the natural gradient, or else the first."""
-    judged = {run.optimizer: run.verdict for run in reversed(runs) if run.verdict is not None}
-    if not judged:
-        return
-    first = "natural_gradient" if "natural_gradient" in judged else runs[0].optimizer
-    print(f"Where {first} ended: {judged.pop(first)}\n")
-    for name, verdict in reversed(judged.items()):
-        print(f"Where {name} ended: {verdict.sentence}")
-    print()
+        except TableError as error:
+            raise SystemExit(f"compare.py: {error}") from None
+        for note in notes:
+            print(note, flush=True)
+        return found
+    tuned = {name: options.problem.settings[name] for name in options.optimizers}
+    return {
+        name: setting._replace(
+            learning_rate=rates.get(name, setting.learning_rate), damping=dampings.get(name, setting.damping)
+        )
+        for name, setting in tuned.items()
+    }
 
 
 def _override(text: str) -> tuple[str, float]:

@@ -17,6 +17,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from common.folders import writable  # noqa: E402
+
 _PICTURES = Path(__file__).parent / "pictures"
 _EXPERIMENTS = """
 experiments:
@@ -46,11 +48,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("experiment", choices=("vectorfield", "misspecification", "optimization", "all"))
     add("--quick", action="store_true", help="coarser grids; all of it in less than 3 minutes on 2 cores")
     add("--appendix", action="store_true", help="also the problems of the appendix")
-    add("--out", type=Path, default=Path("runs/reproduce"), help="default: %(default)s")
+    add("--out", type=writable, default="runs/reproduce", help="default: %(default)s")
     add("--pictures", action="store_true", help="also small PNGs for the README, in scripts/pictures")
     options = parser.parse_args(arguments)
-    if options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out must be a directory. Received: {options.out}, which is a file")
+    if options.appendix and options.experiment not in ("optimization", "all"):
+        parser.error(f"--appendix goes with optimization or all. Received: {options.experiment}")
     return options
 
 

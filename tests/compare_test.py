@@ -62,13 +62,10 @@ def test_the_csv_follows_the_equations_of_gradient_descent_and_natural_gradient(
 
 def test_the_cosine_is_that_of_the_damped_steps_of_the_two_fishers(wine):
     x, y = problem()
-    # Keras' squared error has the gradient 2 r x for each example and the weight 1 / (2 N) in this loss.
-    r = 0 - y
-    rows = 2 * r[:, np.newaxis] * x
-    weight = 0.5 / len(y)
-    gradient, ridge = weight * rows.sum(0), 2e-6 * np.eye(14)
+    rows = (0 - y)[:, np.newaxis] * x  # the gradients of 1/2 (f - y)^2
+    gradient, ridge = rows.mean(0), 2e-6 * np.eye(14)
     natural = np.linalg.solve(x.T @ x / len(y) + ridge, gradient)
-    empirical = np.linalg.solve(weight * rows.T @ rows + ridge, gradient)
+    empirical = np.linalg.solve(rows.T @ rows / len(y) + ridge, gradient)
     expected = natural @ empirical / np.linalg.norm(natural) / np.linalg.norm(empirical)
     for rows in wine[1].values():
         # The condition number is 1e8, so 1e-16 becomes 1e-8.
@@ -92,14 +89,15 @@ def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(tmp_path, c
                   "--out", str(tmp_path), "--logdir", str(tmp_path / "tb")])  # fmt: skip
     printed = capsys.readouterr().out.splitlines()
     rows = rows_of(tmp_path / "digits_mlp.csv")
-    columns = ["optimizer", "seed", "step", "seconds", "loss", "accuracy", "test_accuracy", "cosine"]
+    measured = ["loss", "accuracy", "test_loss", "test_accuracy", "cosine"]
+    columns = ["optimizer", "seed", "step", "seconds", *measured]
     assert set(rows) == {"adam", "empirical_fisher"}
     for own in rows.values():
         assert list(own[0]) == columns
         assert [(r["seed"], r["step"]) for r in own] == [("7", str(step)) for step in range(4)]
         assert [bool(r["cosine"]) for r in own] == [True, False, False, True]  # once per epoch
         assert all(0 <= float(r[c]) <= 1 for r in own for c in ("accuracy", "test_accuracy"))
-    start = [[own[0][c] for c in columns[4:]] for own in rows.values()]
+    start = [[own[0][c] for c in measured] for own in rows.values()]
     assert start[0] == start[1]  # the same weights for both
     assert (tmp_path / "digits_mlp.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(d.name for d in (tmp_path / "tb").iterdir()) == ["adam-seed7", "empirical_fisher-seed7"]
@@ -116,7 +114,7 @@ def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed():
 
     def measured(optimizer, seed, losses):
         nan = float("nan")
-        row = dict(accuracy=nan, test_accuracy=nan, cosine=0.5)
+        row = dict(accuracy=nan, test_loss=nan, test_accuracy=nan, cosine=0.5)
         rows = [dict(row, step=i, seconds=i / 10, loss=loss) for i, loss in enumerate(losses)]
         return Run(optimizer, seed, Setting(0.1), rows)
 
@@ -125,9 +123,9 @@ def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed():
     header, rule, sgd, adam = compare.report.table(runs, 1.0).splitlines()
     assert len({len(header), len(rule), len(sgd), len(adam)}) == 1
     assert "steps to 1 " in header
-    #                             rate, damping, loss, accuracies, steps (2 and 1), seconds, ms/step, cosines
-    assert sgd.split() == ["sgd", "0.1", "-", "0.75", "-", "-", "1.5", "0.15", "100.0", "0.50", "0.50"]
-    assert adam.split() == ["adam", "0.1", "-", "2", "-", "-", "-", "-", "100.0", "0.50", "0.50"]
+    #                  rate, damping, loss, accuracy, held out (2), steps (2 and 1), seconds, ms, cosines
+    assert sgd.split() == ["sgd", "0.1", "-", "0.75", "-", "-", "-", "1.5", "0.15", "100.0", "0.50", "0.50"]
+    assert adam.split() == ["adam", "0.1", "-", "2", "-", "-", "-", "-", "-", "100.0", "0.50", "0.50"]
 
 
 @pytest.mark.parametrize(

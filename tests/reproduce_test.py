@@ -12,7 +12,9 @@ import reproduce
 from kfisher import fisher as fishers
 from reproduction import (
     capacity,
+    definitions,
     figures,
+    joint,
     misspecification,
     models,
     optimization,
@@ -22,7 +24,6 @@ from reproduction import (
     search,
     statements,
     tables,
-    theory,
     vectorfield,
 )
 from reproduction.checks import Check, Evidence
@@ -308,9 +309,9 @@ def evidence_of(experiment, kinds, folder):
     if experiment == "vectorfield":
         return Evidence(field=vectorfield.run(True, kinds))
     if experiment == "joint":
-        return Evidence(convergence=theory.convergence(True, kinds))
+        return Evidence(convergence=joint.run(True, kinds))
     if experiment == "definitions":
-        return Evidence(definitions=theory.definitions(kinds))
+        return Evidence(definitions=definitions.run(kinds))
     if experiment == "capacity":
         return Evidence(capacity=capacity.run((1, 16), (30, 3000), kinds))
     return Evidence(results={experiment: optimization.run(experiment, True, folder, kinds)})
@@ -466,9 +467,10 @@ def test_boston_is_shown_with_its_caveat(wine):
     [
         (["panel"], "invalid choice: 'panel'"),
         ([], "the following arguments are required: experiment"),
-        (["all", "--out", __file__], "--out must be a directory. Received:"),
+        (["all", "--out", __file__], "--out: cannot write to"),
+        (["vectorfield", "--appendix"], "--appendix goes with optimization or all"),
     ],
-    ids=["unknown", "missing", "file"],
+    ids=["unknown", "missing", "file", "appendix"],
 )
 def test_a_wrong_argument_is_refused_by_name(capsys, arguments, message):
     with pytest.raises(SystemExit) as stopped:

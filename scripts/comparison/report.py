@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from comparison.optimizers import OPTIMIZERS
 from comparison.run import Run
 
-COLUMNS = ("optimizer", "seed", "step", "seconds", "loss", "accuracy", "test_accuracy", "cosine")
+COLUMNS = ("optimizer", "seed", "step", "seconds", "loss", "accuracy", "test_loss", "test_accuracy", "cosine")
 
 # Okabe & Ito, then Tol: told apart with any colour vision, and line styles without any. An optimizer looks
 # the same in every picture.
@@ -70,7 +70,7 @@ def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
 def table(runs: list[Run], target: float) -> str:
     """One line for each optimizer: means over its seeds, "-" where it does not apply or not all got there."""
     header = (
-        "optimizer", "lr", "damping", "loss", "accuracy", "test acc.",
+        "optimizer", "lr", "damping", "loss", "accuracy", "test loss", "test acc.",
         f"steps to {target:g}", "seconds", "ms/step", "cos mean", "cos min",
     )
     lines = [header]
@@ -87,6 +87,7 @@ def table(runs: list[Run], target: float) -> str:
                 "-" if setting.damping is None else f"{setting.damping:.0e}",
                 _number([run.rows[-1]["loss"] for run in own], ".4g"),
                 _number([run.rows[-1]["accuracy"] for run in own], ".3f"),
+                _number([run.rows[-1]["test_loss"] for run in own], ".4g"),
                 _number([run.rows[-1]["test_accuracy"] for run in own], ".3f"),
                 _number([step for step, _ in reached], ".4g"),
                 _number([seconds for _, seconds in reached], ".3g"),
@@ -101,6 +102,17 @@ def table(runs: list[Run], target: float) -> str:
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
         for line in lines
     )
+
+
+def verdicts(runs: list[Run]) -> str:
+    """Where each optimizer ended; in full for the natural gradient, or else the first."""
+    judged = {run.optimizer: run.verdict for run in reversed(runs) if run.verdict is not None}
+    if not judged:
+        return ""
+    first = "natural_gradient" if "natural_gradient" in judged else list(judged)[-1]
+    lines = [f"Where {first} ended: {judged.pop(first)}\n"]
+    lines += [f"Where {name} ended: {verdict.sentence}" for name, verdict in reversed(judged.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _first_below(run: Run, target: float) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import kfisher
+from common.directions import directions
 from comparison.optimizers import OPTIMIZERS
 from comparison.problems import Data, Problem, Setting
 
@@ -44,33 +45,25 @@ def train(
     problem: Problem,
     data: Data,
     optimizer: str,
-    setting: Setting,
     *,
     seed: int,
-    epochs: int,
-    batch_size: int | None,
-    curvature: str,
     probe_damping: float | None,
     log_dir: Path,
     judged: bool = False,
 ) -> Run:
     """Trains through `compile` and `fit`; the seconds are those of training steps, without tracing."""
     keras.utils.set_random_seed(seed)
+    setting = problem.settings[optimizer]
     model = problem.model()
-    model.compile(
-        optimizer=OPTIMIZERS[optimizer](setting, curvature, seed),
-        loss=problem.loss(),
-        loss_weights=problem.loss_weight,
-    )
-    batches = batches_of(data, batch_size, seed)
+    model.compile(OPTIMIZERS[optimizer](setting, problem.curvature, seed), problem.loss())
+    batches = batches_of(data, problem.batch_size, seed)
     _warm_up(model, batches)
     run = Run(optimizer, seed, setting)
     steps = len(batches)
-    recorder = _Recorder(
-        run, Measurement(model, problem, data, curvature, probe_damping), log_dir, steps, epochs * steps
-    )
-    model.fit(batches, epochs=epochs, callbacks=[recorder], shuffle=False, verbose=0)
-    if judged:
+    measurement = Measurement(model, problem, data, probe_damping)
+    recorder = _Recorder(run, measurement, log_dir, steps, problem.epochs * steps)
+    model.fit(batches, epochs=problem.epochs, callbacks=[recorder], shuffle=False, verbose=0)
+    if judged and math.isfinite(run.rows[-1]["loss"]):
         x, y = (tf.constant(part[:_JUDGED]) for part in (data.x, data.y))
         run.verdict = kfisher.diagnose(model, x, y, damping=probe_damping)
     return run
@@ -95,25 +88,24 @@ def _warm_up(model: keras.Model, batches: tf.data.Dataset) -> None:
 
 
 class Measurement:
-    """Loss and accuracy of a model, and the angle between its two natural gradients."""
+    """Loss and accuracy in training and on what is held out, and the angle of the two natural gradients."""
 
-    def __init__(
-        self, model: keras.Model, problem: Problem, data: Data, curvature: str, damping: float | None
-    ):
+    def __init__(self, model: keras.Model, problem: Problem, data: Data, damping: float | None):
         self._model, self._problem = model, problem
         self._train = (tf.constant(data.x), tf.constant(data.y))
         self._test = (tf.constant(data.x_test), tf.constant(data.y_test))
         # The examples as they come: digits are not sorted by class, and regressions fit in whole.
         size = max(1, _PROBE // max(1, model.output_shape[-1] - 1))
         self._probe = (tf.constant(data.x[:size]), tf.constant(data.y[:size]))
-        self._curvature = None if damping is None else kfisher.curvature.get(curvature)
+        self._curvature = None if damping is None else kfisher.curvature.get(problem.curvature)
         self._damping = damping
         self._start: float | None = None
 
     def __call__(self) -> dict[str, float]:
         loss, accuracy = self._evaluate(*self._train)
-        test_accuracy = self._evaluate(*self._test)[1] if len(self._test[0]) else math.nan
-        return {"loss": float(loss), "accuracy": float(accuracy), "test_accuracy": float(test_accuracy)}
+        test_loss, test_accuracy = self._evaluate(*self._test) if len(self._test[0]) else (math.nan, math.nan)
+        measured = (loss, accuracy, test_loss, test_accuracy)
+        return dict(zip(("loss", "accuracy", "test_loss", "test_accuracy"), map(float, measured)))
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _evaluate(self, x, y):
@@ -127,24 +119,14 @@ class Measurement:
         """cos of (EF + lambda I)^{-1} g and (F + lambda I)^{-1} g on the probe; NaN if it has no meaning."""
         if self._curvature is None:
             return math.nan
-        norm, cosine = self._steps(*self._probe)
+        cosine, _, norm = self._directions(*self._probe)
         if self._start is None:
             self._start = float(norm)
         return float(cosine) if norm > _VANISHED * self._start else math.nan
 
     @tf.function(autograph=False)
-    def _steps(self, x, y):
-        model = self._model
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(x, y, model(x, training=False), training=False)
-        gradient = tape.gradient(loss, [v.value for v in model.trainable_variables])
-        steps = []
-        for fisher in ("exact", "empirical"):
-            root = kfisher.FisherOperator(model, x, y, fisher=fisher).root
-            solved = self._curvature.solve(root, gradient, tf.constant(self._damping, tf.float64))
-            step = tf.concat([tf.reshape(tf.cast(s, tf.float64), [-1]) for s in solved], 0)
-            steps.append(step / tf.norm(step))
-        return tf.linalg.global_norm(gradient), tf.tensordot(*steps, 1)
+    def _directions(self, x, y):
+        return directions(self._model, x, y, self._curvature, tf.constant(self._damping, tf.float64))
 
 
 class _Recorder(keras.callbacks.Callback):

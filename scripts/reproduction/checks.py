@@ -9,10 +9,11 @@ import numpy as np
 
 from reproduction import misspecification, published
 from reproduction.capacity import Capacity
+from reproduction.definitions import Definitions
+from reproduction.joint import Convergence
 from reproduction.misspecification import AtMinimum
 from reproduction.optimization import BOSTON, Result
 from reproduction.published import units_off
-from reproduction.theory import Convergence, Definitions
 from reproduction.vectorfield import Field
 
 

@@ -16,7 +16,7 @@ from reproduction.grid import Objective
 from reproduction.misspecification import AtMinimum, kind_of
 from reproduction.models import double_precision, linear_model
 from reproduction.optimization import METHODS, Result
-from reproduction.theory import Convergence
+from reproduction.joint import Convergence
 from reproduction.vectorfield import LIMITS, STARTS, Field
 
 # The looks of scripts/compare.py for the same optimizers.

@@ -11,17 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 import kfisher
+from common.directions import directions
 from kfisher import datasets
 from reproduction import published
 from reproduction.grid import Objective
-from reproduction.models import (
-    KINDS,
-    Kinds,
-    double_precision,
-    linear_model,
-    optimizer_of,
-    train,
-)
+from reproduction.models import KINDS, Kinds, double_precision, linear_model, optimizer_of, train
 from reproduction.search import STEPS, Found, coarse_grid, published_grid, search
 
 METHODS = ("GD", "NGD", "EF")
@@ -111,7 +105,7 @@ def curve(problem: Problem, x, y, method: str, cell: tuple[float, float | None],
 
 
 class Directions(keras.callbacks.Callback):
-    """Before every step, (F + damping I)^{-1} g and (EF + damping I)^{-1} g: cosine, lengths, and |g|."""
+    """Before every step, and after the last, what `directions` finds."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, damping: float, kinds: Kinds):
         super().__init__()
@@ -133,16 +127,6 @@ class Directions(keras.callbacks.Callback):
 
     @tf.function(autograph=False)
     def _measure(self):
-        model, variables = self.model, self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(self._x, self._y, model(self._x))
-        gradient = tape.gradient(loss, [v.value for v in variables])
-        steps = []
-        for fisher in self._kinds:
-            root = kfisher.FisherOperator(model, self._x, self._y, fisher=fisher).root
-            solved = self._curvature.solve(root, gradient, self._damping)
-            steps.append(tf.concat([tf.reshape(s, [-1]) for s in solved], 0))
-        ngd, ef = steps
-        lengths = tf.norm(ngd), tf.norm(ef)
-        cosine = tf.tensordot(ngd, ef, 1) / (lengths[0] * lengths[1])
-        return tf.stack([cosine, lengths[1] / lengths[0], tf.linalg.global_norm(gradient)])
+        return tf.stack(
+            directions(self.model, self._x, self._y, self._curvature, self._damping, self._kinds)
+        )

@@ -12,13 +12,14 @@ from kfisher import datasets
 from reproduction import (
     capacity,
     csv_files,
+    definitions,
     figures,
+    joint,
     misspecification,
     optimization,
     report,
     statements,
     tables,
-    theory,
     vectorfield,
 )
 from reproduction.models import KINDS, Kinds
@@ -72,8 +73,8 @@ def run(
         evidence.field = vectorfield.run(quick, kinds)
         keep("vectorfield", figures.vectorfield(evidence.field))
     if every:
-        evidence.definitions = theory.definitions(kinds)
-        evidence.convergence = theory.convergence(quick, kinds)
+        evidence.definitions = definitions.run(kinds)
+        evidence.convergence = joint.run(quick, kinds)
         keep("joint", figures.convergence(evidence.convergence))
         evidence.capacity = capacity.run(*(capacity.QUICK if quick else capacity.FULL), kinds)
         keep("capacity", figures.capacity(evidence.capacity))
