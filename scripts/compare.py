@@ -20,6 +20,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import tensorflow as tf  # noqa: E402
+
 from common.folders import writable  # noqa: E402
 from comparison import report  # noqa: E402
 from comparison.optimizers import OPTIMIZERS  # noqa: E402
@@ -147,6 +149,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    tf.get_logger().setLevel("ERROR")  # that each optimizer traces its own functions is meant
     problem = options.problem
     data = problem.data()
     print(f"{options.name}: {problem.summary}", *options.notes, sep="\n  ", flush=True)

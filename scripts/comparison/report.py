@@ -19,6 +19,8 @@ COLUMNS = ("optimizer", "seed", "step", "seconds", "loss", "accuracy", "test_los
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _COLOURS = (*_OKABE_ITO, "#882255", "#999933", "#44AA99")
 _STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
+# The least loss drawn, over that at the start.
+_ROUNDING = 1e-8
 
 
 def write_csv(runs: list[Run], path: Path) -> None:
@@ -54,6 +56,8 @@ def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
     for axes, label in ((by_step, "step"), (by_seconds, "seconds of training steps")):
         axes.set(xlabel=label, ylabel="training loss", yscale="log")
         axes.axhline(target, color="0.5", linewidth=1, zorder=0, label=f"target {target:g}")
+    # Below that a loss is rounding, and would press the other curves together.
+    by_step.set_ylim(bottom=max(by_step.get_ylim()[0], _ROUNDING * max(run.rows[0]["loss"] for run in runs)))
     by_seconds.set_xscale("log")  # a step of one optimizer may cost ten of another
     by_seconds.sharey(by_step)
     for axes in rest:

@@ -50,14 +50,14 @@ def at_edge(optimizer: str, settings: list[Setting], best: Setting) -> list[str]
     """What to try if the best setting has no neighbour on one side.
 
     Not said of two edges beyond which there is nothing: the least damping, which is as good as none, and the
-    rate of 1 with the exact Fisher, which is the whole step.
+    rate of 1 of the natural gradient, which is the whole step.
     """
     rates = sorted({setting.learning_rate for setting in settings})
     dampings = sorted({setting.damping for setting in settings if setting.damping is not None})
     further = []
     if len(rates) > 1 and best.learning_rate == rates[0]:
         further.append(f"--learning-rates {optimizer}={rates[0] / 10:g}")
-    elif len(rates) > 1 and best.learning_rate == rates[-1] and optimizer != "natural_gradient":
+    elif len(rates) > 1 and best.learning_rate == rates[-1] and not optimizer.startswith("natural_gradient"):
         further.append(f"--learning-rates {optimizer}={rates[-1] * 10:g}")
     if len(dampings) > 1 and best.damping == dampings[-1]:
         further.append(f"--dampings {optimizer}={dampings[-1] * 10:g}")
