@@ -26,8 +26,8 @@ experiments:
   misspecification  F and EF at the minimum of three logistic and three linear regressions, right and wrong
   optimization      GD, NGD and EF on BreastCancer, Wine, a1a and Boston, each at the best of a grid of
                     hyper-parameters; --appendix adds Energy, Powerplant and Yacht
-  all               all of them, and the statements that need no data set: the Fisher of the joint, the
-                    definitions, large models
+  all               all of them, and the statements that have no experiment of their own: the Fisher of the
+                    joint, the definitions, large models
 
 The grid search (241 step sizes, 41 dampings, 100 iterations) takes minutes. It keeps what is done in
 OUT/checkpoints, and the same command goes on where it was interrupted. --quick takes a coarse grid over the

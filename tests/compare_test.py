@@ -109,7 +109,7 @@ def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(tmp_path, c
 
 
 def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed():
-    from comparison.problems import Setting
+    from comparison.problem import Setting
     from comparison.run import Run
 
     def measured(optimizer, seed, losses):

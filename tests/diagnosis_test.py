@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from common.half_squared_error import HalfSquaredError
 from paper_test import linear_model, logistic
-from reproduction import misspecification, models, published
+from reproduction import misspecification, published
 
 import kfisher
 from kfisher.callbacks import FisherDiagnosis
@@ -46,7 +47,7 @@ def meters(float64_module):
 
     return {
         "logistic": make(2, False, logistic()),
-        "linear": make(1, True, models.HalfSquaredError()),
+        "linear": make(1, True, HalfSquaredError()),
     }
 
 
@@ -105,7 +106,7 @@ def experiment_c(name, log_dir, damping, epochs):
     keras.utils.set_random_seed(0)
     if name == "wine":
         x, y = kfisher.datasets.wine()
-        loss, rate, own = models.HalfSquaredError(), 10**-1.375, 1e-6
+        loss, rate, own = HalfSquaredError(), 10**-1.375, 1e-6
         measured = {0, 6, 12, 18, 24, *range(32, 39), 45, 50, 55, 59}
     else:
         x, y = kfisher.datasets.breast_cancer()

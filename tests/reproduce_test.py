@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reproduce
+from common.half_squared_error import HalfSquaredError
 from kfisher import fisher as fishers
 from reproduction import (
     capacity,
@@ -130,7 +131,7 @@ def test_a_model_that_is_not_linear_in_its_parameters_is_refused():
 
     with models.double_precision():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "tanh"), keras.layers.Dense(1)])
-        model.compile("sgd", models.HalfSquaredError())
+        model.compile("sgd", HalfSquaredError())
         with pytest.raises(ValueError, match="linear in its parameters.*Received: model="):
             Objective(model, np.eye(2), np.ones(2))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import keras
 
-from comparison.problems import Setting
+from comparison.problem import Setting
 from kfisher.optimizers import EmpiricalNaturalGradient, ImprovedEmpiricalFisher, NaturalGradient, SophiaG
 
 Make = Callable[[Setting, str, int], keras.optimizers.Optimizer]

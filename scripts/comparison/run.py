@@ -15,27 +15,35 @@ from tqdm import tqdm
 import kfisher
 from common.directions import directions
 from comparison.optimizers import OPTIMIZERS
-from comparison.problems import Data, Problem, Setting
+from comparison.problem import Data, Problem, Setting
 
 # A curve needs no more points than this.
 _POINTS = 200
-# Examples for the cosine: the exact system has (C - 1) rows for each.
+# Rows of the exact system of the cosine, and of the verdict on the empirical Fisher.
 _PROBE = 1200
-# Examples for the verdict on the empirical Fisher.
-_JUDGED = 1000
+_JUDGED = 4000
+# Examples for the verdict.
+_EXAMPLES = 1000
 # A gradient this much smaller than at the start is rounding, and has no direction.
 _VANISHED = 1e-10
 
 
 @dataclass
 class Run:
-    """What was measured; `rows` are dictionaries with the columns of the CSV, NaN where not measured."""
+    """What was measured.
+
+    Attributes:
+        rows: Dictionaries with the columns of the CSV, NaN where not measured.
+        verdict: On the empirical Fisher where it ended, if asked for and the loss is finite.
+        judged: From how many examples.
+    """
 
     optimizer: str
     seed: int
     setting: Setting
     rows: list[dict[str, float]] = field(default_factory=list)
     verdict: kfisher.Verdict | None = None
+    judged: int = 0
 
     def column(self, name: str) -> np.ndarray:
         return np.array([row[name] for row in self.rows])
@@ -64,7 +72,8 @@ def train(
     recorder = _Recorder(run, measurement, log_dir, steps, problem.epochs * steps)
     model.fit(batches, epochs=problem.epochs, callbacks=[recorder], shuffle=False, verbose=0)
     if judged and math.isfinite(run.rows[-1]["loss"]):
-        x, y = (tf.constant(part[:_JUDGED]) for part in (data.x, data.y))
+        run.judged = min(len(data.x), _EXAMPLES, _JUDGED // _rows_of(model))
+        x, y = (tf.constant(part[: run.judged]) for part in (data.x, data.y))
         run.verdict = kfisher.diagnose(model, x, y, damping=probe_damping)
     return run
 
@@ -75,6 +84,11 @@ def batches_of(data: Data, batch_size: int | None, seed: int) -> tf.data.Dataset
     if batch_size is None:
         return examples.batch(len(data.x)).cache()
     return examples.shuffle(len(data.x), seed=seed).batch(batch_size)
+
+
+def _rows_of(model: keras.Model) -> int:
+    """Of each example in the exact Fisher: C - 1 of a softmax."""
+    return max(1, model.output_shape[-1] - 1)
 
 
 def _warm_up(model: keras.Model, batches: tf.data.Dataset) -> None:
@@ -95,7 +109,7 @@ class Measurement:
         self._train = (tf.constant(data.x), tf.constant(data.y))
         self._test = (tf.constant(data.x_test), tf.constant(data.y_test))
         # The examples as they come: digits are not sorted by class, and regressions fit in whole.
-        size = max(1, _PROBE // max(1, model.output_shape[-1] - 1))
+        size = max(1, _PROBE // _rows_of(model))
         self._probe = (tf.constant(data.x[:size]), tf.constant(data.y[:size]))
         self._curvature = None if damping is None else kfisher.curvature.get(problem.curvature)
         self._damping = damping

@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-_MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
+# As pandas, R, Excel and SQL write it.
+_MISSING = {"", "-", "?", ".", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none"}
+_SEPARATORS = ",;\t"
 _FEWEST = 10
 
 
@@ -32,17 +34,25 @@ def read(path: Path, target: str, drop: Sequence[str]) -> tuple[dict[str, list[s
     missing = _missing(labels)
     if missing:
         raise TableError(
-            f"The target {target!r} has {missing} missing values in {len(labels)} rows. Fill them in, or "
-            "delete those rows"
+            f"The target {target!r} has {_listed(missing, labels)}. Fill them in or delete those rows; a "
+            "class of that name needs another one"
         )
     gaps = {name: _missing(column) for name, column in columns.items() if _missing(column)}
     if gaps:
-        listed = ", ".join(f"{name} ({count} of {len(labels)})" for name, count in gaps.items())
+        listed = "; ".join(f"{name} has {_listed(missing, labels)}" for name, missing in gaps.items())
         raise TableError(
-            f"{path} has missing values in: {listed}. Fill them in, delete those rows, or leave the columns "
-            f"out with --drop {shlex.join(gaps)}"
+            f"Of the columns of {path}, {listed}. Fill them in, delete those rows, or leave the columns out "
+            f"with --drop {shlex.join(gaps)}"
         )
     return columns, labels
+
+
+def _missing(column: list[str]) -> list[str]:
+    return [entry for entry in column if entry.lower() in _MISSING]
+
+
+def _listed(missing: list[str], rows: list[str]) -> str:
+    return f"{len(missing)} missing values in {len(rows)} rows, such as {missing[0]!r}"
 
 
 def _columns(path: Path) -> dict[str, list[str]]:
@@ -50,6 +60,10 @@ def _columns(path: Path) -> dict[str, list[str]]:
     if not lines:
         raise TableError(f"{path} is empty. Its first line must name the columns")
     (_, header), *lines = lines
+    if len(header) == 1:
+        raise TableError(
+            f"{path} has a single column, {header[0]!r}. Columns are separated by comma, semicolon or tab"
+        )
     unnamed = [str(i) for i, name in enumerate(header, start=1) if not name]
     if unnamed:
         raise TableError(
@@ -77,14 +91,13 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = next((line for line in file if line.strip()), "")
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
+            separator = max(_SEPARATORS, key=lambda s: len(next(csv.reader([first], delimiter=s))))
+            reader = csv.reader(file, delimiter=separator)
             rows = [(reader.line_num, [entry.strip() for entry in row]) for row in reader]
     except UnicodeDecodeError as error:
         raise TableError(f"{path} is not in UTF-8 ({error}). Save it as UTF-8") from None
-    except (OSError, csv.Error) as error:
-        raise TableError(f"{path} cannot be read as a CSV file: {error}") from None
+    except OSError as error:
+        raise TableError(f"{path} cannot be read ({error.strerror}). Check the path after --data") from None
+    except csv.Error as error:
+        raise TableError(f"{path} is no CSV file: {error}. Save the table as CSV in UTF-8") from None
     return [(number, row) for number, row in rows if any(row)]
-
-
-def _missing(column: list[str]) -> int:
-    return sum(entry.lower() in _MISSING for entry in column)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
 from tqdm import tqdm
 
 from comparison.optimizers import OPTIMIZERS
-from comparison.problems import Data, Problem, Setting
+from comparison.problem import Data, Problem, Setting
 from comparison.run import batches_of
 from comparison.table_file import TableError
 
@@ -69,8 +69,7 @@ def tune(
 ) -> Setting:
     """The setting with the lowest training loss after the epochs of the problem; of equals, the fastest.
 
-    One model is traced and trained again and again: rate and damping are variables of the optimizer. A
-    single setting is taken as it is.
+    A single setting is taken as it is.
 
     Raises:
         TableError: If no setting ends at a finite loss.
@@ -78,13 +77,31 @@ def tune(
     if len(settings) == 1:
         progress.update()
         return settings[0]
+    ends = zip(losses(problem, data, optimizer, settings, seed, progress), settings)
+    found = [(loss, mean, setting) for (loss, mean), setting in ends if np.isfinite(loss + mean)]
+    if not found:
+        raise TableError(
+            f"{optimizer} ends at a finite loss with no setting of its grid: every learning rate is too "
+            f"large. Pass a smaller one, say --learning-rates {optimizer}="
+            f"{settings[0].learning_rate / 100:g}, or leave it out of --optimizers"
+        )
+    least = min(loss for loss, _, _ in found)
+    return min((mean, setting) for loss, mean, setting in found if loss <= least * (1 + _EQUAL))[1]
+
+
+def losses(
+    problem: Problem, data: Data, optimizer: str, settings: list[Setting], seed: int, progress: tqdm
+) -> Iterator[tuple[float, float]]:
+    """Of each setting, the training loss at the end and its mean on the way there.
+
+    One model is traced and trained again and again: rate and damping are variables of the optimizer.
+    """
     keras.utils.set_random_seed(seed)
     model = problem.model()
     model.compile(OPTIMIZERS[optimizer](settings[0], problem.curvature, seed), problem.loss())
     model.optimizer.build(model.trainable_variables)
     variables = model.variables + model.optimizer.variables
     start = [v.numpy() for v in variables]
-    found: list[tuple[float, float, Setting]] = []
     for setting in settings:
         for variable, value in zip(variables, start):
             variable.assign(value)
@@ -94,15 +111,5 @@ def tune(
         batches = batches_of(data, problem.batch_size, seed)
         # As one epoch: of full batches, an epoch takes longer to begin and to end than its one step.
         (mean,) = model.fit(batches.repeat(problem.epochs), shuffle=False, verbose=0).history["loss"]
-        loss = model.evaluate(batches, verbose=0)
-        if np.isfinite(loss) and np.isfinite(mean):
-            found.append((loss, mean, setting))
+        yield model.evaluate(batches, verbose=0), mean
         progress.update()
-    if not found:
-        raise TableError(
-            f"{optimizer} ends at a finite loss with no setting of its grid: every learning rate is too "
-            f"large. Pass a smaller one, say --learning-rates {optimizer}="
-            f"{settings[0].learning_rate / 100:g}, or leave it out of --optimizers"
-        )
-    least = min(loss for loss, _, _ in found)
-    return min((mean, setting) for loss, mean, setting in found if loss <= least * (1 + _EQUAL))[1]

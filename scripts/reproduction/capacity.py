@@ -9,8 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 import kfisher
+from common.half_squared_error import HalfSquaredError
 from kfisher.optimizers import NaturalGradient
-from reproduction.models import KINDS, HalfSquaredError, Kinds, double_precision, matrices, train
+from reproduction.models import KINDS, Kinds, double_precision, matrices, train
 
 # Hidden units, and N.
 QUICK = (1, 2, 4, 16), (30, 300, 3000)
