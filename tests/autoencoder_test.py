@@ -7,12 +7,12 @@ import kfisher
 
 pytestmark = pytest.mark.slow
 
-STEPS = 50
+STEPS = 30
 
 
 def loss_after(optimizer):
-    """Mean squared error of a two-layer tanh autoencoder on 64 digits after full-batch steps."""
-    x = (kfisher.datasets.digits()[0][:64] / 16).astype("float32")
+    """Mean squared error of a two-layer tanh autoencoder on 32 digits after full-batch steps."""
+    x = (kfisher.datasets.digits()[0][:32] / 16).astype("float32")
     keras.utils.set_random_seed(0)
     model = kfisher.Sequential(
         [keras.Input((64,)), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(64)]
