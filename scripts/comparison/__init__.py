@@ -1,1 +1,1 @@
-"""What scripts/compare.py is made of: problems, optimizers, one training run, and the report."""
+"""What scripts/compare.py is made of: the command line, problems and tables, training, the report."""
