@@ -28,9 +28,6 @@ from comparison.run import train  # noqa: E402
 from comparison.table_file import TableError  # noqa: E402
 from comparison.tune import tune_all  # noqa: E402
 
-# Of a table on which the empirical Fisher does not run. Its features are standardised, so that F is about 1.
-_PROBE_DAMPING = 0.01
-
 
 def main(arguments: list[str] | None = None) -> None:
     tf.get_logger().setLevel("ERROR")  # that each optimizer traces its own functions is meant
@@ -45,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     problem = dataclasses.replace(problem, settings={**problem.settings, **settings})
     damping = chosen.probe_damping or problem.probe_damping
     if chosen.data is not None:
-        damping = damping or _PROBE_DAMPING
+        damping = damping or options.PROBE_DAMPING
         notes.append(f"cosines and verdicts: damped by {damping:g}")
     for note in notes:
         print(f"  {note}", flush=True)

@@ -29,9 +29,9 @@ experiments:
   all               all of them, and the statements that have no experiment of their own: the Fisher of the
                     joint, the definitions, large models
 
-The grid search (241 step sizes, 41 dampings, 100 iterations) takes minutes. It keeps what is done in
-OUT/checkpoints, and the same command goes on where it was interrupted. --quick takes a coarse grid over the
-same range, finer around the published best cells.
+The grid search (241 step sizes, 41 dampings, 100 iterations) takes a quarter of an hour. It keeps what is
+done in OUT/checkpoints, and the same command goes on where it was interrupted. --quick takes a coarse grid
+over the same range, finer around the published best cells.
 
 Boston housing has a column made on a racist premise (kfisher.datasets.boston_with_caveat). It is here only
 because its curve was published.

@@ -14,6 +14,8 @@ from comparison.table import EPOCHS
 # A table is searched on a grid, which these have.
 OF_TABLES = ("sgd", "adam", "natural_gradient", "natural_gradient_sampled", "empirical_fisher")
 DEFAULT = (*OF_TABLES, "kfac")
+# Of a table on which the empirical Fisher does not run. Its features are standardised, so that F is about 1.
+PROBE_DAMPING = 0.01
 
 _NOTES = """
 problems:
@@ -75,17 +77,19 @@ def parser() -> argparse.ArgumentParser:
         help="instead of the tuned ones, say adam=1e-3")
     add("--dampings", nargs="+", type=_override, default=[], metavar="NAME=DAMPING",
         help="instead of the tuned ones, say natural_gradient=1e-4")
-    add("--probe-damping", type=_positive,
-        help="of the two steps whose cosine is taken; default: the damping of empirical_fisher")
-    add("--batch-size", type=_count, help="default: that of the problem; of tables, what fits into a step")
-    add("--epochs", type=_count, help=f"default: that of the problem; of tables, {EPOCHS}")
-    add("--seeds", nargs="+", type=int, default=[0], help="default: 0")
+    add("--probe-damping", type=_positive, metavar="DAMPING",
+        help="of the two steps whose cosine is taken, and of the verdict; default: that of empirical_fisher, "
+             f"or {PROBE_DAMPING} for a table on which it does not run")
+    add("--batch-size", type=_count, metavar="N",
+        help="default: that of the problem; of tables, what fits into a step")
+    add("--epochs", type=_count, metavar="N", help=f"default: that of the problem; of tables, {EPOCHS}")
+    add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default: 0")
     add("--curvature", choices=("dense", "gram"),
         help="default: that of the problem; of tables, the one with the smaller system")
-    add("--target-loss", type=_positive, help="loss to which steps and seconds are counted")
-    add("--out", type=writable, default="runs/compare",
+    add("--target-loss", type=_positive, metavar="LOSS", help="loss to which steps and seconds are counted")
+    add("--out", type=writable, default="runs/compare", metavar="FOLDER",
         help="for PROBLEM.csv and PROBLEM.png; default: %(default)s")
-    add("--logdir", type=writable, help="for TensorBoard; default: OUT/logs/PROBLEM")
+    add("--logdir", type=writable, metavar="FOLDER", help="for TensorBoard; default: OUT/logs/PROBLEM")
     return made
 
 
