@@ -69,7 +69,7 @@ class FisherMixin:
 class Model(FisherMixin, keras.Model):
     """`keras.Model` for kfisher optimizers; functional, or to be subclassed.
 
-    `kfisher.Model(model.inputs, model.outputs)` upgrades a functional model and shares its weights.
+    `kfisher.Model(model.input, model.output)` upgrades a functional model and shares its weights.
 
     Example:
 

@@ -74,7 +74,9 @@ def plan(model: keras.Model, x: Any = None, training: bool = True) -> Plan:
     """
     declared = getattr(model, "inputs", None)
     if x is None and declared:
-        x = declared[0] if len(declared) == 1 else declared
+        # `input` has the structure that the model takes, `inputs` is a flat list. A sequential model that is
+        # no part of another has no `input`, and takes one tensor.
+        x = getattr(model, "input", declared[0])
     if x is None:
         raise ValueError(
             f"The model {model.name!r} does not declare its inputs, so the layers that it calls are known "

@@ -431,7 +431,7 @@ def subclassed():
 
 
 def dictionaries():
-    inputs = {"one": keras.Input((3,)), "two": keras.Input((2, 2))}
+    inputs = {name: keras.Input(shape, name=name) for name, shape in [("one", (3,)), ("two", (2, 2))]}
     hidden = Dense(3, "tanh")(inputs["one"])
     outputs = {"a": Dense(2)(hidden), "b": Dense(2)(inputs["two"]) * Dense(1)(hidden)[:, None]}
     return randomise(keras.Model(inputs, outputs)), {"one": numbers(3), "two": numbers(2, 2)}

@@ -53,7 +53,7 @@ MODELS = {
     "subclassed": Subclassed,
     "mixin": Mixed,
     "attached": lambda: kfisher.attach(keras.Sequential([keras.Input((3,)), *layers()])),
-    "upgraded": lambda: (lambda m: kfisher.Model(m.inputs, m.outputs))(functional(keras.Model)),
+    "upgraded": lambda: (lambda m: kfisher.Model(m.input, m.output))(functional(keras.Model)),
 }
 
 
@@ -101,6 +101,17 @@ def test_a_model_that_fit_has_to_build_trains(make):
     model = make()
     model.compile(optimizer(), "binary_crossentropy")
     losses = model.fit(X, Y, batch_size=24, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.filterwarnings("error:The structure of `inputs`")
+def test_a_model_of_named_inputs_trains_without_a_warning():
+    """In any order: Keras takes a list in the place of a dictionary only if its keys are sorted."""
+    inputs = {name: keras.Input((size,), name=name) for name, size in (("b", 1), ("a", 2))}
+    outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Concatenate()([inputs["a"], inputs["b"]]))
+    model = kfisher.Model(inputs, outputs)
+    model.compile(optimizer(), "binary_crossentropy")
+    losses = model.fit({"a": X[:, :2], "b": X[:, 2:]}, Y, batch_size=24, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
 
 
