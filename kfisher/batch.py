@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,7 @@ class Batch:
         fisher: Where the labels come from.
         seed: Integer tensor of shape `(2,)` for labels drawn from the model.
         likelihood: Used instead of the one of the compiled loss, or `None`.
+        accepts: From the loss on this batch, whether averages over batches may take it in.
         scope: The state of the model (seeds, statistics) that every pass starts from.
     """
 
@@ -36,6 +38,7 @@ class Batch:
     fisher: Fisher
     seed: tf.Tensor
     likelihood: Likelihood | None = None
+    accepts: Callable[[tf.Tensor], tf.Tensor | bool] = lambda loss: True
     scope: keras.StatelessScope = field(init=False)
 
     def __post_init__(self):
@@ -58,10 +61,12 @@ class Batch:
         """The same without the noise of drawn labels: products with the exact F cost no more."""
         return self._linearized(self.fisher if isinstance(self.fisher, Empirical) else Exact())
 
-    def loss(self) -> tf.Tensor:
-        """The loss on the batch with the weights as they are now, and everything else as it was."""
-        now = [(v, tf.convert_to_tensor(v.value)) for v in self.model.trainable_variables]
-        with keras.StatelessScope(now, collect_losses=True) as scope:
+    def loss(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
+        """The loss on the batch with these weights, by default those of now, and all else as it was."""
+        variables = self.model.trainable_variables
+        if weights is None:
+            weights = [tf.convert_to_tensor(v.value) for v in variables]
+        with keras.StatelessScope(zip(variables, weights), collect_losses=True) as scope:
             scope.state_mapping = {**self.scope.state_mapping, **scope.state_mapping}
             outputs = plan.call_model(self.model, self.x, True)
             return self.model.compute_loss(self.x, self.y, outputs, self.sample_weight)

@@ -34,6 +34,14 @@ class Damping:
         """
         return damping
 
+    def after_step(self, damping: tf.Tensor) -> tf.Tensor:
+        """The next lambda, when a step was taken."""
+        return damping
+
+    def after_rejection(self, damping: tf.Tensor) -> tf.Tensor:
+        """The next lambda, when a step was taken back."""
+        return damping
+
     def get_config(self) -> dict[str, Any]:
         return {"initial": self.initial}
 
@@ -109,6 +117,9 @@ class LevenbergMarquardt(Damping):
         # Not `ratio < 0.25`: NaN, too, is no reason to trust the model.
         found = tf.where(ratio >= 0.25, lower, damping / factor)
         return tf.clip_by_value(found, self.minimum, self.maximum)
+
+    def after_rejection(self, damping):
+        return self.adapted(damping, tf.constant(float("nan"), damping.dtype))
 
     def get_config(self):
         return {

@@ -23,13 +23,14 @@ class Recorded:
         variables: The trainable variables, in the order of the model.
         heads: The terms of the loss.
         sites: The calls of its layers.
-        other_losses: As in `SquareRoot`.
+        other_losses, loss: As in `SquareRoot`.
     """
 
     variables: list[keras.Variable]
     heads: list[Head]
     sites: list[taps.Site]
     other_losses: bool
+    loss: tf.Tensor
     _plan: plan.Plan
     _tape: tf.GradientTape
 
@@ -63,10 +64,16 @@ def record(
     ):
         outputs = plan.call_model(model, x, training)
         with tape.stop_recording():
-            terms = compiled_loss.terms(compute_loss or model.compute_loss, x, y, outputs, sample_weight)
+            totals: list[tf.Tensor] = []
+
+            def total(**batch):
+                totals.append((compute_loss or model.compute_loss)(**batch))
+                return totals[-1]
+
+            terms = compiled_loss.terms(total, x, y, outputs, sample_weight)
         heads = [Head(term, likelihood, y is not None) for term in terms]
         others = _has_other_losses(model)
-    return Recorded(trainable, heads, sites, others, to_tap, tape)
+    return Recorded(trainable, heads, sites, others, totals[-1], to_tap, tape)
 
 
 def _has_other_losses(model: keras.Model) -> bool:

@@ -38,6 +38,7 @@ class SquareRoot:
         improved: t with A^T t the gradient in which example n counts || d l_n / d f_n ||^2 times, `(R, N)`;
             `None` unless the rows are those of examples.
         xla: Whether all this is to be compiled by XLA.
+        loss: That of the model on the batch, a scalar, or `None` if A was not made from a batch.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class SquareRoot:
         example_weights: tf.Tensor | None = None,
         total_weight: tf.Tensor | None = None,
         improved: tf.Tensor | None = None,
+        loss: tf.Tensor | None = None,
     ):
+        self.loss = loss
         self.total_weight = total_weight
         self.improved = improved
         self.example_weights = example_weights
@@ -150,6 +153,7 @@ def square_root(
         example_weights=shares,
         total_weight=total_weight,
         improved=_improved(heads, groups) if fisher.joint else None,
+        loss=recorded.loss,
     )
 
 

@@ -71,12 +71,31 @@ class Curvature:
         """
         raise NotImplementedError
 
-    def squared_length(self, seen: Any, gradient: Tensors, solution: Tensors) -> tf.Tensor:
-        """x^T F x of a solution, or more: by default x^T (F + damping I) x = gradient . x, in float64."""
+    def squared_length(
+        self, seen: Any, gradient: Tensors, solution: Tensors, damping: tf.Tensor
+    ) -> tf.Tensor:
+        """x^T (F + damping I) x of a solution, in float64: by default gradient . x, which is the same."""
         return dot(gradient, solution)
+
+    def quadratic(self, seen: Any, vectors: Tensors, damping: tf.Tensor) -> tf.Tensor:
+        """v^T (F + diag(ridge) + damping I) v of any vector, in float64."""
+        raise NotImplementedError
 
     def remember(self, solution: Tensors) -> None:
         """Called with what `solve` returned, if the step is taken."""
+
+    @property
+    def remembered(self) -> list[keras.Variable]:
+        """What `remember` changes, and a step that is taken back puts back."""
+        return []
+
+    def moved(self, share: tf.Tensor) -> None:
+        """Called when a step was taken.
+
+        Args:
+            share: Scalar, its length as a share of what the trust region allows; infinite after a step
+                that was taken back: what is known of F is then no longer to be trusted.
+        """
 
     def trouble(self) -> str | None:
         """What went wrong since the last call and was mended, in a sentence for a warning."""

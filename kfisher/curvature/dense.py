@@ -8,7 +8,7 @@ import tensorflow as tf
 from kfisher.curvature.base import Curvature
 from kfisher.curvature.factorisation import cholesky_solve
 from kfisher.square_root import SquareRoot
-from kfisher.vectors import flatten, unflatten
+from kfisher.vectors import dot, flatten, unflatten
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -28,8 +28,11 @@ class Dense(Curvature):
     def observe(self, batch, step, damping, part) -> SquareRoot:
         return batch.square_root()
 
-    def squared_length(self, seen, gradient, solution):
-        return seen.squared_length(solution)
+    def squared_length(self, seen, gradient, solution, damping):
+        return self.quadratic(seen, solution, damping)
+
+    def quadratic(self, seen, vectors, damping):
+        return seen.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
 
     def solve(self, root: SquareRoot, gradient, damping):
         matrix = matrix_of(root)

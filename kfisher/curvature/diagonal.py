@@ -48,5 +48,8 @@ class Diagonal(Running):
     def solve_block(self, number, gradient, damping, xla):
         return gradient / (self.averages[number][0].value + damping)
 
+    def block_times(self, number, matrix):
+        return self.averages[number][0].value * matrix
+
     def describe(self, block):
         return f"diagonal {block.groups * block.inputs * block.outputs}"

@@ -8,7 +8,7 @@ import tensorflow as tf
 from kfisher.curvature.base import Curvature, last_solution
 from kfisher.curvature.factorisation import cholesky_solve
 from kfisher.square_root import SquareRoot
-from kfisher.vectors import Tensors
+from kfisher.vectors import Tensors, dot
 
 # A part of the gradient outside the row space of A below this many machine epsilons is rounding.
 _ROUNDING = 1000.0
@@ -61,8 +61,15 @@ class Gram(Curvature):
             for variable, x in zip(self._previous, solution):
                 variable.assign(x)
 
-    def squared_length(self, seen, gradient, solution):
-        return seen.squared_length(solution)
+    @property
+    def remembered(self):
+        return self._previous if self.momentum else []
+
+    def squared_length(self, seen, gradient, solution, damping):
+        return self.quadratic(seen, solution, damping)
+
+    def quadratic(self, seen, vectors, damping):
+        return seen.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
 
     def get_config(self):
         return {"momentum": self.momentum}

@@ -23,7 +23,7 @@ class KFAC(Kronecker):
 
     with a the inputs of a layer (and a 1 for its bias), g the vectors of the Fisher pulled back to its
     pre-activation outputs, root weight included, and G the gradient of its parameters as a matrix. Exact for
-    one example, and for deep linear networks under squared error; the blocks of scale and shift are exact
+    one example, for a layer with one output, and for deep linear networks under squared error; the blocks of scale and shift are exact
     always, their damping too. The ridge of an L2 regulariser is part of the damping.
 
     A factorisation that fails, in float64 too, leaves the last good inverses in place and multiplies the
@@ -89,10 +89,9 @@ class KFAC(Kronecker):
             total = tf.cast(self.boosted(damping), dtype) + ridge
             left, right = factored_damping(a, b, total)
             if block.inputs == 1:  # A is a number: all the damping goes to B, and the block is exact
-                a = tf.reshape(a, [-1])
-                vanishes = a < 1e-20
-                left = tf.where(vanishes, left, tf.zeros_like(a))
-                right = tf.where(vanishes, right, total / tf.where(vanishes, tf.ones_like(a), a))
+                left, right = _all_on_one_side(a, left, right, total)
+            elif block.outputs == 1:  # the same the other way round: one output, (A + damping / b I) b
+                right, left = _all_on_one_side(b, right, left, total)
             shifts += [left, right]
         kinds = [kind for pair in self.inverses for kind in pair]
         self._damping.assign(tf.cast(damping, tf.float32))
@@ -105,6 +104,14 @@ class KFAC(Kronecker):
 
     def get_config(self):
         return {**super().get_config(), "invert_every": self.invert_every, "tail": self.tail}
+
+
+def _all_on_one_side(number, own, other, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Shifts of a factor that is a number, `(G, 1, 1)` or `(G, 1)`, and of the other: 0 and damping / number."""
+    number = tf.reshape(number, [-1])
+    vanishes = number < 1e-20
+    own = tf.where(vanishes, own, tf.zeros_like(number))
+    return own, tf.where(vanishes, other, damping / tf.where(vanishes, tf.ones_like(number), number))
 
 
 def factored_damping(a: tf.Tensor, b: tf.Tensor, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kfisher.blocks import Block
 from kfisher.checks import positive_integer
-from kfisher.curvature.running import Running, due
+from kfisher.curvature.running import Running, due, is_far
 from kfisher.vectors import Tensors
 
 
@@ -31,7 +31,16 @@ class Kronecker(Running):
         self.factorisations = self.add((), tf.int32, "factorisations")
         self.failures = self.add((), tf.int32, "failures")
         self.failing = self.add((), tf.int32, "failing")
+        self._path_factorised = self.add((), tf.float32, "path_since_factorisation")
         self._reported = self.add((), tf.int32, "failures_reported")
+
+    def block_times(self, number, matrix):
+        a, b = (tf.convert_to_tensor(v.value) for v in self.averages[number])
+        return times_right(times(a, matrix), b)
+
+    def moved(self, share):
+        super().moved(share)
+        self._path_factorised.assign_add(tf.cast(share, tf.float32))
 
     def ready(self):
         return self.factorisations.value > 0
@@ -54,6 +63,7 @@ class Kronecker(Running):
         def take_in():
             self.factorisations.assign_add(1)
             self.failing.assign(0)
+            self._path_factorised.assign(0.0)
             for variable, value in zip(variables, values):
                 variable.assign(value)
 
@@ -64,9 +74,10 @@ class Kronecker(Running):
         tf.cond(good, take_in, count_failure)
 
     def wanted(self, step: tf.Tensor, every: int) -> tf.Tensor:
-        """Whether to factorise: on schedule, and until it has succeeded."""
+        """Whether to factorise: on schedule, where the weights have moved far, and until it has succeeded."""
         again = (self.failing.value > 0) | (self.factorisations.value == 0)
-        return (self.updates.value > 0) & (due(step, every) | again)
+        far = is_far(self._path_factorised, every)
+        return (self.updates.value > 0) & (due(step, every) | again | far)
 
     def trouble(self):
         new = int(self.failures.numpy()) - int(self._reported.numpy())

@@ -8,7 +8,7 @@ import tensorflow as tf
 from kfisher.checks import positive_integer
 from kfisher.curvature.base import Curvature, last_solution
 from kfisher.linearization import Linearization
-from kfisher.vectors import flatten, unflatten
+from kfisher.vectors import dot, flatten, unflatten
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -66,8 +66,15 @@ class MatrixFree(Curvature):
         finite = tf.math.is_finite(tf.norm(solved.r))
         return unflatten(tf.where(finite, solved.x, tf.constant(float("nan"), tf.float64)), gradient)
 
-    def squared_length(self, seen, gradient, solution):
-        return seen.quadratic([solution])[0, 0]
+    @property
+    def remembered(self):
+        return self._start
+
+    def squared_length(self, seen, gradient, solution, damping):
+        return self.quadratic(seen, solution, damping)
+
+    def quadratic(self, seen, vectors, damping):
+        return seen.quadratic([vectors])[0, 0] + tf.cast(damping, tf.float64) * dot(vectors, vectors)
 
     def get_config(self):
         return {"max_iterations": self.max_iterations, "tolerance": self.tolerance}

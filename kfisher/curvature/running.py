@@ -13,7 +13,7 @@ from kfisher.blocks import Block
 from kfisher.checks import positive_integer
 from kfisher.curvature.base import Curvature
 from kfisher.square_root import ridge_of
-from kfisher.vectors import Tensors
+from kfisher.vectors import Tensors, dot
 
 
 class Running(Curvature):
@@ -22,7 +22,8 @@ class Running(Curvature):
         average_t = average_{t-1} + (1 - decay) / (1 - decay^t) (statistic_t - average_{t-1})
 
     The batch is run through the model at steps 0, 1, 2, 4, 8, ... and from then on at every multiple of
-    `update_every`. A batch whose statistics are not finite is left out.
+    `update_every`; sooner where the weights have moved far: after half as many steps of the full length that
+    the trust region allows. A batch whose statistics are not finite is left out.
 
     Subclasses say which statistics of a block they average, and solve with the averages.
 
@@ -54,6 +55,7 @@ class Running(Curvature):
         self._outside = [i for i in range(len(variables)) if i not in in_blocks]
         self._add_variable = add_variable
         self.updates = self.add((), tf.int32, "updates")
+        self._path = self.add((), tf.float32, "path_since_update")
         self.averages = [
             [self.add(shape, dtype, name) for name, shape in self.statistics(block).items()]
             for block, dtype in zip(blocks, self._dtypes)
@@ -92,11 +94,16 @@ class Running(Curvature):
         """The solution for one block, `(groups, inputs, outputs)`, with `damping` that includes its ridge."""
         raise NotImplementedError
 
+    def block_times(self, number: int, matrix: tf.Tensor) -> tf.Tensor:
+        """F times a matrix `(groups, inputs, outputs)` for one block, without ridge and damping."""
+        raise NotImplementedError
+
     # --- one step ---------------------------------------------------------------------------------
 
     def observe(self, batch: Batch, step, damping, part):
         last = tf.equal(part, self.parts - 1)
-        tf.cond(due(step, self.update_every), lambda: self._update(batch, step, part, last), lambda: None)
+        wanted = due(step, self.update_every) | is_far(self._path, self.update_every)
+        tf.cond(wanted, lambda: self._update(batch, step, part, last), lambda: None)
         tf.cond(last, lambda: self.updated(step, damping, batch.xla), lambda: None)
         return batch.xla
 
@@ -127,9 +134,11 @@ class Running(Curvature):
             measured = self._accumulated(measured, root.total_weight, part)
         usable = tf.reduce_all([self.is_finite(t) for terms in measured for t in terms])
         usable &= tf.greater(root.total_weight, 0)  # a batch in which no example counts says nothing
+        usable &= batch.accepts(root.loss)
 
         def take_in():
             self.updates.assign_add(1)
+            self._path.assign(0.0)
             self.mix(self.averages, measured)
             self.refine(products, step, batch.xla)
 
@@ -196,6 +205,16 @@ class Running(Curvature):
                 solution[i] = tf.cast(part, gradient[i].dtype)
         return solution
 
+    def moved(self, share):
+        self._path.assign_add(tf.cast(share, tf.float32))
+
+    def quadratic(self, seen, vectors, damping):
+        parts = []
+        for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
+            matrix = tf.cast(block.to_matrix([vectors[i] for i in block.variables]), dtype)
+            parts += [dot([matrix], [self.block_times(number, matrix)]), ridge * dot([matrix], [matrix])]
+        return tf.add_n(parts) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
+
     def ready(self) -> tf.Tensor:
         """Whether there is something to solve with; until then steps are skipped."""
         return self.updates.value > 0
@@ -208,6 +227,11 @@ def due(step: tf.Tensor, every: int) -> tf.Tensor:
     """Whether `step` is a multiple of `every`, or below it a power of two: curvature changes fast early."""
     power = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
     return tf.equal(step % every, 0) | (power & (step < every))
+
+
+def is_far(path: keras.Variable, every: int) -> tf.Tensor:
+    """Whether the weights have gone half as far as in `every` steps of full length."""
+    return path.value >= max(1.0, every / 2)
 
 
 def _mean_ridge(variables: list[keras.Variable], block: Block) -> float:

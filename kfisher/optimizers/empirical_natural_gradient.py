@@ -28,9 +28,9 @@ class EmpiricalNaturalGradient(NaturalGradient):
 
     def __init__(
         self,
-        learning_rate=0.1,
+        learning_rate=0.3,
         curvature="kfac",
-        damping=1e-3,
+        damping=3e-4,
         momentum=0.0,
         likelihood=None,
         seed=None,

@@ -46,11 +46,11 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
 
     def __init__(
         self,
-        learning_rate=0.1,
+        learning_rate=0.3,
         curvature="gram",
-        damping=1e-3,
+        damping=3e-4,
         momentum=0.0,
-        trust_region=None,
+        trust_region="auto",
         name="improved_empirical_fisher",
         **kwargs,
     ):

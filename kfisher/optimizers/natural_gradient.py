@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from kfisher import damping as dampings
 from kfisher.batch import Batch
+from kfisher.optimizers.guard import Guard, Judgement
 from kfisher.optimizers.observing import ObservingOptimizer
-from kfisher.optimizers.step_size import quadratic_model, within_trust_region
+from kfisher.optimizers.step_size import quadratic_model, within
 from kfisher.vectors import Tensors, dot
 
 register = keras.saving.register_keras_serializable("kfisher")
@@ -81,12 +82,12 @@ class NaturalGradient(ObservingOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.1,
+        learning_rate=0.3,
         fisher="sampled",
         curvature="kfac",
-        damping=1e-3,
+        damping=3e-4,
         momentum=0.0,
-        trust_region=None,
+        trust_region="auto",
         step="fixed",
         likelihood=None,
         seed=None,
@@ -122,8 +123,9 @@ class NaturalGradient(ObservingOptimizer):
         )
         if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must be a float in [0, 1). Received: momentum={momentum}")
-        if trust_region is not None:
-            trust_region = dampings.positive("trust_region", trust_region, "a positive float or None")
+        if trust_region not in ("auto", None):
+            kind = "'auto', a positive float, or None"
+            trust_region = dampings.positive("trust_region", trust_region, kind)
         if step not in ("fixed", "quadratic_model"):
             raise ValueError(f"`step` must be 'fixed' or 'quadratic_model'. Received: step={step!r}")
         self.momentum = momentum
@@ -173,57 +175,116 @@ class NaturalGradient(ObservingOptimizer):
     def build_own(self, variables):
         needs_last = self.momentum or self.step == "quadratic_model"
         self.momentums = self.add_optimizer_variables(variables, "momentum") if needs_last else []
+        self._bent = self._adapting = None
+        if self._policy.every is not None:
+            # Of the last step, until the next batch judges it: its delta^T F delta, or -1.
+            self._bent = self.add_variable(
+                (), keras.initializers.Constant(-1), dtype="float64", name="curvature_along_step"
+            )
 
-    def take_step(self, batch, evidence, gradient, variables, missing):
+    def build_guard(self, variables, kept):
+        if self.trust_region is not None or self._policy.every is not None:
+            self.guard = Guard(self.trust_region)
+            self.rejected_steps = self.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="rejected_steps"
+            )
+            self.guard.build(self.add_variable, [*variables, *kept, *self.momentums, *self.curvature.remembered])
+
+    def accepts(self, batch):
+        if self.guard is None:
+            return super().accepts(batch)
+        return lambda loss: self.guard.judge(batch, loss, loss, False).harmless
+
+    def take_step(self, batch, evidence, gradient, variables, missing, losses):
         damping = tf.convert_to_tensor(self.damping)
         solution = self.solve(evidence, gradient, damping)
-        steps = self._scaled(batch, evidence, gradient, solution, damping)
-        finite = tf.math.is_finite(tf.linalg.global_norm(steps))
-        steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
+        if self.guard is None:
+            finite, take = self._prepared(batch, evidence, gradient, solution, damping, None, variables, missing)
+            tf.cond(finite, take, self.skip)
+            return
+        # 1. What this batch says of the last step, and of itself.
+        judgement = self.guard.judge(batch, *losses, ask=self._is_judged())
+        # 2. The update, as long as F describes the model.
+        radius = self.guard.radius(judgement)
+        finite, take = self._prepared(batch, evidence, gradient, solution, damping, radius, variables, missing)
 
-        def take():
-            self.curvature.remember(solution)
-            self.apply_steps(steps, variables)
-
-        def take_and_adapt():
-            before = [tf.convert_to_tensor(v.value) for v in variables]
-            old, linearization = batch.loss(), batch.exact_linearization
+        def go_on():
+            self._adapt(judgement, gradient, variables)
+            self.guard.keep()
             take()
-            delta = [tf.cast(v.value, b.dtype) - b for v, b in zip(variables, before)]
-            predicted = dot(gradient, delta) + linearization.quadratic([delta])[0, 0] / 2
-            actual = tf.cast(batch.loss(), tf.float64) - tf.cast(old, tf.float64)
-            # No decrease promised: nothing to trust.
-            ratio = tf.where(predicted < 0, actual / predicted, tf.constant(float("nan"), tf.float64))
-            self._damping.assign(self._policy.adapted(damping, tf.cast(ratio, damping.dtype)))
+            self.guard.accept(judgement)
 
         def skip():
-            self.iterations.assign_add(1)
-            self.skipped_steps.assign_add(1)
+            self.skip()
+            self.guard.count_outlier(judgement)
 
-        every = getattr(self._policy, "every", None)
-        if every is None:
-            tf.cond(finite, take, skip)
-            return
-        due = tf.equal((self.iterations.value + 1) % every, 0)
-        tf.cond(finite, lambda: tf.cond(due, take_and_adapt, take), skip)
+        def take_back():
+            self.iterations.assign_add(1)
+            self.rejected_steps.assign_add(1)
+            self.guard.take_back()
+            self.curvature.moved(tf.constant(float("inf"), tf.float64))
+            self._damp(self._policy.after_rejection)
+            if self._bent is not None:
+                self._bent.assign(-1)
+            self.failed()
+
+        # 3. One of three.
+        tf.cond(
+            judgement.failed, take_back, lambda: tf.cond(finite & ~judgement.outlier, go_on, skip)
+        )
+
+    def _prepared(self, batch, evidence, gradient, solution, damping, radius, variables, missing):
+        """Whether there is a step, and the function that takes it."""
+        steps, kept, share = self._bounded(batch, evidence, gradient, solution, damping, radius)
+        rate = tf.convert_to_tensor(self.learning_rate)
+        finite = tf.math.is_finite(tf.linalg.global_norm(steps)) & tf.math.is_finite(rate)
+        steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
+
+        def move():
+            self.curvature.remember(solution)
+            self._kept = kept
+            self.apply_steps(steps, variables)
+            if share is not None:
+                self.curvature.moved(share)
+            self.succeeded()
+
+        def move_and_measure():
+            before = [tf.convert_to_tensor(v.value) for v in variables]
+            linearization = batch.exact_linearization
+            move()
+            delta = [tf.cast(v.value, b.dtype) - b for v, b in zip(variables, before)]
+            self._bent.assign(linearization.quadratic([delta])[0, 0])
+
+        if self._bent is None:
+            return finite, move
+        due = tf.equal((self.iterations.value + 1) % self._policy.every, 0)
+        return finite, lambda: tf.cond(due, move_and_measure, move)
 
     def solve(self, evidence: Any, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
         """(F + damping I)^{-1} gradient, from what the curvature has seen."""
         return self.curvature.solve(evidence, gradient, damping)
 
-    def _scaled(self, batch: Batch, evidence: Any, gradient: Tensors, solution: Tensors, damping) -> Tensors:
-        """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model)."""
+    def _bounded(self, batch: Batch, evidence: Any, gradient: Tensors, solution: Tensors, damping, radius):
+        """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model), what is
+        kept of the last update, and the length of the whole as a share of that of the trust region."""
+        last = [tf.cast(m.value, x.dtype) for m, x in zip(self.momentums, solution)]
         if self.step == "quadratic_model":
-            last = [tf.cast(m.value, x.dtype) for m, x in zip(self.momentums, solution)]
-            return quadratic_model(
-                batch.exact_linearization, gradient, solution, last, damping, self.trust_region
-            )
-        if self.trust_region is None:
-            return solution
-        length = self.curvature.squared_length(evidence, gradient, solution)
-        rate = tf.convert_to_tensor(self.learning_rate)
-        factor = within_trust_region(length, rate, self.trust_region, self.momentum)
-        return [tf.cast(factor, x.dtype) * x for x in solution]
+            step, length = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
+        elif radius is None:
+            return solution, self.momentum, None
+        else:
+            step, rate = solution, tf.cast(self.learning_rate, tf.float64)
+            if self.momentum:
+                whole = [
+                    self.momentum * m - tf.cast(rate, x.dtype) * x for m, x in zip(last, solution)
+                ]
+                length = self.curvature.quadratic(evidence, whole, damping)
+            else:
+                length = rate**2 * self.curvature.squared_length(evidence, gradient, solution, damping)
+        if radius is None:
+            return step, 0.0, None
+        factor, share = within(length, radius)
+        return [tf.cast(factor, x.dtype) * x for x in step], factor * self.momentum, share
 
     def update_step(self, gradient, variable, learning_rate):
         """theta <- theta + m, m <- momentum * m - learning_rate * step; in the quadratic model m <- step."""
@@ -233,9 +294,42 @@ class NaturalGradient(ObservingOptimizer):
         if self.momentums:
             m = self.momentums[self._get_variable_index(variable)]
             if self.step == "fixed":
-                delta += tf.constant(self.momentum, variable.dtype) * tf.cast(m.value, variable.dtype)
+                delta += tf.cast(self._kept, variable.dtype) * tf.cast(m.value, variable.dtype)
             self.assign(m, delta)
         self.assign_add(variable, delta)
+
+    # --- damping that adapts ----------------------------------------------------------------------
+
+    def _is_judged(self) -> tf.Tensor | bool:
+        return False if self._bent is None else self._bent.value >= 0
+
+    def _adapt(self, judgement: Judgement, gradient: Tensors, variables: list) -> None:
+        """Moves the damping, if it is of the kind that moves.
+
+        The last step delta is judged on this batch, which had no part in it. With its gradient g at the end
+        of the step, the quadratic model has the loss change by g . delta - delta^T F delta / 2.
+        """
+        if self._bent is None:
+            self._damp(self._policy.after_step)
+            return
+
+        def adapt():
+            before = self.guard.previous[: len(variables)]
+            delta = [tf.cast(v.value - b.value, g.dtype) for v, b, g in zip(variables, before, gradient)]
+            promised = dot(gradient, delta) - self._bent.value / 2
+            ratio = (judgement.loss - judgement.before) / promised
+            ratio = tf.where(promised < 0, ratio, tf.constant(float("nan"), tf.float64))
+            self._damp(lambda damping: self._policy.adapted(damping, tf.cast(ratio, damping.dtype)))
+            self._bent.assign(-1)
+
+        tf.cond((self._bent.value >= 0) & tf.math.is_finite(judgement.before), adapt, lambda: None)
+
+    def _damp(self, change) -> None:
+        if isinstance(self._damping, keras.Variable):
+            damping = tf.convert_to_tensor(self._damping.value)
+            changed = change(damping)
+            if changed is not damping:
+                self._damping.assign(changed)
 
     # --- serialization --------------------------------------------------------------------------
 

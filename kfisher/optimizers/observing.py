@@ -58,6 +58,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` must be an integer from 0 to 2^31 - 1, or None. Received: seed={seed}")
         self._seen: tuple[Batch, Any] | None = None  # between `observe` and `apply`
+        self._loss: tf.Tensor | None = None  # between `scale_loss` and `apply`
+        self.guard: Any = None
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._blocks: list[Block] | None = None
         self._curved = False  # whether the state of the curvature is there
@@ -68,7 +70,9 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """lambda of the next step."""
         raise NotImplementedError
 
-    def take_step(self, batch: Batch, evidence: Any, gradient: list, variables: list, missing: set) -> None:
+    def take_step(
+        self, batch: Batch, evidence: Any, gradient: list, variables: list, missing: set, losses: tuple
+    ) -> None:
         """Changes the weights.
 
         Args:
@@ -77,6 +81,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             gradient: Of the loss on all batches of the step, a tensor for each of `variables`.
             variables: The trainable variables, in the order of the model.
             missing: The `id`s of those that the loss does not depend on.
+            losses: The loss on all batches of the step, and on the last of them, with the weights before it.
         """
         raise NotImplementedError
 
@@ -90,6 +95,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """
         if not self.built:
             super().build(variables)
+            self._of_keras = [v for v in self.variables if v.shape]  # its averages, if it makes any
             # Not the variables: Keras would save them with the state of the optimizer.
             self._built_for = [id(v) for v in variables]
             self.skipped_steps = self.add_variable(
@@ -102,6 +108,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
                 self._part = self.add_variable(
                     (), dtype="int", aggregation="only_first_replica", name="part_of_step"
                 )
+                self._loss_sum = self.add_variable((), dtype="float64", name="loss_sum")
             self.build_own(variables)
         model = self._model() if self.curvature.needs_blocks else None
         if not self._curved and model is not None and model.built and getattr(model, "inputs", None):
@@ -109,9 +116,22 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         if not self._curved and (self._blocks is not None or not self.curvature.needs_blocks):
             self._curved = True
             self.curvature.build(self.add_variable, variables, self._blocks, self._parts)
+            self.build_guard(variables, self._of_keras)
 
     def build_own(self, variables: list[keras.Variable]) -> None:
         """Creates the state of a subclass."""
+
+    def build_guard(self, variables: list[keras.Variable], kept: list[keras.Variable]) -> None:
+        """Creates what a subclass needs to judge its steps by, when all other state is there.
+
+        Args:
+            variables: The trainable variables.
+            kept: What else Keras changes in a step.
+        """
+
+    def accepts(self, batch: Batch) -> Callable[[tf.Tensor], tf.Tensor | bool]:
+        """From the loss on `batch`, whether averages over batches may take it in."""
+        return lambda loss: True
 
     def bind(self, model: keras.Model) -> None:
         """Tells the optimizer which model it will train, so that `build` need not wait for a batch.
@@ -163,6 +183,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         step = tf.cast(self.iterations.value, tf.int32)
         seed = tf.stack([self.seed, step * self._parts + part])
         batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood)
+        batch.accepts = self.accepts(batch)
+        self._loss = None
         damping = tf.convert_to_tensor(self.damping)
         self._seen = batch, self.curvature.observe(batch, step, damping, part)
 
@@ -177,9 +199,15 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
                 f"new optimizer. Received: {names}"
             )
 
+    def scale_loss(self, loss):
+        """As in Keras; `fit` calls it with the loss of each step, which is remembered."""
+        self._loss = loss
+        return super().scale_loss(loss)
+
     def apply(self, grads, trainable_variables=None):
         """Takes one natural-gradient step from the gradients of the loss on the observed batch."""
         seen, self._seen = self._seen, None
+        loss, self._loss = self._loss, None
         if seen is None:
             raise ValueError(_UNBOUND.format(name=type(self).__name__))
         batch = seen[0]
@@ -188,15 +216,20 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         variables = list(own if trainable_variables is None else trainable_variables)
         gradient = self._gradient(grads, variables, own)
         missing = {id(v) for v, g in zip(variables, grads) if g is None}
+        # Not known from a loop that does not call `scale_loss`.
+        own_loss = tf.cast(batch.loss() if loss is None else loss, tf.float64)
         if self._part is None:
-            self.take_step(*seen, gradient, own, missing)
+            self.take_step(*seen, gradient, own, missing, (own_loss, own_loss))
             return
         last = tf.equal(self._part.value, self._parts - 1)
         for total, g in zip(self._sums, gradient):
             kept = tf.where(self._part.value > 0, tf.convert_to_tensor(total.value), tf.zeros_like(g))
             total.assign(kept + g / self._parts)
         mean = [tf.convert_to_tensor(total.value) for total in self._sums]
-        tf.cond(last, lambda: self.take_step(*seen, mean, own, missing), lambda: None)
+        known = tf.where(self._part.value > 0, self._loss_sum.value, tf.zeros_like(own_loss))
+        self._loss_sum.assign(known + own_loss / self._parts)
+        losses = tf.convert_to_tensor(self._loss_sum.value), own_loss
+        tf.cond(last, lambda: self.take_step(*seen, mean, own, missing, losses), lambda: None)
         self._part.assign((self._part.value + 1) % self._parts)
 
     def _gradient(self, grads: list, variables: list, own: list) -> list[tf.Tensor]:
@@ -215,6 +248,18 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             g = tf.zeros(variable.shape, variable.dtype) if g is None else tf.convert_to_tensor(g)
             gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
         return gradient
+
+    def skip(self) -> None:
+        """Leaves a step out, and counts it."""
+        self.iterations.assign_add(1)
+        self.skipped_steps.assign_add(1)
+        self.failed()
+
+    def failed(self) -> None:
+        """Called when a step was skipped or taken back."""
+
+    def succeeded(self) -> None:
+        """Called when a step was taken."""
 
     def finalize_variable_values(self, var_list):
         """Called by `fit` at its end: reports skipped steps."""

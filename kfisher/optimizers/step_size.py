@@ -8,52 +8,47 @@ from kfisher.linearization import Linearization
 from kfisher.vectors import Tensors, dot
 
 
-def within_trust_region(
-    squared_length: tf.Tensor, rate: tf.Tensor, radius: float, momentum: float
-) -> tf.Tensor:
-    """The factor, at most 1, that keeps the KL divergence of `rate * step` within bounds.
+def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The factor, at most 1, that keeps an update within a KL divergence, and what it then uses of it.
 
-        eta' = min(eta, (1 - mu) sqrt(2 c / q)),    q >= x^T F x
+        factor = min(1, sqrt(2 c / q)),    q = delta^T (F + damping I) delta
 
-    so that the step delta = -eta' x has delta^T F delta / 2 <= c. q is `Curvature.squared_length`: with
-    running curvature g . x = x^T (F + damping I) x, which costs one dot product, else x^T F x. With momentum
-    mu the step is the sum of mu^k times the last such parts, whose F-norms then add up to no more than
-    sqrt(2 c). The idea of the clip is that of Ba, Grosse & Martens 2017.
+    so that the update factor * delta has (factor delta)^T F (factor delta) / 2 <= c, whatever delta is made
+    of. The idea is that of Ba, Grosse & Martens 2017.
+
+    Args:
+        squared_length: q, a float64 scalar.
+        radius: c, a float64 scalar.
+
+    Returns:
+        The factor, and the length of the update as a share of the longest that is allowed.
     """
-    length = tf.sqrt(tf.maximum(squared_length, 0))
-    wanted = tf.cast(rate, tf.float64) * length
-    allowed = tf.cast((1 - momentum) * (2 * radius) ** 0.5, tf.float64)
-    return tf.where(wanted > allowed, allowed / wanted, tf.ones_like(wanted))
+    share = tf.sqrt(tf.maximum(squared_length, 0) / (2 * radius))
+    factor = tf.where(share > 1, 1 / share, tf.ones_like(share))
+    return factor, tf.minimum(share, 1)
 
 
 def quadratic_model(
-    linearization: Linearization,
-    gradient: Tensors,
-    step: Tensors,
-    last: Tensors,
-    damping: tf.Tensor,
-    radius: float | None,
-) -> Tensors:
+    linearization: Linearization, gradient: Tensors, step: Tensors, last: Tensors, damping: tf.Tensor
+) -> tuple[Tensors, tf.Tensor]:
     """The best combination delta of the step x and the last update, by the damped quadratic model of L.
 
         delta = V w,   V = [x, delta_{t-1}],   w = -(V^T F V + damping V^T V)^+ V^T grad L
 
-    With a trust region c, w is scaled so that delta^T F delta / 2 <= c. Martens & Grosse 2015, section 7.
+    Returns delta and delta^T (F + damping I) delta. Martens & Grosse 2015, section 7.
     """
     columns = [step, last]
     fisher = linearization.quadratic(columns)
     products = tf.convert_to_tensor([[dot(a, b) for b in columns] for a in columns])
     right = tf.convert_to_tensor([dot(column, gradient) for column in columns])
-    model = fisher + tf.cast(damping, tf.float64) * products
+    damped = fisher + tf.cast(damping, tf.float64) * products
     # At the first step the last update is zero. Scaled to a unit diagonal, as the two differ in length.
-    scale = tf.sqrt(tf.linalg.diag_part(model))
+    scale = tf.sqrt(tf.linalg.diag_part(damped))
     scale = tf.where(scale > 0, 1 / scale, tf.zeros_like(scale))
-    model = model * scale[:, tf.newaxis] * scale
+    model = damped * scale[:, tf.newaxis] * scale
     w = -scale * tf.linalg.matvec(_pseudo_inverse(model), scale * right)
-    if radius is not None:
-        divergence = tf.tensordot(w, tf.linalg.matvec(fisher, w), 1) / 2
-        w *= tf.where(divergence > radius, tf.sqrt(radius / divergence), tf.ones_like(divergence))
-    return [tf.cast(w[0], a.dtype) * a + tf.cast(w[1], b.dtype) * b for a, b in zip(step, last)]
+    delta = [tf.cast(w[0], a.dtype) * a + tf.cast(w[1], b.dtype) * b for a, b in zip(step, last)]
+    return delta, tf.tensordot(w, tf.linalg.matvec(damped, w), 1)
 
 
 def _pseudo_inverse(matrix: tf.Tensor) -> tf.Tensor:
