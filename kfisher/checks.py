@@ -15,6 +15,13 @@ def positive_integer(name: str, value: Any) -> int:
     return value
 
 
+def probability(name: str, value: Any) -> float:
+    """`value`, a float in [0, 1), or a `ValueError` that names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be a float in [0, 1). Received: {name}={value}")
+    return value
+
+
 def checked(values: tf.Tensor, valid: tf.Tensor, message: str) -> tf.Tensor:
     """`values`, or an error with `message` if `valid` does not hold everywhere.
 

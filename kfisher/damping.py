@@ -64,6 +64,39 @@ class Constant(Damping):
 
 
 @register
+class Cautious(Damping):
+    """The same lambda at every step, but ten times as large after one that had to be taken back.
+
+    It then falls by 5 % a step until it is what it was. `damping="auto"` means this with its defaults.
+
+    Args:
+        initial: Positive float, lambda in the units of F (loss / parameter^2). Defaults to `3e-4`.
+        maximum: Its largest value. Defaults to `1e3`.
+
+    Example:
+
+    >>> optimizer = kfisher.optimizers.NaturalGradient(damping=kfisher.damping.Cautious(1e-3))
+    """
+
+    def __init__(self, initial: float = 3e-4, maximum: float = 1e3):
+        super().__init__(initial)
+        self.maximum = positive("maximum", maximum)
+        if self.maximum < self.initial:
+            raise ValueError(
+                f"`maximum` must not be below `initial`. Received: initial={initial}, maximum={maximum}"
+            )
+
+    def after_step(self, damping):
+        return tf.maximum(tf.constant(self.initial, damping.dtype), damping * tf.constant(0.95, damping.dtype))
+
+    def after_rejection(self, damping):
+        return tf.minimum(tf.constant(self.maximum, damping.dtype), damping * tf.constant(10, damping.dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "maximum": self.maximum}
+
+
+@register
 class LevenbergMarquardt(Damping):
     """Trusts the quadratic model as far as it predicts the loss.
 
@@ -132,12 +165,14 @@ class LevenbergMarquardt(Damping):
 
 
 def get(identifier: Any) -> Damping | keras.optimizers.schedules.LearningRateSchedule:
-    """A policy or schedule from a float, a config, or itself."""
+    """A policy or schedule from a float, "auto", a config, or itself."""
+    if isinstance(identifier, str) and identifier == "auto":
+        return Cautious()
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     if isinstance(identifier, (Damping, keras.optimizers.schedules.LearningRateSchedule)):
         return identifier
-    kind = "a positive float, a schedule, or a policy of kfisher.damping"
+    kind = "'auto', a positive float, a schedule, or a policy of kfisher.damping"
     return Constant(positive("damping", identifier, kind))
 
 

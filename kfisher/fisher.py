@@ -32,10 +32,16 @@ class Fisher:
         needs_labels: Whether they come from the data.
         joint: Whether the vectors of all outputs and positions of an example belong to one draw of
             labels, and so are pulled back together; otherwise each position has columns of its own.
+        draws: Whether labels are drawn.
     """
 
     needs_labels = False
     joint = True
+    draws = False
+
+    def divergence(self, size: tf.Tensor) -> tf.Tensor:
+        """The size of delta^T F delta for a step that changes the loss by as much as its `size`."""
+        return size
 
     def check_labels(self, y: Any) -> None:
         """Raises if the labels of the data are needed and missing."""
@@ -140,6 +146,8 @@ class Sampled(Fisher):
     >>> optimizer = kfisher.optimizers.NaturalGradient(fisher=kfisher.Sampled(num_samples=4))
     """
 
+    draws = True
+
     def __init__(self, num_samples: int = 1):
         self.num_samples = positive_integer("num_samples", num_samples)
 
@@ -165,6 +173,10 @@ class Empirical(Fisher):
     """
 
     needs_labels = True
+
+    def divergence(self, size):
+        """delta^T EF delta = sum_n w_n (g_n . delta)^2 is the mean square by which losses of examples change."""
+        return size**2
 
     def gradient_coordinates(self, likelihood, eta, labels):
         return -tf.ones_like(eta[..., :1])

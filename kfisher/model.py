@@ -10,32 +10,52 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher.plan import replaced
+
 register = keras.saving.register_keras_serializable("kfisher")
 
 
 def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
     """One training step of `model`, whose batch its optimizer sees first, if it wants to.
 
-    A step that the optimizer skips leaves no trace: statistics that the forward pass of a bad batch has
-    moved (those of BatchNormalization) are put back.
+    A step that the optimizer skips or takes back leaves no trace: statistics that the forward pass of a bad
+    batch, or with bad weights, has moved (those of BatchNormalization) are put back.
     """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if not hasattr(optimizer, "observe"):
         return train_step(data)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     optimizer.observe(model, x, y, sample_weight)
+    if optimizer is not model.optimizer:  # Keras tells the loss to the outer one only
+        train_step = _telling_the_loss(model.optimizer, optimizer, train_step)
     statistics = [v for v in model.non_trainable_variables if tf.as_dtype(v.dtype).is_floating]
     if not statistics:
         return train_step(data)
     held = [tf.convert_to_tensor(v.value) for v in statistics]
-    skipped = tf.convert_to_tensor(optimizer.skipped_steps.value)
+    failed = tf.convert_to_tensor(optimizer.failed_steps.value)
     logs = train_step(data)
-    skips = optimizer.skipped_steps.value > skipped
+    fails = optimizer.failed_steps.value > failed
     for variable, value in zip(statistics, held):
         # Also where a step in several parts will be skipped only at its last.
-        spoilt = skips | ~tf.reduce_all(tf.math.is_finite(variable.value))
+        spoilt = fails | ~tf.reduce_all(tf.math.is_finite(variable.value))
         variable.assign(tf.where(spoilt, value, variable.value))
     return logs
+
+
+def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Callable:
+    """`train_step`, in which the `scale_loss` of a `LossScaleOptimizer` tells the one inside, too."""
+
+    def told(data):
+        scale = outer.scale_loss
+
+        def scale_loss(loss):
+            optimizer.scale_loss(loss)
+            return scale(loss)
+
+        with replaced(outer, "scale_loss", scale_loss):
+            return train_step(data)
+
+    return told
 
 
 class FisherMixin:

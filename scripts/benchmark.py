@@ -1,6 +1,7 @@
 """What kfisher costs: ratios of whole training steps, measured in one run.
 
     python scripts/benchmark.py
+    python scripts/benchmark.py --untuned    # losses with nothing tuned, about ten minutes
 
 Each case is timed against its reference in turn, A B A B ..., and the median of the ratios pair by pair is
 printed beside its bar, so that the machine's moods cancel. A step is what `fit` takes from the end of one
@@ -13,25 +14,39 @@ import argparse
 import math
 import os
 import statistics
+from pathlib import Path
 
 # Read when TensorFlow and NumPy are imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tqdm import tqdm  # noqa: E402
 
-from benchmarking import race  # noqa: E402
+from benchmarking import race, untuned  # noqa: E402
 from benchmarking.cases import CASES  # noqa: E402
 from benchmarking.memory import largest_tensor, state_bytes  # noqa: E402
+from benchmarking.small_problems import SMALL_PROBLEMS  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="pairs of epochs for each case; default: 15")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
-    parser.add_argument("--race", action="store_true", help="only the race to a loss, about 4 minutes")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases or problems whose name contains it")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--race", action="store_true", help="only the race to a loss, about 4 minutes")
+    group.add_argument(
+        "--untuned", action="store_true", help="only nine small problems with nothing tuned, about 10 minutes"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write every epoch of --untuned as CSV")
     options = parser.parse_args(arguments)
+    if options.out is not None and not options.untuned:
+        parser.error("--out goes with --untuned")
+    if options.untuned and not any(options.only in name for name in SMALL_PROBLEMS):
+        parser.error(f"--only {options.only!r} is in none of {', '.join(SMALL_PROBLEMS)}")
     if options.race:
         race.run()
+        return
+    if options.untuned:
+        untuned.run(options.only, options.out)
         return
     cases = [case for case in CASES if options.only in case.name]
     rows = []
@@ -58,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     state, parameters = state_bytes()
     print(f"state of K-FAC / parameters of the autoencoder, in bytes: {state / parameters:.2f}")
     print("the race to a training loss: python scripts/benchmark.py --race")
+    print("small problems with nothing tuned: python scripts/benchmark.py --untuned")
 
 
 if __name__ == "__main__":

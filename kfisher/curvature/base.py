@@ -18,11 +18,13 @@ class Curvature:
 
     Attributes:
         needs_blocks: Whether its state is made for the blocks of the model.
+        averages_batches: Whether F is an average over batches; otherwise it is that of one, as drawn.
         keeps_state: Whether it belongs to the variables that it was built for.
         accumulates: Whether it can average over several batches, as `gradient_accumulation_steps` asks.
     """
 
     needs_blocks = False
+    averages_batches = False
     keeps_state = False
     accumulates = False
 

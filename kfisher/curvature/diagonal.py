@@ -21,14 +21,17 @@ class Diagonal(Running):
         decay: Float in [0, 1), of the running average. Defaults to `0.95`.
         update_every: Positive integer, steps between two updates (each runs the model once more); at first
             they come at steps 0, 1, 2, 4, 8, ... Defaults to `1`.
+        corrected: Bool, whether the average is without bias towards its start at zero, or as in `SophiaG`.
+            Defaults to `True`.
 
     Example:
 
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.Diagonal(decay=0.9))
     """
 
-    def __init__(self, decay: float = 0.95, update_every: int = 1):
+    def __init__(self, decay: float = 0.95, update_every: int = 1, corrected: bool = True):
         super().__init__(decay, update_every)
+        self.corrected = corrected
 
     def statistics(self, block):
         return {"diagonal": (block.groups, block.inputs, block.outputs)}
@@ -53,3 +56,6 @@ class Diagonal(Running):
 
     def describe(self, block):
         return f"diagonal {block.groups * block.inputs * block.outputs}"
+
+    def get_config(self):
+        return {**super().get_config(), "corrected": self.corrected}

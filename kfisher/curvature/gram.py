@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from kfisher.checks import probability
 from kfisher.curvature.base import Curvature, last_solution
 from kfisher.curvature.factorisation import cholesky_solve
 from kfisher.square_root import SquareRoot
@@ -46,9 +47,7 @@ class Gram(Curvature):
     """
 
     def __init__(self, momentum: float = 0.0):
-        if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must be a float in [0, 1). Received: momentum={momentum}")
-        self.momentum = momentum
+        self.momentum = probability("momentum", momentum)
         self.keeps_state = momentum > 0
 
     def build(self, add_variable, variables, blocks, parts):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kfisher.batch import Batch
 from kfisher.blocks import Block
-from kfisher.checks import positive_integer
+from kfisher.checks import positive_integer, probability
 from kfisher.curvature.base import Curvature
 from kfisher.square_root import ridge_of
 from kfisher.vectors import Tensors, dot
@@ -32,14 +32,14 @@ class Running(Curvature):
         update_every: Positive integer, in steps.
     """
 
+    corrected = True
     needs_blocks = True
+    averages_batches = True
     keeps_state = True
     accumulates = True
 
     def __init__(self, decay: float, update_every: int):
-        if not isinstance(decay, (int, float)) or not 0 <= decay < 1:
-            raise ValueError(f"`decay` must be a float in [0, 1). Received: decay={decay}")
-        self.decay = decay
+        self.decay = probability("decay", decay)
         self.update_every = positive_integer("update_every", update_every)
 
     def build(self, add_variable, variables, blocks, parts):
@@ -174,8 +174,9 @@ class Running(Curvature):
 
     def mix(self, averages: list[list[keras.Variable]], measured: list[Tensors]) -> None:
         """The averages with the statistics of update t taken in."""
-        t = tf.cast(self.updates.value, tf.float64)
-        rate = (1 - self.decay) / (1 - tf.constant(self.decay, tf.float64) ** t)
+        rate = tf.constant(1 - self.decay, tf.float64)
+        if self.corrected:
+            rate /= 1 - tf.constant(self.decay, tf.float64) ** tf.cast(self.updates.value, tf.float64)
         for variables, terms in zip(averages, measured):
             for average, term in zip(variables, terms):
                 average.assign_add(tf.cast(rate, term.dtype) * (term - average.value))

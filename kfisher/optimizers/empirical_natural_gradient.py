@@ -30,7 +30,7 @@ class EmpiricalNaturalGradient(NaturalGradient):
         self,
         learning_rate=0.3,
         curvature="kfac",
-        damping=3e-4,
+        damping="auto",
         momentum=0.0,
         likelihood=None,
         seed=None,

@@ -49,9 +49,9 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s                  bounds delta^T (F + damping I) delta / 2 where the region is "auto",
+        c = 0.003 s                  (EF: 0.003 s^2) bounds delta^T (F + damping I) delta / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
-        l_t - before > s / 2 + 8 sqrt(c s) + 4 c     takes it back.
+        l_t - before > (s / 2 + 8 sqrt(c s) + 4 c) max(1, |before| / s)     takes it back.
 
     The judge has seen neither the examples nor the labels that made the step, and costs nothing where the
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 sqrt(c s) + c
@@ -60,10 +60,11 @@ class Guard:
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
             only the loss before it is known.
+        divergence: `Fisher.divergence`.
     """
 
-    def __init__(self, radius: str | float | None):
-        self._radius = radius
+    def __init__(self, radius: str | float | None, divergence: Callable[[tf.Tensor], tf.Tensor]):
+        self._radius, self._divergence = radius, divergence
 
     def build(self, add_variable: Callable, kept: list[keras.Variable]) -> None:
         """Makes all state. `kept` is what a step changes, and what is put back if it fails."""
@@ -100,8 +101,8 @@ class Guard:
             return None
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
-        first = tf.equal(self.judged.value, 0)
-        return SHARE * tf.where(first, tf.abs(judgement.loss), self.size()) * self.confidence.value
+        size = tf.where(tf.equal(self.judged.value, 0), tf.abs(judgement.loss), self.size())
+        return SHARE * self._divergence(size) * self.confidence.value
 
     # --- what the batch after it says -------------------------------------------------------------
 
@@ -135,7 +136,8 @@ class Guard:
             no = tf.constant(False)
             return Judgement(no, no, loss, old)
         c = SHARE * size if self._radius == "auto" else tf.constant(self._radius, tf.float64)
-        tolerance = size / 2 + 8 * tf.sqrt(c * size) + 4 * c
+        # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
+        tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * tf.maximum(tf.abs(old) / size, 1)
         failed = far & can_return & tf.math.is_finite(old) & ~(own - old <= tolerance)
         outlier = far & ~failed & ~(loss - self.level.value <= _OUTLIER * size)
         outlier &= ~(tf.math.is_finite(loss) & (self.outliers.value >= _PATIENCE))

@@ -48,7 +48,7 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
         self,
         learning_rate=0.3,
         curvature="gram",
-        damping=3e-4,
+        damping="auto",
         momentum=0.0,
         trust_region="auto",
         name="improved_empirical_fisher",

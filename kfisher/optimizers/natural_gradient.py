@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kfisher import damping as dampings
 from kfisher.batch import Batch
+from kfisher.checks import probability
 from kfisher.optimizers.guard import Guard, Judgement
 from kfisher.optimizers.observing import ObservingOptimizer
 from kfisher.optimizers.step_size import quadratic_model, within
@@ -85,7 +86,7 @@ class NaturalGradient(ObservingOptimizer):
         learning_rate=0.3,
         fisher="sampled",
         curvature="kfac",
-        damping=3e-4,
+        damping="auto",
         momentum=0.0,
         trust_region="auto",
         step="fixed",
@@ -121,14 +122,12 @@ class NaturalGradient(ObservingOptimizer):
             name=name,
             **kwargs,
         )
-        if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must be a float in [0, 1). Received: momentum={momentum}")
         if trust_region not in ("auto", None):
             kind = "'auto', a positive float, or None"
             trust_region = dampings.positive("trust_region", trust_region, kind)
         if step not in ("fixed", "quadratic_model"):
             raise ValueError(f"`step` must be 'fixed' or 'quadratic_model'. Received: step={step!r}")
-        self.momentum = momentum
+        self.momentum = probability("momentum", momentum)
         self.trust_region = trust_region
         self.step = step
         self._policy = dampings.get(damping)
@@ -175,7 +174,7 @@ class NaturalGradient(ObservingOptimizer):
     def build_own(self, variables):
         needs_last = self.momentum or self.step == "quadratic_model"
         self.momentums = self.add_optimizer_variables(variables, "momentum") if needs_last else []
-        self._bent = self._adapting = None
+        self._bent = None
         if self._policy.every is not None:
             # Of the last step, until the next batch judges it: its delta^T F delta, or -1.
             self._bent = self.add_variable(
@@ -184,7 +183,7 @@ class NaturalGradient(ObservingOptimizer):
 
     def build_guard(self, variables, kept):
         if self.trust_region is not None or self._policy.every is not None:
-            self.guard = Guard(self.trust_region)
+            self.guard = Guard(self.trust_region, self.fisher.divergence)
             self.rejected_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="rejected_steps"
             )
@@ -200,7 +199,7 @@ class NaturalGradient(ObservingOptimizer):
         solution = self.solve(evidence, gradient, damping)
         if self.guard is None:
             finite, take = self._prepared(batch, evidence, gradient, solution, damping, None, variables, missing)
-            tf.cond(finite, take, self.skip)
+            tf.cond(finite, take, lambda: self.skip(batch.xla))
             return
         # 1. What this batch says of the last step, and of itself.
         judgement = self.guard.judge(batch, *losses, ask=self._is_judged())
@@ -213,9 +212,10 @@ class NaturalGradient(ObservingOptimizer):
             self.guard.keep()
             take()
             self.guard.accept(judgement)
+            self.succeeded(batch.xla)
 
         def skip():
-            self.skip()
+            self.skip(batch.xla)
             self.guard.count_outlier(judgement)
 
         def take_back():
@@ -226,7 +226,7 @@ class NaturalGradient(ObservingOptimizer):
             self._damp(self._policy.after_rejection)
             if self._bent is not None:
                 self._bent.assign(-1)
-            self.failed()
+            self.failed(batch.xla)
 
         # 3. One of three.
         tf.cond(
@@ -246,7 +246,8 @@ class NaturalGradient(ObservingOptimizer):
             self.apply_steps(steps, variables)
             if share is not None:
                 self.curvature.moved(share)
-            self.succeeded()
+            if self.guard is None:
+                self.succeeded(batch.xla)
 
         def move_and_measure():
             before = [tf.convert_to_tensor(v.value) for v in variables]
@@ -274,11 +275,16 @@ class NaturalGradient(ObservingOptimizer):
             return solution, self.momentum, None
         else:
             step, rate = solution, tf.cast(self.learning_rate, tf.float64)
-            if self.momentum:
-                whole = [
-                    self.momentum * m - tf.cast(rate, x.dtype) * x for m, x in zip(last, solution)
-                ]
-                length = self.curvature.quadratic(evidence, whole, damping)
+            exact = self.fisher.draws and not self.curvature.averages_batches
+            if self.momentum or exact:
+                whole = [-tf.cast(rate, x.dtype) * x for x in solution]
+                if self.momentum:
+                    whole = [self.momentum * m + x for m, x in zip(last, whole)]
+                if exact:  # A single draw does not see all that its examples do.
+                    length = batch.exact_linearization.quadratic([whole])[0, 0]
+                    length += tf.cast(damping, tf.float64) * dot(whole, whole)
+                else:
+                    length = self.curvature.quadratic(evidence, whole, damping)
             else:
                 length = rate**2 * self.curvature.squared_length(evidence, gradient, solution, damping)
         if radius is None:

@@ -21,6 +21,7 @@ from kfisher import layers, plan
 from kfisher.batch import Batch
 from kfisher.blocks import Block
 from kfisher.likelihoods import Likelihood
+from kfisher.optimizers import divergence
 
 _UNBOUND = (
     "{name} has seen no batch, and the gradient alone does not say what the Fisher matrix is. Use one of:\n"
@@ -95,11 +96,17 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """
         if not self.built:
             super().build(variables)
-            self._of_keras = [v for v in self.variables if v.shape]  # its averages, if it makes any
+            self._of_keras = [v for v in self.variables if len(v.shape)]  # its averages, if it makes any
             # Not the variables: Keras would save them with the state of the optimizer.
             self._built_for = [id(v) for v in variables]
             self.skipped_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
+            )
+            self.failed_steps = self.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="failed_steps_in_a_row"
+            )
+            self.told = self.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="divergence_told"
             )
             self._sums: list[keras.Variable] = []
             self._part: keras.Variable | None = None
@@ -249,17 +256,27 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
         return gradient
 
-    def skip(self) -> None:
+    def skip(self, xla: bool) -> None:
         """Leaves a step out, and counts it."""
         self.iterations.assign_add(1)
         self.skipped_steps.assign_add(1)
-        self.failed()
+        self.failed(xla)
 
-    def failed(self) -> None:
-        """Called when a step was skipped or taken back."""
+    def failed(self, xla: bool) -> None:
+        """Counts a step that was skipped or taken back; says so after a few in a row."""
+        self.failed_steps.assign_add(1)
+        divergence.warn_once(self, tf.equal(self.failed_steps.value, divergence.IN_A_ROW), xla)
 
-    def succeeded(self) -> None:
+    def succeeded(self, xla: bool) -> None:
         """Called when a step was taken."""
+        self.failed_steps.assign(0)
+        if self.guard is not None:
+            start, now = self.guard.start.value, self.guard.level.value
+            divergence.warn_once(self, divergence.is_far(start, now), xla)
+
+    def trouble(self) -> str | None:
+        """What is wrong with the training so far, in a sentence with the numbers, or `None`."""
+        return divergence.trouble(self) if self.built else None
 
     def finalize_variable_values(self, var_list):
         """Called by `fit` at its end: reports skipped steps."""

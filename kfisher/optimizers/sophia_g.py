@@ -5,29 +5,28 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from kfisher.checks import probability
 from kfisher.curvature import Diagonal
 from kfisher.damping import positive
 from kfisher.fisher import Sampled
-from kfisher.optimizers.natural_gradient import NaturalGradient
-
-# Arguments of `NaturalGradient` that its step length leaves no room for.
-_NOT_SOPHIA = {"damping", "momentum", "step", "trust_region"}
+from kfisher.optimizers.observing import ObservingOptimizer
 
 
 @keras.saving.register_keras_serializable("kfisher")
-class SophiaG(NaturalGradient):
+class SophiaG(ObservingOptimizer):
     """Sophia with the Gauss-Newton-Bartlett diagonal.
 
         m <- beta_1 m + (1 - beta_1) grad L
+        h <- beta_2 h + (1 - beta_2) diag(F)      every `update_every` steps
         theta <- theta - learning_rate * clip(m / max(gamma h, epsilon), -1, 1)
 
-    with h the running average (`beta_2`) of diag(F) from labels drawn from the model, refreshed every
-    `update_every` steps. So an entry moves by the natural-gradient step of a diagonal Fisher where that is
-    short and certain, and by `learning_rate` times the sign of m elsewhere.
+    with diag(F) from labels drawn from the model. Both averages start at zero and are not corrected for it,
+    as published. So an entry moves by the natural-gradient step of a diagonal Fisher where that is short and
+    certain, and by `learning_rate` times the sign of m elsewhere: no entry ever moves by more than that.
 
-    The paper estimates h by N g o g, with g the gradient of the mean loss on drawn labels; here the squares
-    are those of single examples, `kfisher.curvature.Diagonal`. Both have the same expectation, and this one
-    less variance.
+    One thing differs: the paper estimates diag(F) by N g o g, with g the gradient of the mean loss on drawn
+    labels; here the squares are those of single examples, `kfisher.curvature.Diagonal`. Both have the same
+    expectation, and this one less variance.
 
     Args:
         learning_rate: As in `NaturalGradient`: the largest change of an entry. Defaults to `1e-3`.
@@ -36,7 +35,10 @@ class SophiaG(NaturalGradient):
         gamma: Positive float: larger values clip less. Defaults to `0.05`.
         epsilon: Positive float. Defaults to `1e-12`.
         update_every: Positive integer, steps between two estimates of h. Defaults to `10`.
-        likelihood, seed, weight_decay, and all others: as in `NaturalGradient`; weight decay is decoupled.
+        likelihood, seed, and all others: as in `NaturalGradient`; weight decay is decoupled.
+
+    Attributes:
+        skipped_steps: As in `NaturalGradient`.
 
     Reference:
         Liu et al. 2023 (arXiv:2305.14342), algorithms 2 and 3.
@@ -56,38 +58,58 @@ class SophiaG(NaturalGradient):
         update_every=10,
         likelihood=None,
         seed=None,
+        weight_decay=None,
+        clipnorm=None,
+        clipvalue=None,
+        global_clipnorm=None,
+        use_ema=False,
+        ema_momentum=0.99,
+        ema_overwrite_frequency=None,
+        loss_scale_factor=None,
+        gradient_accumulation_steps=None,
         name="sophia_g",
         **kwargs,
     ):
-        taken = _NOT_SOPHIA & set(kwargs)
-        if taken:
-            raise TypeError(f"SophiaG has no such arguments. Received: {', '.join(sorted(taken))}")
-        gamma = positive("gamma", gamma)
-        for name_of, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not isinstance(beta, (int, float)) or not 0 <= beta < 1:
-                raise ValueError(f"`{name_of}` must be a float in [0, 1). Received: {name_of}={beta}")
-        epsilon = positive("epsilon", epsilon)
         super().__init__(
+            Sampled(),
+            Diagonal(decay=probability("beta_2", beta_2), update_every=update_every, corrected=False),
+            likelihood,
+            seed,
             learning_rate=learning_rate,
-            fisher=Sampled(),
-            curvature=Diagonal(decay=beta_2, update_every=update_every),
-            damping=epsilon,
-            likelihood=likelihood,
-            seed=seed,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
             **kwargs,
         )
-        self.beta_1, self.beta_2 = beta_1, beta_2
-        self.gamma, self.epsilon, self.update_every = gamma, epsilon, update_every
+        self.beta_1, self.beta_2 = probability("beta_1", beta_1), beta_2
+        self.gamma, self.epsilon = positive("gamma", gamma), positive("epsilon", epsilon)
+        self.update_every = update_every
+
+    @property
+    def damping(self):
+        """The least that an entry of m is divided by."""
+        return self.epsilon
 
     def build_own(self, variables):
-        super().build_own(variables)
         self.averages = self.add_optimizer_variables(variables, "average")
 
-    def solve(self, evidence, gradient, damping):
-        """The gradient itself, if there is a diagonal to go with it: `update_step` does the rest."""
-        ready = self.curvature.ready()
-        return [tf.where(ready, g, tf.constant(float("nan"), g.dtype)) for g in gradient]
+    def take_step(self, batch, evidence, gradient, variables, missing, losses):
+        finite = tf.math.is_finite(tf.linalg.global_norm(gradient)) & self.curvature.ready()
+        finite &= tf.math.is_finite(tf.convert_to_tensor(self.learning_rate))
+        steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]
+
+        def take():
+            self.apply_steps(steps, variables)
+            self.succeeded(batch.xla)
+
+        tf.cond(finite, take, lambda: self.skip(batch.xla))
 
     def update_step(self, gradient, variable, learning_rate):
         i = self._get_variable_index(variable)
@@ -101,8 +123,7 @@ class SophiaG(NaturalGradient):
 
     def get_config(self):
         config = super().get_config()
-        for key in ("fisher", "curvature", *_NOT_SOPHIA):
-            del config[key]
+        del config["fisher"], config["curvature"]
         return {
             **config,
             "beta_1": self.beta_1,

@@ -23,7 +23,7 @@ def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.
     Returns:
         The factor, and the length of the update as a share of the longest that is allowed.
     """
-    share = tf.sqrt(tf.maximum(squared_length, 0) / (2 * radius))
+    share = tf.sqrt(tf.maximum(squared_length, 0) / tf.maximum(2 * radius, 1e-300))
     factor = tf.where(share > 1, 1 / share, tf.ones_like(share))
     return factor, tf.minimum(share, 1)
 

@@ -1,0 +1,24 @@
+"""The end of a `fit` that diverges."""
+
+from __future__ import annotations
+
+import keras
+
+
+class TerminateOnDivergence(keras.callbacks.Callback):
+    """Stops `fit` where a kfisher optimizer would otherwise only warn that training diverges.
+
+    That is: after five steps in a row that were skipped or taken back, or when the average loss has grown to
+    more than ten times its start above it. The reason is printed. With other optimizers it does nothing.
+
+    Example:
+
+    >>> model.fit(x, y, callbacks=[kfisher.callbacks.TerminateOnDivergence()], verbose=0)
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        trouble = optimizer.trouble() if hasattr(optimizer, "trouble") else None
+        if trouble is not None:
+            print(f"\nTraining ends at step {int(optimizer.iterations.numpy())}. {trouble}")
+            self.model.stop_training = True

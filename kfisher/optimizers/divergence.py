@@ -1,0 +1,79 @@
+"""Divergence, said while it happens."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from typing import Any
+
+import tensorflow as tf
+
+# So many steps in a row that were skipped or taken back are no accident.
+IN_A_ROW = 5
+# A loss that exceeds its start by so many times its size is no way to a minimum.
+FAR = 10.0
+# The name is what XLA's error message shows.
+_WARN = "warn_of_divergence"
+
+
+def trouble(optimizer: Any) -> str | None:
+    """What is wrong with the training so far, in a sentence with the numbers, or `None`."""
+    name = type(optimizer).__name__
+    settings = (
+        f"learning_rate={_number(optimizer.learning_rate):.3g}, damping={_number(optimizer.damping):.3g}, "
+        f"trust_region={getattr(optimizer, 'trust_region', None)!r}"
+    )
+    advice = (
+        f"Received: {settings}. Lower the learning rate or a trust region that is a number, or raise the "
+        "damping, and look for bad labels and inputs that are not scaled."
+    )
+    row = int(optimizer.failed_steps.numpy())
+    if row >= IN_A_ROW:
+        taken_back = _number(getattr(optimizer, "rejected_steps", 0))
+        return (
+            f"{name} is not getting on: the last {row} steps were skipped (batch, gradient or solve not "
+            f"finite, or a loss out of all proportion) or taken back (the loss jumped). So far "
+            f"{_number(optimizer.skipped_steps):.0f} were skipped and {taken_back:.0f} taken back. {advice}"
+        )
+    guard = optimizer.guard
+    if guard is not None and int(guard.judged.numpy()) > 0:
+        start, now = float(guard.start.numpy()), float(guard.level.numpy())
+        if is_far(start, now):
+            return f"{name} diverges: the loss is {now:.3g} on average, and began at {start:.3g}. {advice}"
+    return None
+
+
+def is_far(start: Any, now: Any) -> Any:
+    """Whether the average loss is far above its start; numbers or tensors."""
+    return now - start > FAR * abs(start)
+
+
+def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
+    """In a graph: has Python say what is wrong, if it is `wanted` and has not been said.
+
+    XLA cannot call Python; there `fit` says it at its end.
+    """
+    if xla:
+        return
+    reference = weakref.ref(optimizer)
+
+    def say() -> int:
+        alive = reference()
+        text = None if alive is None else trouble(alive)
+        if text is not None:
+            warnings.warn(text, stacklevel=2)
+        return 0
+
+    told = optimizer.told
+
+    def tell() -> None:
+        with tf.control_dependencies([tf.numpy_function(say, [], tf.int64, name=_WARN)]):
+            told.assign(1)
+
+    tf.cond(wanted & tf.equal(told.value, 0), tell, lambda: None)
+
+
+def _number(value: Any) -> float:
+    found = float(tf.convert_to_tensor(value))
+    return found if math.isfinite(found) else float("nan")

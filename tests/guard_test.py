@@ -1,0 +1,293 @@
+"""The promises of a step that needs no tuning: bounded, judged on the next batch, taken back, and said."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+from kfisher.curvature import EKFAC, KFAC, Diagonal, Gram
+from kfisher.damping import LevenbergMarquardt
+from kfisher.optimizers import EmpiricalNaturalGradient, ImprovedEmpiricalFisher, NaturalGradient
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 3))
+LABELS = (X @ RNG.normal(size=(3, 3))).argmax(1)
+TARGETS = X @ RNG.normal(size=(3, 2)) + 0.1 * RNG.normal(size=(64, 2))
+
+
+def network(optimizer, *hidden, loss=None, outputs=3, **options):
+    keras.utils.set_random_seed(0)
+    hidden = hidden or [keras.layers.Dense(4, "tanh")]
+    model = kfisher.Sequential([keras.Input((3,)), *hidden, keras.layers.Dense(outputs)])
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, **options)
+    return model
+
+
+def weights(model):
+    return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+def state(optimizer):
+    return {v.path: v.numpy() for v in optimizer.variables}
+
+
+def spoil(model):
+    """Weights as after a step that went wrong; no step is that long."""
+    for layer in (model.layers[0], model.layers[-1]):
+        layer.kernel.assign(-100.0 * layer.kernel)
+
+
+# --- no update leaves the trust region ------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("curvature", ["dense", "gram", "matrix_free"])
+def test_no_update_exceeds_its_trust_region_whatever_momentum_does(curvature, momentum):
+    """A Normal with a mean that is linear in the weights, where KL(p || p') is |f - f'|^2 / C, and no more."""
+    c = 0.01
+    options = {"curvature": curvature, "damping": 1e-6, "momentum": momentum, "trust_region": c, "seed": 0}
+    model = network(NaturalGradient(64.0, "exact", **options), keras.layers.Identity(), loss="mse", outputs=2)
+    found = []
+    for n in range(12):
+        batch = slice(8 * (n % 4), 8 * (n % 4) + 8)
+        before = model(X[batch]).numpy()
+        model.train_on_batch(X[batch], TARGETS[batch])
+        found.append(np.mean(np.sum((model(X[batch]).numpy() - before) ** 2, 1)) / 2)
+    assert max(found) <= c * (1 + 1e-9)
+    assert max(found) > 0.5 * c
+    assert int(model.optimizer.rejected_steps) == 0
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("curvature", [KFAC, EKFAC, Diagonal])
+def test_the_trust_region_holds_in_the_running_curvature(curvature, momentum):
+    """With fresh factors: v^T (F + damping I) v / 2 of the whole update, by the curvature's own F."""
+    every = {"invert_every": 1} if curvature is KFAC else {"basis_every": 1} if curvature is EKFAC else {}
+    running = curvature(update_every=1, **every)
+    options = {"curvature": running, "damping": 1e-3, "momentum": momentum, "trust_region": 0.02, "seed": 0}
+    optimizer = NaturalGradient(8.0, **options)
+    model = network(optimizer)
+    for _ in range(10):
+        before = model.get_weights()
+        model.train_on_batch(X, LABELS)
+        change = [tf.constant(a - b) for a, b in zip(model.get_weights(), before)]
+        # K-FAC without momentum knows it from the gradient, with its damping shared out between the factors.
+        slack = 1.5 if curvature is KFAC and not momentum else 1 + 1e-9
+        assert float(running.quadratic(None, change, optimizer.damping)) / 2 <= 0.02 * slack
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_region_is_a_share_of_the_loss_by_default():
+    model = network(NaturalGradient(64.0, "exact", "dense", damping=1e-12))
+    first = model.evaluate(X, LABELS, verbose=0)
+    for _ in range(2):
+        matrix, before = kfisher.FisherOperator(model, X).to_dense().numpy(), weights(model)
+        model.train_on_batch(X, LABELS)
+        change = weights(model) - before
+        assert change @ matrix @ change / 2 == pytest.approx(0.003 * first, rel=1e-4)
+
+
+def test_the_scale_of_the_target_changes_nothing():
+    """Nor does that of the loss: two runs, one with labels and outputs in other units, end alike."""
+    found = []
+    for scale in (1.0, 1024.0):
+        last = keras.layers.Dense(2, kernel_initializer="zeros")
+        model = kfisher.Sequential([keras.Input((3,)), last])
+        model.compile(NaturalGradient(0.5, "exact", "dense", damping=1e-12), "mse")
+        losses = [model.train_on_batch(X, scale * TARGETS) for _ in range(20)]
+        found.append(np.array(losses) / scale**2)
+    assert np.allclose(*found, rtol=1e-3)
+    assert found[0][-1] < found[0][0]
+
+
+# --- what went wrong is taken back ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=["graph", "eager", "xla"])
+@pytest.mark.parametrize("curvature", ["kfac", "gram"])
+def test_a_rejected_step_leaves_no_trace(curvature, mode):
+    normalisation = keras.layers.BatchNormalization()
+    optimizer = NaturalGradient(fisher="exact", curvature=curvature, momentum=0.5, use_ema=True, seed=0)
+    model = network(optimizer, keras.layers.Dense(4, "tanh"), normalisation, **mode)
+    for _ in range(3):
+        model.train_on_batch(X, LABELS)
+    before, own = [v.numpy() for v in model.trainable_variables], state(optimizer)
+    model.train_on_batch(X, LABELS)
+    spoil(model)
+    rejected = int(optimizer.rejected_steps)
+    statistics = normalisation.moving_mean.numpy()  # of a good batch with good weights
+    model.train_on_batch(X, LABELS)
+    assert int(optimizer.rejected_steps) == rejected + 1 and int(optimizer.iterations) == 5
+    assert all(np.array_equal(a, v.numpy()) for a, v in zip(before, model.trainable_variables))
+    assert np.array_equal(normalisation.moving_mean.numpy(), statistics)
+    after = state(optimizer)
+    for name, value in own.items():
+        if "momentum" in name or "average" in name.rpartition("/")[2]:
+            assert np.array_equal(after[name], value), name
+    model.train_on_batch(X, LABELS)
+    assert int(optimizer.rejected_steps) == rejected + 1 and np.isfinite(weights(model)).all()
+
+
+def test_after_a_rejection_steps_are_shorter_and_damping_is_larger():
+    optimizer = NaturalGradient(seed=0)
+    model = network(optimizer)
+    for _ in range(2):
+        model.train_on_batch(X, LABELS)
+    spoil(model)
+    model.train_on_batch(X, LABELS)
+    assert float(optimizer.damping) == pytest.approx(3e-3)
+    assert float(optimizer.guard.confidence.numpy()) == pytest.approx(0.25)
+    for _ in range(60):
+        model.train_on_batch(X, LABELS)
+    assert float(optimizer.damping) == pytest.approx(3e-4)
+    assert float(optimizer.guard.confidence.numpy()) == pytest.approx(1.0)
+
+
+DEFAULTS = {
+    "kfac": lambda: NaturalGradient(seed=0),
+    "ekfac": lambda: NaturalGradient(curvature="ekfac", seed=0),
+    "diagonal": lambda: NaturalGradient(curvature="diagonal", seed=0),
+    "gram": lambda: NaturalGradient(curvature="gram", seed=0),
+    "empirical": lambda: EmpiricalNaturalGradient(seed=0),
+    "improved": lambda: ImprovedEmpiricalFisher(seed=0),
+    "momentum": lambda: NaturalGradient(momentum=0.9, seed=0),
+    "quadratic model": lambda: NaturalGradient(step="quadratic_model", damping=LevenbergMarquardt(), seed=0),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_poisoned_batch_costs_at_most_its_own_step(name):
+    """Labels of another problem, a million times as large: neither weights nor curvature take it in."""
+    optimizer = DEFAULTS[name]()
+    model = network(optimizer, loss="mse", outputs=2)
+    for _ in range(16):  # the next one refreshes the factors, too
+        model.train_on_batch(X, TARGETS)
+    before, own = weights(model), state(optimizer)
+    model.train_on_batch(X, 1e6 * RNG.normal(size=TARGETS.shape))
+    assert np.array_equal(before, weights(model)) and int(optimizer.skipped_steps) == 1
+    after = state(optimizer)
+    changed = [name for name in own if not np.array_equal(own[name], after[name])]
+    taken_in = ("input_factor", "output_factor", "/diagonal", "eigenvalues", "momentum", "loss_level", "loss_spread", "updates")
+    assert not [name for name in changed if any(word in name for word in taken_in)]
+    losses = [model.train_on_batch(X, TARGETS) for _ in range(10)]
+    assert losses[-1] < losses[0] and int(optimizer.skipped_steps) == 1
+
+
+def test_a_problem_that_changes_for_good_is_followed():
+    optimizer = NaturalGradient(seed=0)
+    model = network(optimizer, keras.layers.Identity(), loss="mse", outputs=2)
+    for _ in range(10):
+        model.train_on_batch(X, TARGETS)
+    losses = [model.train_on_batch(X, 1e4 * TARGETS) for _ in range(30)]
+    assert int(optimizer.skipped_steps) == 3 and losses[-1] < losses[3]
+
+
+@pytest.mark.parametrize("name", ["kfac", "gram", "quadratic model"])
+def test_a_resumed_run_repeats_rejections_and_adaptations_bit_for_bit(name, tmp_path):
+    model = network(DEFAULTS[name]())
+
+    def train(model, steps):
+        for n in range(*steps):
+            batch = slice(16 * (n % 4), 16 * (n % 4) + 16)
+            if n in (6, 14):
+                spoil(model)
+            model.train_on_batch(X[batch], LABELS[batch])
+
+    train(model, (0, 10))
+    assert int(model.optimizer.rejected_steps) == 1
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for m in (model, loaded):
+        train(m, (10, 24))
+    assert int(model.optimizer.rejected_steps) == 2
+    assert np.array_equal(weights(model), weights(loaded))
+    assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(model.optimizer.variables, loaded.optimizer.variables))
+
+
+# --- divergence is said at once -----------------------------------------------------------------------------
+
+
+class Notes(keras.callbacks.Callback):
+    """The step at which each warning was given."""
+
+    def __init__(self, caught):
+        super().__init__()
+        self.caught, self.seen = caught, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(len([w for w in self.caught if "NaturalGradient" in str(w.message)]))
+
+
+def test_divergence_is_said_in_the_middle_of_fit_once_with_what_was_seen():
+    x = X.copy()
+    x[16:] = np.nan
+    model = network(NaturalGradient(0.125, damping=0.5, seed=0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        notes = Notes(caught)
+        model.fit(x, LABELS, batch_size=4, shuffle=False, verbose=0, callbacks=[notes])
+    assert notes.seen.index(1) == 8  # four good steps, then the fifth bad one in a row
+    assert notes.seen[-1] == 1
+    (message,) = [str(w.message) for w in caught if "not getting on" in str(w.message)]
+    assert all(s in message for s in ("last 5 steps", "learning_rate=0.125", "damping=0.5", "trust_region='auto'"))
+
+
+def test_fit_can_end_instead(capsys):
+    x = X.copy()
+    x[16:] = np.nan
+    model = network(NaturalGradient(seed=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stop = kfisher.callbacks.TerminateOnDivergence()
+        model.fit(x, LABELS, batch_size=4, shuffle=False, verbose=0, callbacks=[stop])
+    assert int(model.optimizer.iterations) == 9
+    assert "Training ends at step 9" in capsys.readouterr().out
+
+
+def test_a_loss_far_above_its_start_is_said():
+    """The textbook step without a guard says nothing; with a wide region, what no single step did is seen."""
+    optimizer = NaturalGradient(1e-3, trust_region=1e4, seed=0)
+    model = network(optimizer)
+    model.train_on_batch(X, LABELS)
+    assert optimizer.trouble() is None
+    optimizer.guard.level.assign(12 * optimizer.guard.start.value)
+    assert "diverges" in optimizer.trouble()
+
+
+# --- curvature as fresh as needed -----------------------------------------------------------------------------
+
+
+def test_factors_are_made_anew_where_the_weights_have_moved_far():
+    counts = {}
+    for rate in (1e-6, 64.0):
+        curvature = KFAC(update_every=16, invert_every=16)
+        model = network(NaturalGradient(rate, curvature=curvature, seed=0))
+        for _ in range(63):
+            model.train_on_batch(X, LABELS)
+        counts[rate] = int(curvature.updates.numpy()), int(curvature.factorisations.numpy())
+    assert counts[1e-6] == (8, 8)  # steps 0, 1, 2, 4, 8, 16, 32, 48
+    assert counts[64.0] == (11, 11)  # and 24, 40, 56
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_layer_with_one_output_is_solved_exactly(outputs):
+    """Regression and binary heads: B is a number, and (A + lambda / b I) b is the block, damping included."""
+    curvature, damping = KFAC(update_every=1, invert_every=1), 0.1
+    optimizer = NaturalGradient(1.0, "exact", curvature, damping=damping, trust_region=None)
+    model = network(optimizer, keras.layers.Identity(), loss="mse", outputs=outputs)
+    matrix = kfisher.FisherOperator(model, X).to_dense().numpy()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((model(X) - TARGETS[:, :outputs]) ** 2)
+    gradient = np.concatenate([np.ravel(g) for g in tape.gradient(loss, model.trainable_variables)])
+    before = weights(model)
+    model.train_on_batch(X, TARGETS[:, :outputs])
+    expected = -np.linalg.solve(matrix + damping * np.eye(len(matrix)), gradient)
+    error = np.linalg.norm(weights(model) - before - expected) / np.linalg.norm(expected)
+    assert (error < 1e-8) == (outputs == 1)
