@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,25 @@ class Batch:
 
     def __post_init__(self):
         self.scope = taps.scope_of(self.model)
+
+    def part(self, limit: int | None) -> Batch:
+        """Every k-th example, so that no more than twice `limit` are left; the seeds are the same.
+
+        All of them where the loss is no mean over its batch: what a part of it is worth is not known.
+        """
+        first = next(t for t in keras.tree.flatten(self.x) if t is not None)
+        size = first.shape[0]
+        if limit is None or (size is not None and size < 2 * limit) or not _takes_means(self.model):
+            return self
+        count = tf.shape(first)[0] if size is None else size
+        chosen = tf.range(0, count, tf.maximum(count // limit, 1))
+        x, y, weights = keras.tree.map_structure(
+            lambda t: t if t is None or t.shape.rank == 0 else tf.gather(t, chosen),
+            (self.x, self.y, self.sample_weight),
+        )
+        part = replace(self, x=x, y=y, sample_weight=weights)
+        part.scope = self.scope
+        return part
 
     @property
     def xla(self) -> bool:
@@ -85,3 +104,10 @@ class Batch:
     @property
     def _options(self) -> dict[str, Any]:
         return {"fisher": self.fisher, "seed": self.seed, "likelihood": self.likelihood}
+
+
+def _takes_means(model: keras.Model) -> bool:
+    """Whether the loss of `model` is a mean over examples, as it is unless somebody asks for another."""
+    own = type(model).compute_loss is not keras.Model.compute_loss
+    losses = [loss for loss in keras.tree.flatten(model.loss) if isinstance(loss, keras.losses.Loss)]
+    return not own and not any(loss.reduction in ("sum", "none", None) for loss in losses)

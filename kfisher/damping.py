@@ -78,7 +78,7 @@ class Cautious(Damping):
     >>> optimizer = kfisher.optimizers.NaturalGradient(damping=kfisher.damping.Cautious(1e-3))
     """
 
-    def __init__(self, initial: float = 3e-4, maximum: float = 1e3):
+    def __init__(self, initial: float = 1e-4, maximum: float = 1e3):
         super().__init__(initial)
         self.maximum = positive("maximum", maximum)
         if self.maximum < self.initial:
@@ -87,7 +87,8 @@ class Cautious(Damping):
             )
 
     def after_step(self, damping):
-        return tf.maximum(tf.constant(self.initial, damping.dtype), damping * tf.constant(0.95, damping.dtype))
+        least = tf.constant(self.initial, damping.dtype)
+        return tf.maximum(least, damping * tf.constant(0.95, damping.dtype))
 
     def after_rejection(self, damping):
         return tf.minimum(tf.constant(self.maximum, damping.dtype), damping * tf.constant(10, damping.dtype))

@@ -175,7 +175,7 @@ class Empirical(Fisher):
     needs_labels = True
 
     def divergence(self, size):
-        """delta^T EF delta = sum_n w_n (g_n . delta)^2 is the mean square by which losses of examples change."""
+        """delta^T EF delta = sum_n w_n (g_n . delta)^2, the mean square change of the losses of examples."""
         return size**2
 
     def gradient_coordinates(self, likelihood, eta, labels):

@@ -24,9 +24,8 @@ def loss_after(optimizer):
 
 def natural(curvature, fisher):
     damping = kfisher.damping.LevenbergMarquardt(1e-3)
-    return kfisher.optimizers.NaturalGradient(
-        fisher=fisher, curvature=curvature, damping=damping, step="quadratic_model", seed=0
-    )
+    options = {"damping": damping, "step": "quadratic_model", "trust_region": None, "seed": 0}
+    return kfisher.optimizers.NaturalGradient(fisher=fisher, curvature=curvature, **options)
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,19 @@ import pytest
 import kfisher
 from kfisher import curvature as curvatures
 from kfisher.curvature import EKFAC, KFAC, Dense, Diagonal, Gram, MatrixFree
-from kfisher.damping import Constant, LevenbergMarquardt
+from kfisher.damping import Cautious, Constant, LevenbergMarquardt
 from kfisher.optimizers import ImprovedEmpiricalFisher, NaturalGradient, SophiaG
 
 BASE = {"seed": 7, "weight_decay": 0.1, "clipnorm": 2.0, "use_ema": True, "name": "named"}
 OBJECTS = [
-    KFAC(0.9, 3, 7, "reduce", 100),
-    EKFAC(0.9, 3, 7, "reduce", 100),
-    Diagonal(0.9, 3),
+    KFAC(0.9, 3, 7, "reduce", 100, 64, 0.2),
+    EKFAC(0.9, 3, 7, "reduce", 100, None),
+    Diagonal(0.9, 3, False, 64),
     Dense(),
     Gram(0.9),
     MatrixFree(7, 1e-3),
     Constant(0.5),
+    Cautious(0.5, 2.0),
     LevenbergMarquardt(0.5, 0.9, 3, 1e-3, 10.0),
     SophiaG(0.1, 0.9, 0.8, 0.7, 1e-6, 3, **BASE),
     ImprovedEmpiricalFisher(0.1, Gram(0.9), 0.2, 0.3, 0.4, **BASE),
@@ -48,7 +49,7 @@ def test_a_config_keeps_everything(thing):
 
 
 def test_every_argument_is_in_the_config():
-    for thing in OBJECTS[:8]:
+    for thing in OBJECTS[:9]:
         assert set(thing.get_config()) == set(inspect.signature(type(thing)).parameters)
 
 
@@ -63,10 +64,13 @@ def test_every_argument_is_in_the_config():
         (lambda: EKFAC(decay="slow"), "decay=slow"),
         (lambda: EKFAC(basis_every=True), "basis_every=True"),
         (lambda: Diagonal(update_every=-1), "update_every=-1"),
+        (lambda: Diagonal(max_examples=0), "max_examples=0"),
         (lambda: MatrixFree(max_iterations=0), "max_iterations=0"),
         (lambda: MatrixFree(tolerance=0.0), "tolerance=0.0"),
         (lambda: Gram(momentum=1.0), "momentum=1.0"),
         (lambda: Constant(0.0), "initial=0.0"),
+        (lambda: Cautious(-1.0), "initial=-1.0"),
+        (lambda: Cautious(10.0, 1.0), "initial=10.0, maximum=1.0"),
         (lambda: LevenbergMarquardt(omega=1.0), "omega=1.0"),
         (lambda: LevenbergMarquardt(every=0), "every=0"),
         (lambda: LevenbergMarquardt(minimum=-1.0), "minimum=-1.0"),
@@ -85,9 +89,9 @@ def test_wrong_arguments_are_named(make, message):
         make()
 
 
-@pytest.mark.parametrize("name", ["damping", "momentum", "trust_region", "step"])
+@pytest.mark.parametrize("name", ["damping", "momentum", "trust_region", "step", "fisher", "curvature"])
 def test_sophia_refuses_what_its_steps_leave_no_room_for(name):
-    with pytest.raises(TypeError, match=f"Received: {name}"):
+    with pytest.raises((TypeError, ValueError), match=f"argument.*'{name}'|Argument.*'{name}': 0.5"):
         SophiaG(**{name: 0.5})
 
 

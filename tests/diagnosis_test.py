@@ -112,7 +112,8 @@ def experiment_c(name, log_dir, damping, epochs):
         x, y = kfisher.datasets.breast_cancer()
         loss, rate, own = logistic(), 10**-1.25, 1e-10
         measured = range(20)
-    model = linear_model(x.shape[1], 1, loss, EmpiricalNaturalGradient(rate, "dense", damping=own))
+    optimizer = EmpiricalNaturalGradient(rate, "dense", damping=own, trust_region=None)
+    model = linear_model(x.shape[1], 1, loss, optimizer)
     diagnosis = FisherDiagnosis(
         log_dir,
         freq=measured.__contains__,

@@ -141,11 +141,11 @@ def test_after_a_rejection_steps_are_shorter_and_damping_is_larger():
         model.train_on_batch(X, LABELS)
     spoil(model)
     model.train_on_batch(X, LABELS)
-    assert float(optimizer.damping) == pytest.approx(3e-3)
+    assert float(optimizer.damping) == pytest.approx(1e-3)
     assert float(optimizer.guard.confidence.numpy()) == pytest.approx(0.25)
     for _ in range(60):
         model.train_on_batch(X, LABELS)
-    assert float(optimizer.damping) == pytest.approx(3e-4)
+    assert float(optimizer.damping) == pytest.approx(1e-4)
     assert float(optimizer.guard.confidence.numpy()) == pytest.approx(1.0)
 
 

@@ -97,7 +97,8 @@ def test_a_learnt_scale_is_fitted_by_natural_gradient_and_survives_saving(tmp_pa
     x = rng.normal(size=(400, 1)).astype("float32")
     y = 3 * x + 1 + 0.5 * rng.normal(size=(400, 1)).astype("float32")
     model = kfisher.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
-    optimizer = kfisher.optimizers.NaturalGradient(0.5, fisher="exact", curvature="dense")
+    options = {"fisher": "exact", "curvature": "dense", "damping": 1e-3, "trust_region": None}
+    optimizer = kfisher.optimizers.NaturalGradient(0.5, **options)
     model.compile(optimizer, kfisher.losses.NegativeLogLikelihood(normal))
     model.fit(x, y, batch_size=400, epochs=30, verbose=0)
     residual = y - np.polyval(np.polyfit(x[:, 0], y[:, 0], 1), x)

@@ -1,5 +1,7 @@
 """NaturalGradient as a Keras optimizer: steps, hyper-parameters, state, and what it refuses."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,10 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 3))
 LABELS = RNG.integers(0, 3, size=22)
 START = [RNG.normal(size=(3, 4)), RNG.normal(size=4), RNG.normal(size=(4, 3)), RNG.normal(size=3)]
+
+
+# The textbook update, of which no step is bounded, judged or taken back.
+natural = functools.partial(NaturalGradient, trust_region=None)
 
 
 @keras.saving.register_keras_serializable("kfisher_tests")
@@ -78,7 +84,7 @@ def gauss_newton(model, x=X):
 @pytest.mark.parametrize("curvature", ["gram", "dense"])
 @pytest.mark.parametrize("fisher", ["exact", "empirical"])
 def test_one_step_is_the_damped_solve_in_float64(fisher, curvature):
-    model = network(NaturalGradient(0.5, fisher=fisher, curvature=curvature, damping=0.03))
+    model = network(natural(0.5, fisher=fisher, curvature=curvature, damping=0.03))
     matrix = gauss_newton(model) if fisher == "exact" else empirical_fisher(model)
     expected = flat(START) - 0.5 * np.linalg.solve(matrix + 0.03 * np.eye(31), gradient(model))
     fit(model)
@@ -87,7 +93,7 @@ def test_one_step_is_the_damped_solve_in_float64(fisher, curvature):
 
 def test_a_sampled_step_uses_labels_of_the_model_that_change_with_step_and_seed():
     def steps(seed):
-        model = network(NaturalGradient(0.1, fisher="sampled", damping=0.1, seed=seed), **EAGER)
+        model = network(natural(0.1, fisher="sampled", damping=0.1, seed=seed), **EAGER)
         weights = []
         for _ in range(2):
             model.set_weights(START)
@@ -113,9 +119,7 @@ def test_empirical_natural_gradient_differs_in_nothing_but_the_labels():
 # The factored damping of K-FAC takes over as its root does.
 @pytest.mark.parametrize("curvature, damping", [("gram", 1e6), ("kfac", 1e12)])
 def test_huge_damping_is_gradient_descent_with_momentum(curvature, damping):
-    optimizer = NaturalGradient(
-        0.1 * damping, fisher="exact", curvature=curvature, damping=damping, momentum=0.9
-    )
+    optimizer = natural(0.1 * damping, fisher="exact", curvature=curvature, damping=damping, momentum=0.9)
     model = network(optimizer)
     plain = network(keras.optimizers.SGD(0.1, momentum=0.9))
     assert np.allclose(fit(model, 5, 10), fit(plain, 5, 10), rtol=1e-4)
@@ -132,7 +136,7 @@ def test_clipping_and_weight_decay_act_on_the_natural_gradient_step():
 
 
 def _one_step(**kwargs):
-    model = network(NaturalGradient(1.0, fisher="exact", damping=0.1, **kwargs), **EAGER)
+    model = network(natural(1.0, fisher="exact", damping=0.1, **kwargs), **EAGER)
     fit(model)
     return model
 
@@ -149,9 +153,9 @@ def test_ema_is_that_of_the_weights():
 
 def test_damping_and_learning_rate_take_schedules_and_new_values_while_training():
     decay = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.5, 0.2, 0.1])
-    scheduled = network(NaturalGradient(decay, fisher="exact", damping=decay))
+    scheduled = network(natural(decay, fisher="exact", damping=decay))
     fit(scheduled, 4)
-    by_hand = network(NaturalGradient(0.5, fisher="exact", damping=0.5), **EAGER)
+    by_hand = network(natural(0.5, fisher="exact", damping=0.5), **EAGER)
     for value in (0.5, 0.2, 0.1, 0.1):
         by_hand.optimizer.learning_rate = value
         by_hand.optimizer.damping = value
@@ -313,7 +317,7 @@ def test_a_small_loss_beside_the_likelihood_is_not_taken_for_rounding(extra):
         )
         model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh"), last])
         model.set_weights(START)
-        model.compile(NaturalGradient(1.0, "exact", curvature, damping=1e-9), crossentropy())
+        model.compile(natural(1.0, "exact", curvature, damping=1e-9), crossentropy())
         fit(model, batch_size=5)
         steps.append(flat(model.get_weights()) - flat(START))
     assert np.linalg.norm(steps[0] - steps[1]) < 1e-4 * np.linalg.norm(steps[1])
@@ -340,6 +344,7 @@ def test_a_likelihood_of_ones_own_survives_saving(tmp_path):
         ({"likelihood": "normal"}, "likelihood='normal'"),
         ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps=1"),
         ({"trust_region": 0.0}, "trust_region=0.0"),
+        ({"trust_region": "wide"}, "trust_region=wide"),
         ({"step": "long"}, "step='long'"),
         ({"learning_rate": "fast"}, "learning_rate=fast"),
         ({"seed": 1.5}, "seed=1.5"),

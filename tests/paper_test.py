@@ -3,6 +3,8 @@
 The tables and grids of its experiments are those of scripts/reproduce.py: see reproduce_test.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ import kfisher
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
 
 pytestmark = pytest.mark.usefixtures("float64")
+# The updates of the paper: no step is bounded, judged or taken back.
+natural = functools.partial(NaturalGradient, trust_region=None)
+empirical_natural = functools.partial(EmpiricalNaturalGradient, trust_region=None)
 
 
 def linear_model(features, outputs=1, loss="mse", optimizer=None):
@@ -44,7 +49,7 @@ def test_linear_regression_is_solved_in_one_step(curvature, fisher):
     expected = np.linalg.lstsq(np.c_[x, np.ones(200)], y, rcond=None)[0].ravel()
     if fisher == "sampled":  # many labels: the mean of the samples is the Fisher
         fisher = kfisher.Sampled(num_samples=2000)
-    optimizer = NaturalGradient(1.0, fisher, curvature, damping=1e-8, seed=0)
+    optimizer = natural(1.0, fisher, curvature, damping=1e-8, seed=0)
     model = linear_model(4, 2, optimizer=optimizer)
     train(model, x, y, 1)
     tolerance = 1e-6 if fisher == "exact" else 0.05
@@ -63,7 +68,7 @@ def test_logistic_regression_follows_newton():
         p = 1 / (1 + np.exp(-z))
         hessian = a.T @ (a * (p * (1 - p))[:, None]) / 300 + 1e-10 * np.eye(4)
         theta -= np.linalg.solve(hessian, a.T @ (p - y) / 300)
-    model = linear_model(3, loss=logistic(), optimizer=NaturalGradient(1.0, "exact", "dense", damping=1e-10))
+    model = linear_model(3, loss=logistic(), optimizer=natural(1.0, "exact", "dense", damping=1e-10))
     assert np.allclose(train(model, x, y[:, None], 20), expected, rtol=1e-9)
 
 
@@ -82,7 +87,7 @@ def breast_cancer_after_100_steps(empirical, step):
     """The loss by kfisher, and by NumPy."""
     x, y = kfisher.datasets.breast_cancer()
     fisher = "empirical" if empirical else "exact"
-    model = linear_model(30, loss=logistic(), optimizer=NaturalGradient(step, fisher, "dense", damping=1e-10))
+    model = linear_model(30, loss=logistic(), optimizer=natural(step, fisher, "dense", damping=1e-10))
     batches = tf.data.Dataset.from_tensors((x, y[:, None])).repeat(100)
     model.fit(batches, shuffle=False, verbose=0)
     return model.evaluate(x, y[:, None], batch_size=len(x), verbose=0), newton(x, y, step, 1e-10, empirical)
@@ -116,9 +121,9 @@ def test_only_the_natural_gradient_path_is_invariant_to_a_linear_change_of_the_f
     path = []
     for features in (x, x @ change):
         optimizer = {
-            "natural": lambda: NaturalGradient(0.5, "exact", "dense", damping=1e-12),
+            "natural": lambda: natural(0.5, "exact", "dense", damping=1e-12),
             "gradient": lambda: keras.optimizers.SGD(0.5),
-            "empirical": lambda: EmpiricalNaturalGradient(0.5, "dense", damping=1e-2),
+            "empirical": lambda: empirical_natural(0.5, "dense", damping=1e-2),
         }[method]()
         model = linear_model(3, loss=logistic(), optimizer=optimizer)
         outputs = []
@@ -136,7 +141,7 @@ def test_only_the_natural_gradient_path_is_invariant_to_a_linear_change_of_the_f
 def distance_at_the_minimum(x, y, loss, use_bias):
     """||EF - F|| / ||F|| at the maximum-likelihood point."""
     model = kfisher.Sequential([keras.Input((x.shape[1],)), keras.layers.Dense(1, use_bias=use_bias)])
-    model.compile(NaturalGradient(1.0, "exact", "dense", damping=1e-12), loss)
+    model.compile(natural(1.0, "exact", "dense", damping=1e-12), loss)
     model.set_weights([0 * w for w in model.get_weights()])
     train(model, x, y, 15)
     f, ef = (kfisher.FisherOperator(model, x, y, fisher=k).to_dense().numpy() for k in ("exact", "empirical"))

@@ -47,6 +47,23 @@ def test_after_a_batch_that_is_not_finite_training_goes_on(curvature):
     assert np.isfinite(weights(model)).all() and not np.array_equal(before, weights(model))
 
 
+MODES = {"graph": {}, "eager": {"run_eagerly": True}, "xla": {"jit_compile": True}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_taken_back(value, mode):
+    """The loss, too, is then NaN, and compares with nothing."""
+    model = network(NaturalGradient(seed=0), **MODES[mode])
+    for _ in range(3):
+        before = weights(model)
+        model.train_on_batch(X, LABELS)
+    model.layers[-1].kernel.assign(np.full((4, 3), value))
+    model.train_on_batch(X, LABELS)
+    assert int(model.optimizer.rejected_steps) == 1 and int(model.optimizer.skipped_steps) == 0
+    assert np.array_equal(weights(model), before)
+
+
 @pytest.mark.parametrize("curvature", ["kfac", "diagonal"])
 @pytest.mark.parametrize("bad", [0, 1])
 def test_a_bad_part_of_a_step_spoils_that_step_alone(curvature, bad):
@@ -86,7 +103,7 @@ def test_rounding_makes_no_eigenvalue_of_ekfac_negative():
 def test_scale_and_shift_are_solved_exactly(curvature):
     """One block of 8, its damping included: they change by (F + lambda I)^{-1} g of the batch."""
     layer, damping = keras.layers.LayerNormalization(), 1e-3
-    optimizer = NaturalGradient(1.0, "exact", curvature, damping=damping)
+    optimizer = NaturalGradient(1.0, "exact", curvature, damping=damping, trust_region=None)
     model = network(optimizer, keras.layers.Dense(4, "tanh"), layer)
     owned = {id(v) for v in layer.trainable_variables}
     own = [i for i, v in enumerate(model.trainable_variables) if id(v) in owned]
@@ -106,9 +123,9 @@ def test_scale_and_shift_are_solved_exactly(curvature):
 
 @pytest.mark.parametrize("kind", ["improved", "spring", "matrix_free"])
 def test_the_trust_region_holds_where_the_step_is_no_solve_with_the_gradient(kind):
-    radius = 1e-3
+    radius, damping = 1e-3, 0.01
     curvature = {"improved": Gram(), "spring": Gram(0.9), "matrix_free": MatrixFree(2)}[kind]
-    options = {"damping": 1e-4, "trust_region": radius, "curvature": curvature}
+    options = {"damping": damping, "trust_region": radius, "curvature": curvature}
     if kind == "improved":
         optimizer, fisher = ImprovedEmpiricalFisher(1.0, **options), "empirical"
     else:
@@ -119,7 +136,8 @@ def test_the_trust_region_holds_where_the_step_is_no_solve_with_the_gradient(kin
         before = weights(model)
         model.train_on_batch(X, LABELS)
         change = weights(model) - before
-        assert change @ matrix @ change / 2 < 1.01 * radius
+        assert (change @ matrix @ change + damping * change @ change) / 2 < 1.01 * radius
+    assert int(optimizer.rejected_steps) == 0
 
 
 def test_levenberg_marquardt_counts_losses_that_layers_add():
@@ -127,7 +145,8 @@ def test_levenberg_marquardt_counts_losses_that_layers_add():
     policy = LevenbergMarquardt(1.0, every=1)
     hidden = keras.layers.Dense(4, "tanh", activity_regularizer=keras.regularizers.L2(30.0))
     model = network(NaturalGradient(1e-4, "exact", "dense", damping=policy), hidden)
-    model.train_on_batch(X, LABELS)
+    for _ in range(2):  # each step is judged at the next
+        model.train_on_batch(X, LABELS)
     assert float(model.optimizer.damping) == pytest.approx(0.95)
 
 

@@ -17,8 +17,13 @@ START = [RNG.normal(size=(3, 4)), RNG.normal(size=4), RNG.normal(size=(4, 2)), R
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
     "adam": lambda: keras.optimizers.Adam(0.01, weight_decay=0.1, clipnorm=0.5),
-    "natural": lambda: kfisher.optimizers.NaturalGradient(0.3, fisher="exact", damping=0.1),
+    "natural": lambda: textbook(0.3, fisher="exact", damping=0.1),
 }
+
+
+def textbook(*args, **kwargs):
+    """The update of which no step is bounded, judged or taken back."""
+    return kfisher.optimizers.NaturalGradient(*args, trust_region=None, **kwargs)
 
 
 def network(optimizer, **kwargs):
@@ -125,7 +130,7 @@ def kl_by_hand(model, step, damping):
 @pytest.mark.usefixtures("float64")
 def test_kl_is_that_of_the_dense_matrix(curvature, options, tmp_path):
     def optimizer():
-        return kfisher.optimizers.NaturalGradient(fisher="exact", curvature=curvature, damping=0.1, **options)
+        return textbook(fisher="exact", curvature=curvature, damping=0.1, **options)
 
     fit(network(optimizer()), [StepStatistics(tmp_path)], epochs=1)
     model = network(optimizer())
@@ -137,12 +142,13 @@ def test_kl_is_that_of_the_dense_matrix(curvature, options, tmp_path):
 @pytest.mark.parametrize(
     "optimizer",
     [
+        lambda: kfisher.optimizers.NaturalGradient(),
         lambda: kfisher.optimizers.NaturalGradient(trust_region=0.01),
-        lambda: kfisher.optimizers.NaturalGradient(clipnorm=0.1),
-        lambda: kfisher.optimizers.NaturalGradient(momentum=0.9),
-        lambda: kfisher.optimizers.ImprovedEmpiricalFisher(0.1),
+        lambda: textbook(clipnorm=0.1),
+        lambda: textbook(momentum=0.9),
+        lambda: kfisher.optimizers.ImprovedEmpiricalFisher(0.1, trust_region=None),
     ],
-    ids=["trust region", "clipped", "momentum", "improved"],
+    ids=["default", "trust region", "clipped", "momentum", "improved"],
 )
 def test_kl_is_not_claimed_where_the_step_is_not_the_rate_times_the_solution(optimizer, tmp_path):
     fit(network(optimizer()), [StepStatistics(tmp_path)], epochs=1)

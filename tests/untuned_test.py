@@ -137,9 +137,8 @@ def test_every_epoch_goes_into_the_csv(tmp_path):
 
 
 def test_a_run_does_not_depend_on_those_before_it():
-    problem = SMALL_PROBLEMS["yacht"]
-    first, second = train(problem, "SGD(0.01, momentum=0.9)", seeds=(0, 1), epochs=2)
-    (again,) = train(problem, "SGD(0.01, momentum=0.9)", seeds=(1,), epochs=2)
+    first, second = train("yacht", "SGD(0.01, momentum=0.9)", seeds=(0, 1), epochs=2)
+    (again,) = train("yacht", "SGD(0.01, momentum=0.9)", seeds=(1,), epochs=2)
     assert second.training == pytest.approx(again.training, rel=1e-4)
     assert second.training[0] != first.training[0]
 
@@ -147,10 +146,9 @@ def test_a_run_does_not_depend_on_those_before_it():
 @pytest.mark.slow
 @pytest.mark.parametrize("name, epochs", [("wine classes", 10), ("yacht", 10)])
 def test_every_default_learns_untuned_and_the_natural_gradient_is_ahead_of_adam(name, epochs):
-    problem = SMALL_PROBLEMS[name]
     ends = {}
     for optimizer in (*DEFAULTS, "Adam(1e-3)"):
-        (run,) = train(problem, optimizer, seeds=(0,), epochs=epochs)
+        (run,) = train(name, optimizer, seeds=(0,), epochs=epochs)
         assert not run.diverged(), optimizer
         assert run.final() < run.training[0], optimizer
         ends[optimizer] = run.final()

@@ -23,14 +23,21 @@ class Diagonal(Running):
             they come at steps 0, 1, 2, 4, 8, ... Defaults to `1`.
         corrected: Bool, whether the average is without bias towards its start at zero, or as in `SophiaG`.
             Defaults to `True`.
+        max_examples: As in `KFAC`. Defaults to `128`.
 
     Example:
 
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.Diagonal(decay=0.9))
     """
 
-    def __init__(self, decay: float = 0.95, update_every: int = 1, corrected: bool = True):
-        super().__init__(decay, update_every)
+    def __init__(
+        self,
+        decay: float = 0.95,
+        update_every: int = 1,
+        corrected: bool = True,
+        max_examples: int | None = 128,
+    ):
+        super().__init__(decay, update_every, max_examples)
         self.corrected = corrected
 
     def statistics(self, block):

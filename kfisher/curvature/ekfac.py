@@ -25,9 +25,10 @@ class EKFAC(Kronecker):
     Args:
         decay: Float in [0, 1), of the running averages. Defaults to `0.95`.
         update_every: Positive integer, steps between two updates of factors and eigenvalues (each runs the
-            model once more); at first they come at steps 0, 1, 2, 4, 8, ... Defaults to `10`.
+            model once more); at first they come at steps 0, 1, 2, 4, 8, ..., and sooner where the weights
+            move far. Defaults to `10`.
         basis_every: Positive integer, the same for the eigenbasis. Defaults to `100`.
-        sharing, max_factor_size: As in `KFAC`. A side with more than `max_factor_size` rows has the
+        sharing, max_factor_size, max_examples: As in `KFAC`. A side with more than `max_factor_size` rows has the
             identity as its basis; there s is exact as everywhere.
 
     Reference:
@@ -48,8 +49,9 @@ class EKFAC(Kronecker):
         basis_every: int = 100,
         sharing: str = "expand",
         max_factor_size: int = 4096,
+        max_examples: int | None = 128,
     ):
-        super().__init__(decay, update_every, sharing, max_factor_size)
+        super().__init__(decay, update_every, sharing, max_factor_size, max_examples)
         self.basis_every = positive_integer("basis_every", basis_every)
 
     def build(self, add_variable, variables, blocks, parts):

@@ -23,8 +23,9 @@ class KFAC(Kronecker):
 
     with a the inputs of a layer (and a 1 for its bias), g the vectors of the Fisher pulled back to its
     pre-activation outputs, root weight included, and G the gradient of its parameters as a matrix. Exact for
-    one example, for a layer with one output, and for deep linear networks under squared error; the blocks of scale and shift are exact
-    always, their damping too. The ridge of an L2 regulariser is part of the damping.
+    one example, for a layer with one output, and for deep linear networks under squared error; the blocks
+    of scale and shift are exact always, their damping too. The ridge of an L2 regulariser is part of the
+    damping.
 
     A factorisation that fails, in float64 too, leaves the last good inverses in place and multiplies the
     damping by 10 for the next ones, until they succeed; `failures` counts, and `fit` warns at its end.
@@ -32,7 +33,8 @@ class KFAC(Kronecker):
     Args:
         decay: Float in [0, 1), of the running averages. Defaults to `0.95`.
         update_every: Positive integer, steps between two updates of the factors (each runs the model once
-            more); at first they come at steps 0, 1, 2, 4, 8, ... Defaults to `10`.
+            more); at first they come at steps 0, 1, 2, 4, 8, ..., and sooner where the weights move far.
+            Defaults to `10`.
         invert_every: Positive integer, the same for the inverses, which also take the damping as it then
             is; they are made anew, too, when a policy has moved the damping by half. Defaults to `50`.
         sharing: What to do with parameters that are used at several positions of one example
@@ -42,7 +44,9 @@ class KFAC(Kronecker):
         tail: Float from 0 to 1. In factors of 256 rows and more, eigenvalues below `tail` times the
             damping of the factor are replaced by their mean, if these are most: the eigenvalues of the
             damped inverse then change by about that much at most, relative to themselves, and products with
-            it cost a fraction. `0` for none. Defaults to `0.1`.
+            it cost a fraction. `0` for none. Defaults to `1.0`.
+        max_examples: Positive integer, or `None`: of a batch of twice as many and more every k-th example is
+            taken for the factors. All are where the loss is a sum over its batch. Defaults to `128`.
 
     Reference:
         Martens & Grosse 2015 (arXiv:1503.05671), section 6.3 for pi; Grosse & Martens 2016
@@ -60,9 +64,10 @@ class KFAC(Kronecker):
         invert_every: int = 50,
         sharing: str = "expand",
         max_factor_size: int = 4096,
-        tail: float = 0.1,
+        max_examples: int | None = 128,
+        tail: float = 1.0,
     ):
-        super().__init__(decay, update_every, sharing, max_factor_size)
+        super().__init__(decay, update_every, sharing, max_factor_size, max_examples)
         self.invert_every = positive_integer("invert_every", invert_every)
         if not isinstance(tail, (int, float)) or not 0 <= tail <= 1:
             raise ValueError(f"`tail` must be a float from 0 to 1. Received: tail={tail}")
@@ -107,7 +112,7 @@ class KFAC(Kronecker):
 
 
 def _all_on_one_side(number, own, other, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Shifts of a factor that is a number, `(G, 1, 1)` or `(G, 1)`, and of the other: 0 and damping / number."""
+    """Shifts of a factor that is a number, `(G, 1, 1)` or `(G, 1)`, and of the other: 0, damping / number."""
     number = tf.reshape(number, [-1])
     vanishes = number < 1e-20
     own = tf.where(vanishes, own, tf.zeros_like(number))

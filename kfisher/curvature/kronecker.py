@@ -19,8 +19,8 @@ class Kronecker(Running):
     A factor of more than `max_factor_size` rows, and that of the inputs of an embedding, is diagonal.
     """
 
-    def __init__(self, decay: float, update_every: int, sharing: str, max_factor_size: int):
-        super().__init__(decay, update_every)
+    def __init__(self, decay, update_every, sharing: str, max_factor_size: int, max_examples):
+        super().__init__(decay, update_every, max_examples)
         if sharing not in ("expand", "reduce"):
             raise ValueError(f"`sharing` must be 'expand' or 'reduce'. Received: sharing={sharing!r}")
         self.sharing = sharing

@@ -30,6 +30,9 @@ class Running(Curvature):
     Args:
         decay: Float in [0, 1).
         update_every: Positive integer, in steps.
+        max_examples: Positive integer, or `None` for all: of a batch of twice as many and more every k-th
+            example is taken. Statistics of a part vary more, and are averaged (Martens & Grosse 2015,
+            section 8).
     """
 
     corrected = True
@@ -38,9 +41,10 @@ class Running(Curvature):
     keeps_state = True
     accumulates = True
 
-    def __init__(self, decay: float, update_every: int):
+    def __init__(self, decay: float, update_every: int, max_examples: int | None):
         self.decay = probability("decay", decay)
         self.update_every = positive_integer("update_every", update_every)
+        self.max_examples = None if max_examples is None else positive_integer("max_examples", max_examples)
 
     def build(self, add_variable, variables, blocks, parts):
         self.claim()
@@ -108,6 +112,7 @@ class Running(Curvature):
         return batch.xla
 
     def _update(self, batch: Batch, step: tf.Tensor, part: tf.Tensor, last: tf.Tensor) -> None:
+        batch = batch.part(self.max_examples)
         root = batch.square_root()
         by_variables = {
             tuple(id(v) for v in block.variables): products
@@ -221,7 +226,8 @@ class Running(Curvature):
         return self.updates.value > 0
 
     def get_config(self):
-        return {"decay": self.decay, "update_every": self.update_every}
+        names = ("decay", "update_every", "max_examples")
+        return {name: getattr(self, name) for name in names}
 
 
 def due(step: tf.Tensor, every: int) -> tf.Tensor:

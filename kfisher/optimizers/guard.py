@@ -49,7 +49,7 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s                  (EF: 0.003 s^2) bounds delta^T (F + damping I) delta / 2 where the region is "auto",
+        c = 0.003 s (EF: 0.003 s^2)  bounds delta^T (F + damping I) delta / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
         l_t - before > (s / 2 + 8 sqrt(c s) + 4 c) max(1, |before| / s)     takes it back.
 
@@ -122,7 +122,8 @@ class Guard:
         """
         loss, own = tf.cast(loss, tf.float64), tf.cast(own, tf.float64)
         size, known = self.size(), self.judged.value > 0
-        far = known & ~(loss <= self.level.value + size)  # NaN is far
+        # NaN is far. Not `~(loss <= ...)`: in a graph TensorFlow makes `loss > ...` of that.
+        far = known & (~tf.math.is_finite(loss) | (loss > self.level.value + size))
         trained = len(batch.model.trainable_variables)
 
         def before() -> tf.Tensor:
@@ -138,8 +139,10 @@ class Guard:
         c = SHARE * size if self._radius == "auto" else tf.constant(self._radius, tf.float64)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
         tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * tf.maximum(tf.abs(old) / size, 1)
-        failed = far & can_return & tf.math.is_finite(old) & ~(own - old <= tolerance)
-        outlier = far & ~failed & ~(loss - self.level.value <= _OUTLIER * size)
+        failed = far & can_return & tf.math.is_finite(old)
+        failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
+        outlier = ~tf.math.is_finite(loss) | (loss - self.level.value > _OUTLIER * size)
+        outlier &= far & ~failed
         outlier &= ~(tf.math.is_finite(loss) & (self.outliers.value >= _PATIENCE))
         return Judgement(outlier, failed, loss, old)
 

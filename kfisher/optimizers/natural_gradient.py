@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -33,27 +34,47 @@ class NaturalGradient(ObservingOptimizer):
     `kfisher.Sequential`, or call `kfisher.attach(model)`. In a loop of your own call `observe` before the
     forward pass of each step (dropout then uses the same mask in both).
 
+    With no argument it is meant to be safe and good on any model whose loss is a likelihood, for three
+    reasons that do not depend on the problem:
+
+    1. No update leaves the region where F describes the model. The KL divergence of each, momentum included,
+       is at most c = 0.003 s, with s the size of the loss, a running average: delta is shortened until
+
+           delta^T (F + damping I) delta / 2 <= c.
+
+       So the mean square by which the outputs move, in the units of the likelihood, is at most 0.6 % of s,
+       whatever the learning rate and the scale of targets, inputs and weights.
+    2. Curvature that is averaged over batches is never staler than the weights have moved: factors and
+       inverses are made anew after half as many steps of full length as their periods say.
+    3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
+       If that has jumped, the same batch is tried with the weights before the step; if these are better out
+       of all proportion to c, the step is taken back, with all that it changed (weights, momentum, EMA,
+       statistics of BatchNormalization), the damping is raised, and the next steps are shorter. A batch out
+       of all proportion itself is left out; three in a row are taken for a new problem, and followed.
+
+    The last step of a `fit` is bounded, but nothing comes after it to judge it.
+
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule` instance, or a callable
-            that takes no arguments. Defaults to `0.1`.
+            that takes no arguments. With a trust region it is an upper bound. Defaults to `0.3`.
         fisher: `"exact"`, `"sampled"`, `"empirical"`, or an instance. Defaults to `"sampled"`.
         curvature: `"kfac"`, `"ekfac"`, `"diagonal"`, `"gram"`, `"dense"`, `"matrix_free"`, or an instance
             from `kfisher.curvature`. Defaults to `"kfac"`.
-        damping: A positive float, a schedule, or a policy from `kfisher.damping`: lambda in the units of F
-            (loss / parameter^2). Defaults to `1e-3`. A float can be set anew while training,
-            `optimizer.damping = 1e-4`.
+        damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: lambda in the
+            units of F (loss / parameter^2). A float can be set anew while training,
+            `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 1e-4, ten times
+            as large after a step that was taken back, and slowly less again.
         momentum: Float in [0, 1), as in `keras.optimizers.SGD`, on the natural-gradient step. Defaults to
             `0.0`.
-        trust_region: `None`, or a positive float c: the KL divergence of one step, in the units of the loss,
-            is kept at or below c, by shortening the step. With the F of the curvature and g the gradient,
-
-                eta' = min(learning_rate, (1 - momentum) sqrt(2 c / g^T (F + damping I)^{-1} g))
-
-            so that delta^T F delta / 2 <= c, weight decay aside. Defaults to `None`.
+        trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
+            With labels drawn by a curvature of one batch, F above is the exact one of the batch; with the
+            empirical Fisher c is 0.003 s^2: delta^T EF delta is the mean square by which the losses of
+            examples change. `None` is the textbook update: nothing is bounded, judged or taken back.
+            Defaults to `"auto"`.
         step: `"fixed"`, or `"quadratic_model"`: learning rate and momentum are chosen anew at each step, as
             the minimum of the damped quadratic model of the loss along the natural-gradient step and the
             last update, with the exact Fisher of the batch; `learning_rate` and `momentum` are then not
-            used, and c bounds the exact delta^T F delta / 2. Defaults to `"fixed"`.
+            used. Defaults to `"fixed"`.
         likelihood: A `kfisher.likelihoods.Likelihood` to use instead of the one of the compiled loss.
         seed: Integer for labels that are drawn from the model, or `None` for a random one. With the step
             counter it determines every label, so a restored run repeats itself.
@@ -65,7 +86,11 @@ class NaturalGradient(ObservingOptimizer):
 
     Attributes:
         skipped_steps: How many steps were left out because the batch, the gradient or the solve was not
-            finite. No weight changes in such a step; `fit` warns at its end.
+            finite, or the loss of the batch out of all proportion. No weight changes in such a step.
+        rejected_steps: How many steps were taken back. Five in a row of the one or the other, or an average
+            loss that is far above its start, and there is a warning in the middle of `fit`, once;
+            `kfisher.callbacks.TerminateOnDivergence` ends it instead. `fit` also tells of skipped steps at
+            its end. With `jit_compile=True` there is only that.
 
     Raises:
         ValueError: At the first step, if the optimizer has seen no batch, or the loss has no likelihood.
@@ -132,6 +157,7 @@ class NaturalGradient(ObservingOptimizer):
         self.step = step
         self._policy = dampings.get(damping)
         self._damping = self._policy
+        self._every = getattr(self._policy, "every", None)  # a schedule does not adapt
         if isinstance(self._policy, dampings.Damping):
             self._damping = self.add_variable(
                 (),
@@ -162,7 +188,7 @@ class NaturalGradient(ObservingOptimizer):
     # --- one step -------------------------------------------------------------------------------
 
     def observe(self, model, x, y, sample_weight=None):
-        adapts = getattr(self._policy, "every", None) is not None
+        adapts = self._every is not None
         if self._parts > 1 and (adapts or self.step == "quadratic_model"):
             raise ValueError(
                 "With `gradient_accumulation_steps` the quadratic model of a step would need all its batches "
@@ -175,19 +201,20 @@ class NaturalGradient(ObservingOptimizer):
         needs_last = self.momentum or self.step == "quadratic_model"
         self.momentums = self.add_optimizer_variables(variables, "momentum") if needs_last else []
         self._bent = None
-        if self._policy.every is not None:
+        if self._every is not None:
             # Of the last step, until the next batch judges it: its delta^T F delta, or -1.
             self._bent = self.add_variable(
                 (), keras.initializers.Constant(-1), dtype="float64", name="curvature_along_step"
             )
 
     def build_guard(self, variables, kept):
-        if self.trust_region is not None or self._policy.every is not None:
+        if self.trust_region is not None or self._every is not None:
             self.guard = Guard(self.trust_region, self.fisher.divergence)
             self.rejected_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="rejected_steps"
             )
-            self.guard.build(self.add_variable, [*variables, *kept, *self.momentums, *self.curvature.remembered])
+            kept = [*variables, *kept, *self.momentums, *self.curvature.remembered]
+            self.guard.build(self.add_variable, kept)
 
     def accepts(self, batch):
         if self.guard is None:
@@ -197,15 +224,16 @@ class NaturalGradient(ObservingOptimizer):
     def take_step(self, batch, evidence, gradient, variables, missing, losses):
         damping = tf.convert_to_tensor(self.damping)
         solution = self.solve(evidence, gradient, damping)
+        prepared = functools.partial(self._prepared, batch, evidence, gradient, solution, damping)
         if self.guard is None:
-            finite, take = self._prepared(batch, evidence, gradient, solution, damping, None, variables, missing)
+            finite, take = prepared(None, variables, missing)
             tf.cond(finite, take, lambda: self.skip(batch.xla))
             return
         # 1. What this batch says of the last step, and of itself.
         judgement = self.guard.judge(batch, *losses, ask=self._is_judged())
         # 2. The update, as long as F describes the model.
         radius = self.guard.radius(judgement)
-        finite, take = self._prepared(batch, evidence, gradient, solution, damping, radius, variables, missing)
+        finite, take = prepared(radius, variables, missing)
 
         def go_on():
             self._adapt(judgement, gradient, variables)
@@ -223,7 +251,7 @@ class NaturalGradient(ObservingOptimizer):
             self.rejected_steps.assign_add(1)
             self.guard.take_back()
             self.curvature.moved(tf.constant(float("inf"), tf.float64))
-            self._damp(self._policy.after_rejection)
+            self._damp(lambda damping: self._policy.after_rejection(damping))
             if self._bent is not None:
                 self._bent.assign(-1)
             self.failed(batch.xla)
@@ -235,17 +263,23 @@ class NaturalGradient(ObservingOptimizer):
 
     def _prepared(self, batch, evidence, gradient, solution, damping, radius, variables, missing):
         """Whether there is a step, and the function that takes it."""
-        steps, kept, share = self._bounded(batch, evidence, gradient, solution, damping, radius)
-        rate = tf.convert_to_tensor(self.learning_rate)
-        finite = tf.math.is_finite(tf.linalg.global_norm(steps)) & tf.math.is_finite(rate)
+        steps, factor, share = self._bounded(batch, evidence, gradient, solution, damping, radius)
+        finite = tf.math.is_finite(tf.convert_to_tensor(self.learning_rate)) & tf.math.is_finite(
+            tf.linalg.global_norm(steps) if share is None else share
+        )
+        if self.clipnorm or self.clipvalue or self.global_clipnorm:
+            # What is clipped is the step that the trust region leaves.
+            steps, kept, factor = [tf.cast(factor, s.dtype) * s for s in steps], factor, 1.0
+        else:
+            kept = factor
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
 
         def move():
             self.curvature.remember(solution)
-            self._kept = kept
+            self._factor, self._kept = factor, kept * self.momentum
             self.apply_steps(steps, variables)
             if share is not None:
-                self.curvature.moved(share)
+                self.curvature.moved(tf.minimum(share, 1))
             if self.guard is None:
                 self.succeeded(batch.xla)
 
@@ -258,7 +292,7 @@ class NaturalGradient(ObservingOptimizer):
 
         if self._bent is None:
             return finite, move
-        due = tf.equal((self.iterations.value + 1) % self._policy.every, 0)
+        due = tf.equal((self.iterations.value + 1) % self._every, 0)
         return finite, lambda: tf.cond(due, move_and_measure, move)
 
     def solve(self, evidence: Any, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
@@ -266,13 +300,13 @@ class NaturalGradient(ObservingOptimizer):
         return self.curvature.solve(evidence, gradient, damping)
 
     def _bounded(self, batch: Batch, evidence: Any, gradient: Tensors, solution: Tensors, damping, radius):
-        """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model), what is
-        kept of the last update, and the length of the whole as a share of that of the trust region."""
+        """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model), the
+        factor that brings it into the trust region, and its length as a share of the longest there."""
         last = [tf.cast(m.value, x.dtype) for m, x in zip(self.momentums, solution)]
         if self.step == "quadratic_model":
             step, length = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
         elif radius is None:
-            return solution, self.momentum, None
+            return solution, 1.0, None
         else:
             step, rate = solution, tf.cast(self.learning_rate, tf.float64)
             exact = self.fisher.draws and not self.curvature.averages_batches
@@ -287,16 +321,15 @@ class NaturalGradient(ObservingOptimizer):
                     length = self.curvature.quadratic(evidence, whole, damping)
             else:
                 length = rate**2 * self.curvature.squared_length(evidence, gradient, solution, damping)
-        if radius is None:
-            return step, 0.0, None
-        factor, share = within(length, radius)
-        return [tf.cast(factor, x.dtype) * x for x in step], factor * self.momentum, share
+        return step, *((1.0, None) if radius is None else within(length, radius))
 
     def update_step(self, gradient, variable, learning_rate):
-        """theta <- theta + m, m <- momentum * m - learning_rate * step; in the quadratic model m <- step."""
-        delta = tf.cast(gradient, variable.dtype)
+        """theta <- theta + m, m <- factor (momentum * m - learning_rate * step); m <- factor * step in the
+        quadratic model."""
+        factor = tf.cast(self._factor, variable.dtype)
         if self.step == "fixed":
-            delta *= -tf.cast(learning_rate, variable.dtype)
+            factor *= -tf.cast(learning_rate, variable.dtype)
+        delta = factor * tf.cast(gradient, variable.dtype)
         if self.momentums:
             m = self.momentums[self._get_variable_index(variable)]
             if self.step == "fixed":
@@ -316,7 +349,7 @@ class NaturalGradient(ObservingOptimizer):
         of the step, the quadratic model has the loss change by g . delta - delta^T F delta / 2.
         """
         if self._bent is None:
-            self._damp(self._policy.after_step)
+            self._damp(lambda damping: self._policy.after_step(damping))
             return
 
         def adapt():
@@ -326,9 +359,9 @@ class NaturalGradient(ObservingOptimizer):
             ratio = (judgement.loss - judgement.before) / promised
             ratio = tf.where(promised < 0, ratio, tf.constant(float("nan"), tf.float64))
             self._damp(lambda damping: self._policy.adapted(damping, tf.cast(ratio, damping.dtype)))
-            self._bent.assign(-1)
 
         tf.cond((self._bent.value >= 0) & tf.math.is_finite(judgement.before), adapt, lambda: None)
+        self._bent.assign(-1)
 
     def _damp(self, change) -> None:
         if isinstance(self._damping, keras.Variable):

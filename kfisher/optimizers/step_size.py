@@ -21,11 +21,11 @@ def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.
         radius: c, a float64 scalar.
 
     Returns:
-        The factor, and the length of the update as a share of the longest that is allowed.
+        The factor, and the length of the update before it as a share of the longest that is allowed.
     """
     share = tf.sqrt(tf.maximum(squared_length, 0) / tf.maximum(2 * radius, 1e-300))
     factor = tf.where(share > 1, 1 / share, tf.ones_like(share))
-    return factor, tf.minimum(share, 1)
+    return factor, share
 
 
 def quadratic_model(

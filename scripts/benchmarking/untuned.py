@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import statistics
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from benchmarking.small_problems import SMALL_PROBLEMS, SmallProblem
+from benchmarking.small_problems import SMALL_PROBLEMS
 from kfisher.optimizers import EmpiricalNaturalGradient, ImprovedEmpiricalFisher, NaturalGradient
 
 SEEDS = (0, 1, 2)
@@ -97,13 +98,9 @@ class _Clock(keras.callbacks.Callback):
         self.rows.append((seconds, *self._measure()))
 
 
-def train(
-    problem: SmallProblem, optimizer: str, seeds: Sequence[int] = SEEDS, epochs: int | None = None
-) -> list[Curve]:
-    """One run for each seed, which decides the first weights and the order of the examples.
-
-    All share what TensorFlow has traced, since that takes as long as the training.
-    """
+def train(name: str, optimizer: str, seeds: Sequence[int] = SEEDS, epochs: int | None = None) -> list[Curve]:
+    """One run for each seed of first weights and order; they share what TensorFlow has traced."""
+    problem = SMALL_PROBLEMS[name]
     # Before anything runs: a new global seed has TensorFlow prepare its graphs anew.
     weights = {}
     for seed in seeds:
@@ -133,46 +130,46 @@ def train(
             model.set_weights(weights[seed])
             clock = _Clock(lambda: tuple(map(float, losses())))
             fit(examples.cache().shuffle(len(x), seed=seed).batch(size).prefetch(2), callbacks=[clock])
-            curves.append(Curve(problem.name, optimizer, seed, *zip(*clock.rows)))
+            curves.append(Curve(name, optimizer, seed, *zip(*clock.rows)))
     return curves
 
 
-def _one_thread() -> None:
-    """For each of two processes on two cores, which would otherwise wait for each other."""
+def _start() -> None:
+    """One thread for each of two processes on two cores, which would otherwise wait for each other."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _train_by_name(problem: str, optimizer: str) -> list[Curve]:
-    keras.backend.clear_session()  # of the pair before
-    return train(SMALL_PROBLEMS[problem], optimizer)
+def _end_with_parent() -> None:
+    """A pool whose process is killed would leave its workers waiting for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def run(only: str = "", out: Path | None = None) -> None:
     """All optimizers on the problems whose name contains `only`; prints the tables."""
     pairs = [(name, optimizer) for name in SMALL_PROBLEMS if only in name for optimizer in OPTIMIZERS]
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the processes to come
     curves, spawn = [], multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, spawn, _one_thread) as pool, tqdm(total=len(pairs), unit="pair") as progress:
-        futures = [pool.submit(_train_by_name, *pair) for pair in pairs]
+    with ProcessPoolExecutor(2, spawn, _start) as pool, tqdm(total=len(pairs), unit="pair") as progress:
+        futures = [pool.submit(train, *pair) for pair in pairs]
         try:
             for future in as_completed(futures):
                 curves += future.result()
                 progress.set_description(", ".join(curves[-1][:2]))
                 progress.update()
+                if out is not None:
+                    write_csv(curves, out)  # what there is so far
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # rather than train all that is left
             raise
     curves.sort(key=lambda c: (pairs.index(c[:2]), c.seed))
-    if out is not None:
-        write_csv(curves, out)
     print(f"\n{report(curves)}")
 
 
 def write_csv(curves: list[Curve], path: Path) -> None:
-    """One line for each epoch of each run; epoch 0 is before training."""
+    """A line for each epoch of each run; epoch 0 is before training."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("problem", "optimizer", "seed", "epoch", "seconds", "loss", "held_out_loss"))

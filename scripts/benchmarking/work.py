@@ -62,10 +62,11 @@ def adam() -> keras.optimizers.Optimizer:
 
 
 def natural(fisher: str) -> Callable[[], NaturalGradient]:
-    return lambda: NaturalGradient(0.01, fisher, curvature="gram", damping=1.0, seed=0)
+    """The textbook step in function space."""
+    options = {"curvature": "gram", "damping": 1.0, "trust_region": None, "seed": 0}
+    return lambda: NaturalGradient(0.01, fisher, **options)
 
 
 def kfac(**options) -> Callable[[], NaturalGradient]:
-    """As compare.py trains the autoencoder: the damping is small, as it should be."""
-    setting = PROBLEMS["autoencoder"].settings["kfac"]
-    return lambda: NaturalGradient(curvature=kfisher.curvature.KFAC(**options), seed=0, **setting._asdict())
+    """`NaturalGradient()` with its defaults, trust region included, but for options of the curvature."""
+    return lambda: NaturalGradient(curvature=kfisher.curvature.KFAC(**options), seed=0)

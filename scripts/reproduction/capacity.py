@@ -66,7 +66,7 @@ def _one(width: int, size: int, kinds: Kinds) -> tuple[float, float, float]:
     # Trained alike in both roles of `kinds`: what is asked is how the two matrices compare where it ends.
     optimizer = NaturalGradient(
         fisher=KINDS.ngd, curvature="dense", step="quadratic_model",
-        damping=kfisher.damping.LevenbergMarquardt(1e-1),
+        damping=kfisher.damping.LevenbergMarquardt(1e-1), trust_region=None,
     )  # fmt: skip
     model.compile(optimizer, HalfSquaredError())
     train(model, x, y, _STEPS)

@@ -62,11 +62,11 @@ def linear_model(features: int, kind: str, optimizer="sgd", use_bias: bool = Tru
 
 
 def optimizer_of(method: str, rate: float, damping: float | None, kinds: Kinds) -> keras.optimizers.Optimizer:
-    """GD, NGD or EF with the dense matrix."""
+    """GD, NGD or EF with the dense matrix; each the textbook update, as published."""
     if method == "GD":
         return keras.optimizers.SGD(rate)
     fisher = {"NGD": kinds.ngd, "EF": kinds.ef}[method]
-    return NaturalGradient(rate, fisher, "dense", damping=damping)
+    return NaturalGradient(rate, fisher, "dense", damping=damping, trust_region=None)
 
 
 def train(model: keras.Model, x: np.ndarray, y: np.ndarray, steps: int, callbacks=()) -> np.ndarray:
