@@ -16,7 +16,9 @@ _STEPS = {
     "Weight norm, and distance from the start": "weight_norm|distance",
     "Learning rate and damping": "learning_rate|damping",
     "KL divergence of the step": "kl",
+    "Trust region": "radius",
     "Skipped steps": "skipped_steps",
+    "Rejected steps": "rejected_steps",
 }
 _FISHER = {
     "Trace of F, sampled F and EF": "trace/.*",

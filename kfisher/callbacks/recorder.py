@@ -17,7 +17,7 @@ from kfisher.vectors import dot
 _STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance")
 _LARGE = 16384  # entries of a tensor, from which on its own operations pay
 _OF_LAYERS = ("update_norm", "gradient_norm", "weight_norm")
-_HYPER_PARAMETERS = ("learning_rate", "damping", "skipped_steps")
+_HYPER_PARAMETERS = ("learning_rate", "damping", "radius", "skipped_steps", "rejected_steps")
 
 
 class StepRecorder:

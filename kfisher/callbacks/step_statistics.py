@@ -36,7 +36,10 @@ class StepStatistics(keras.callbacks.Callback):
                          first `fit` with this callback found it
     learning_rate        of the step                                           the optimizer's
     damping              of the step (kfisher optimizers)                      loss / parameter^2
+    radius               c of the trust region in use (natural gradient and    loss (EF: loss^2)
+                         its relatives)
     skipped_steps        how many were skipped before (kfisher optimizers)     steps
+    rejected_steps       how many were taken back before (the same)            steps
     kl                   delta^T (F + damping I) delta / 2, with the curvature loss
                          of the optimizer (natural gradient and its
                          empirical variant, if the step is learning_rate

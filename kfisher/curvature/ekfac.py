@@ -28,8 +28,8 @@ class EKFAC(Kronecker):
             model once more); at first they come at steps 0, 1, 2, 4, 8, ..., and sooner where the weights
             move far. Defaults to `10`.
         basis_every: Positive integer, the same for the eigenbasis. Defaults to `100`.
-        sharing, max_factor_size, max_examples: As in `KFAC`. A side with more than `max_factor_size` rows has the
-            identity as its basis; there s is exact as everywhere.
+        sharing, max_factor_size, max_examples: As in `KFAC`. A side with more than `max_factor_size` rows
+            has the identity as its basis; there s is exact as everywhere.
 
     Reference:
         George et al. 2018 (arXiv:1806.03884), equations (7)-(10).

@@ -95,13 +95,13 @@ class Guard:
         """s, the size of the loss, float64."""
         return tf.maximum(tf.abs(self.level.value), self.spread.value)
 
-    def radius(self, judgement: Judgement) -> tf.Tensor | None:
-        """c of the next step, float64."""
+    def radius(self, first: tf.Tensor | float = 0.0) -> tf.Tensor | None:
+        """c of the next step, float64; before there is an average, from the `first` loss."""
         if self._radius is None:
             return None
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
-        size = tf.where(tf.equal(self.judged.value, 0), tf.abs(judgement.loss), self.size())
+        size = tf.where(tf.equal(self.judged.value, 0), tf.abs(tf.cast(first, tf.float64)), self.size())
         return SHARE * self._divergence(size) * self.confidence.value
 
     # --- what the batch after it says -------------------------------------------------------------

@@ -185,6 +185,13 @@ class NaturalGradient(ObservingOptimizer):
             )
         self._damping.assign(dampings.positive("damping", value))
 
+    @property
+    def radius(self):
+        """c of the trust region in use: the KL divergence that the next step may have, at most."""
+        if self.guard is None or self.trust_region is None:
+            raise AttributeError(f"{type(self).__name__} has no trust region (yet).")
+        return self.guard.radius()
+
     # --- one step -------------------------------------------------------------------------------
 
     def observe(self, model, x, y, sample_weight=None):
@@ -232,7 +239,7 @@ class NaturalGradient(ObservingOptimizer):
         # 1. What this batch says of the last step, and of itself.
         judgement = self.guard.judge(batch, *losses, ask=self._is_judged())
         # 2. The update, as long as F describes the model.
-        radius = self.guard.radius(judgement)
+        radius = self.guard.radius(judgement.loss)
         finite, take = prepared(radius, variables, missing)
 
         def go_on():

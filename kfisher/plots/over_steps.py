@@ -14,9 +14,13 @@ from kfisher.plots.style import REFERENCE, count_on_x, finish, look, new_axes
 
 NORMS = ("gradient_norm", "update_norm", "weight_norm", "distance")
 # A quantity looks the same in every chart; none has the colour of a Fisher.
-_NAMES = (*NORMS, "cosine", "learning_rate", "damping", "update_to_gradient", "kl", "skipped_steps")
+_NAMES = (
+    *NORMS, "cosine", "learning_rate", "damping", "update_to_gradient", "kl", "skipped_steps", "radius",
+    "rejected_steps",
+)  # fmt: skip
 _COLOURS = (
     "0.45", "#000000", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288", "#AA4499", "#661100",
+    "#6699CC", "#44AA99",
 )
 _MARKERS = "DovsP^X<>p"
 

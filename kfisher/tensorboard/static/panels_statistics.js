@@ -18,6 +18,8 @@ const KNOWN = {
   learning_rate: ['Learning rate', 'parameter² / loss', 'The learning rate of the step.', true],
   damping: ['Damping λ', 'loss / parameter²', 'What is added to the eigenvalues of the matrix.', true],
   kl: ['KL divergence of the step', 'loss', 'How much the step changes what the model predicts, ½ ΔᵀFΔ.', true],
+  radius: ['Trust region', 'loss', 'The largest KL divergence that a step may have.', true],
+  rejected_steps: ['Rejected steps', 'steps', 'Steps so far that were taken back: the loss jumped.', false],
   skipped_steps: ['Skipped steps', 'steps', 'Steps so far that were not finite and changed no weight.', false],
 };
 
