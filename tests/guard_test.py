@@ -297,3 +297,41 @@ def test_a_layer_with_one_output_is_solved_exactly(outputs):
     expected = -np.linalg.solve(matrix + damping * np.eye(len(matrix)), gradient)
     error = np.linalg.norm(weights(model) - before - expected) / np.linalg.norm(expected)
     assert (error < 1e-8) == (outputs == 1)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("curvature", [EKFAC, Diagonal, "matrix_free", "gram", "dense"])
+def test_lengths_are_those_of_the_matrix_that_is_solved_with(curvature):
+    """x^T (F + damping I) x = x . v for x = (F + damping I)^{-1} v, for the same F."""
+    curvature = curvature if isinstance(curvature, str) else curvature(update_every=1)
+    optimizer = NaturalGradient(fisher="exact", curvature=curvature, damping=0.125, trust_region=None)
+    model = network(optimizer, run_eagerly=True)
+    for _ in range(2):
+        model.train_on_batch(X, LABELS)
+    optimizer.observe(model, X, LABELS)
+    (_, seen), optimizer._seen = optimizer._seen, None
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(X, LABELS, model(X, training=True))
+    v = tape.gradient(loss, [w.value for w in model.trainable_variables])
+    damping = tf.constant(0.125, tf.float64)
+    x = optimizer.curvature.solve(seen, v, damping)
+    product = sum(float(tf.reduce_sum(a * b)) for a, b in zip(x, v))
+    tolerance = 1e-3 if curvature == "matrix_free" else 1e-9  # of conjugate gradients
+    assert float(optimizer.curvature.quadratic(seen, x, damping)) == pytest.approx(product, rel=tolerance)
+    found = optimizer.curvature.squared_length(seen, v, x, damping)
+    assert float(found) == pytest.approx(product, rel=tolerance)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+def test_factors_of_a_large_batch_are_those_of_every_kth_example(reduction):
+    """Four times as many examples as are wanted; where the loss is their sum, all are taken."""
+    found = []
+    for limit, rows in ((16, X), (None, X[::4]), (None, X)):
+        curvature = KFAC(max_examples=limit)
+        loss = keras.losses.MeanSquaredError(reduction=reduction)
+        model = network(NaturalGradient(0.0, "exact", curvature), loss=loss, outputs=2)
+        model.train_on_batch(rows, TARGETS[:: 64 // len(rows)])
+        found.append(np.concatenate([v.numpy().ravel() for pair in curvature.averages for v in pair]))
+    same, other = (1, 2) if reduction == "sum_over_batch_size" else (2, 1)
+    assert np.allclose(found[0], found[same], rtol=1e-5)
+    assert not np.allclose(found[0], found[other], rtol=1e-2)

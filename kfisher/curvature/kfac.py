@@ -11,6 +11,8 @@ from kfisher.curvature.kronecker import Kronecker, mean_eigenvalue
 
 # The factor by which the damping may differ from that in the inverses.
 _MOVED = 1.5
+# Factors of up to so many rows cost next to nothing to invert; larger ones are inverted every fifth time.
+_SMALL, _RARELY = 256, 5
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -34,9 +36,10 @@ class KFAC(Kronecker):
         decay: Float in [0, 1), of the running averages. Defaults to `0.95`.
         update_every: Positive integer, steps between two updates of the factors (each runs the model once
             more); at first they come at steps 0, 1, 2, 4, 8, ..., and sooner where the weights move far.
-            Defaults to `10`.
+            Defaults to `20`.
         invert_every: Positive integer, the same for the inverses, which also take the damping as it then
-            is; they are made anew, too, when a policy has moved the damping by half. Defaults to `50`.
+            is; they are made anew, too, when a policy has moved the damping by half. `None` stands for
+            `update_every`, or five times that where a factor has more than 256 rows. Defaults to `None`.
         sharing: What to do with parameters that are used at several positions of one example
             (convolutions, time steps, shared layers). `"expand"` takes positions for examples, `"reduce"`
             averages inputs and sums gradients over them first. Defaults to `"expand"`.
@@ -60,15 +63,15 @@ class KFAC(Kronecker):
     def __init__(
         self,
         decay: float = 0.95,
-        update_every: int = 10,
-        invert_every: int = 50,
+        update_every: int = 20,
+        invert_every: int | None = None,
         sharing: str = "expand",
         max_factor_size: int = 4096,
         max_examples: int | None = 128,
         tail: float = 1.0,
     ):
         super().__init__(decay, update_every, sharing, max_factor_size, max_examples)
-        self.invert_every = positive_integer("invert_every", invert_every)
+        self.invert_every = None if invert_every is None else positive_integer("invert_every", invert_every)
         if not isinstance(tail, (int, float)) or not 0 <= tail <= 1:
             raise ValueError(f"`tail` must be a float from 0 to 1. Received: tail={tail}")
         self.tail = tail
@@ -79,11 +82,13 @@ class KFAC(Kronecker):
             [damped_inverse(self.add, factor, self.tail) for factor in factors] for factors in self.averages
         ]
         self._damping = self.add((), tf.float32, "damping_of_inverses")
+        largest = max((f.shape[-1] for pair in self.averages for f in pair if len(f.shape) == 3), default=1)
+        self._invert_every = self.invert_every or self.update_every * (1 if largest <= _SMALL else _RARELY)
 
     def updated(self, step, damping, xla):
         ratio = tf.cast(damping, tf.float32) / tf.maximum(self._damping.value, 1e-30)
         moved = (self.ready()) & ((ratio > _MOVED) | (ratio < 1 / _MOVED))
-        wanted = self.wanted(step, self.invert_every) | moved
+        wanted = self.wanted(step, self._invert_every) | moved
         tf.cond(wanted, lambda: self._invert(damping, xla), lambda: None)
 
     def _invert(self, damping: tf.Tensor, xla: bool) -> None:

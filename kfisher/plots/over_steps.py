@@ -22,7 +22,7 @@ _COLOURS = (
     "0.45", "#000000", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288", "#AA4499", "#661100",
     "#6699CC", "#44AA99",
 )
-_MARKERS = "DovsP^X<>p"
+_MARKERS = "DovsP^X<>phd"
 
 
 def cosine(source: Source, ax: Axes | None = None) -> Axes:
