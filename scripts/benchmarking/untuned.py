@@ -243,4 +243,4 @@ def _text(title: str, values: Table, form: Callable[[float], str]) -> str:
     rows = [*zip(*heads), *((name, *(form(row[p]) for p in problems)) for name, row in values.items())]
     first, *widths = (max(map(len, column)) for column in zip(*rows))
     cells = ((row[0].ljust(first), *map(str.rjust, row[1:], widths)) for row in rows)
-    return "\n".join([title, *("  ".join(line) for line in cells), ""])
+    return "\n".join([title, *("  ".join(line).rstrip() for line in cells), ""])
