@@ -16,7 +16,7 @@ from kfisher.callbacks.layout import custom_scalars_layout
 
 STEP_NAMES = [
     "update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance",
-    "learning_rate", "damping", "skipped_steps", "kl",
+    "learning_rate", "damping", "skipped_steps", "kl", "radius", "rejected_steps",
 ]
 
 

@@ -138,19 +138,13 @@ class Guard:
             return Judgement(no, no, loss, old)
         c = SHARE * size if self._radius == "auto" else tf.constant(self._radius, tf.float64)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
-        tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * tf.maximum(tf.abs(old) / size, 1)
+        own_size = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
+        tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * own_size
         failed = far & can_return & tf.math.is_finite(old)
         failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
-        outlier = ~tf.math.is_finite(loss) | (loss - self.level.value > _OUTLIER * size)
-        outlier &= far & ~failed
-        outlier &= ~(tf.math.is_finite(loss) & (self.outliers.value >= _PATIENCE))
-        return Judgement(outlier, failed, loss, old)
-
-    def limit(self) -> tf.Tensor:
-        """The loss above which a batch is an outlier, float64; infinite where all are taken as they are."""
-        calm = (self.judged.value > 0) & (self.outliers.value < _PATIENCE)
-        limit = self.level.value + (1 + _OUTLIER) * self.size()
-        return tf.where(calm, limit, tf.constant(float("inf"), tf.float64))
+        patient = self.outliers.value < _PATIENCE
+        large = far & patient & (size > 0) & (loss - self.level.value > _OUTLIER * size)
+        return Judgement((~tf.math.is_finite(loss) | large) & ~failed, failed, loss, old)
 
     # --- what follows from it ---------------------------------------------------------------------
 
@@ -161,18 +155,14 @@ class Guard:
 
     def accept(self, judgement: Judgement) -> None:
         """Called when a step was taken."""
-        changed = self.outliers.value >= _PATIENCE
+        loss, none = judgement.loss, tf.zeros_like(judgement.loss)
         first = tf.equal(self.judged.value, 0)
-        self.start.assign(tf.where(first, judgement.loss, self.start.value))
-        again = first | changed
-        steps = tf.where(again, 0, self.judged.value) + 1
+        self.start.assign(tf.where(first, loss, self.start.value))
+        anew = first | (self.outliers.value >= _PATIENCE)
+        level, spread = tf.where(anew, loss, self.level.value), tf.where(anew, none, self.spread.value)
+        steps = tf.where(anew, 0, self.judged.value) + 1
         rate = 1 / tf.minimum(tf.cast(steps, tf.float64), _WINDOW)
-        loss = judgement.loss
-        level = tf.where(again, loss, self.level.value)
-        self.spread.assign(
-            tf.where(again, tf.zeros_like(loss), self.spread.value)
-            + rate * (tf.abs(loss - level) - tf.where(again, tf.zeros_like(loss), self.spread.value))
-        )
+        self.spread.assign(spread + rate * (tf.abs(loss - level) - spread))
         self.level.assign(level + rate * (loss - level))
         self.judged.assign(steps)
         self.outliers.assign(0)

@@ -153,7 +153,9 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
     def observe(self, model: keras.Model, x: Any, y: Any, sample_weight: Any = None) -> None:
         """Shows the optimizer the batch of the next step; `train_step` of kfisher models calls it.
 
-        Runs the model once more, with nothing in it changed, and keeps what the next `apply` needs.
+        Runs the model once more, with nothing in it changed, and keeps what the next `apply` needs. In a loop
+        of your own pass the loss through `scale_loss` before its gradient is taken, as `fit` does: otherwise
+        each step takes one more forward pass to know it.
 
         Args:
             model: The model that is trained, compiled with its loss.
