@@ -29,6 +29,7 @@ class Definitions:
         expectation: F from sum_n E_p(y | x_n)[g g^T], the expectation written out over both labels.
         hessian: F from the Hessian of the loss, by automatic differentiation.
         labels: F with the labels of the data from F with all labels turned around.
+        data: EF from the same sum as `expectation`, with all the weight on the labels of the data.
         noise: EF from Cov[g_n] + grad L grad L^T, with each g_n by automatic differentiation.
         share: tr(grad L grad L^T) / tr(EF).
     """
@@ -37,6 +38,7 @@ class Definitions:
     expectation: list[float]
     hessian: list[float]
     labels: list[float]
+    data: list[float]
     noise: list[float]
     share: list[float]
 
@@ -45,7 +47,7 @@ def run(kinds: Kinds = KINDS) -> Definitions:
     """On BreastCancer, standardised so that no matrix is close to singular, at 0, 1 and 3 steps."""
     x, y = datasets.breast_cancer()
     x = (x - x.mean(0)) / x.std(0)
-    found = Definitions([], [], [], [], [], [])
+    found = Definitions([], [], [], [], [], [], [])
     with double_precision():
         model = linear_model(x.shape[1], "logistic", optimizer_of("NGD", 1.0, 1e-3, KINDS))
         for steps in (0, 1, 3):
@@ -56,7 +58,9 @@ def run(kinds: Kinds = KINDS) -> Definitions:
             g = gradient(model, x, y)
             noise = np.cov(examples.T, bias=True) + np.outer(g, g)
             found.steps.append(steps)
-            found.expectation.append(_off(f, _expectation(model, x)))
+            p = 1 / (1 + np.exp(-model(x).numpy()[:, 0]))
+            found.expectation.append(_off(f, _expectation(model, x, p)))
+            found.data.append(_off(ef, _expectation(model, x, y)))
             found.hessian.append(_off(f, _hessian(model, x, y)))
             found.labels.append(_off(f, matrices(model, x, 1 - y, kinds)[0]))
             found.noise.append(_off(ef, noise))
@@ -68,9 +72,8 @@ def _off(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def _expectation(model, x) -> np.ndarray:
-    """1/N sum_n sum_y p(y | x_n) g g^T, from the gradients of both labels."""
-    p = 1 / (1 + np.exp(-model(x).numpy()[:, 0]))
+def _expectation(model, x, p: np.ndarray) -> np.ndarray:
+    """1/N sum_n [(1 - p_n) g(0) g(0)^T + p_n g(1) g(1)^T], from the gradients of both labels."""
     total = np.zeros([])
     for label, weight in ((0.0, 1 - p), (1.0, p)):
         g = _example_gradients(model, x, np.full(len(x), label))

@@ -130,7 +130,7 @@ def _ellipses(axes: Axes, one: AtMinimum) -> None:
     a, b = one.theta[0] + side, one.theta[1] + side
     # Where a quadratic with the curvature of the loss would be 1, 4, 9, ... times 1 / 2N above the minimum.
     levels = losses.min() + np.arange(1, 6) ** 2 / (2 * len(one.x))
-    axes.contour(a, b, losses, levels, colors="0.65", linewidths=1)
+    axes.contour(a, b, losses, levels, colors="0.65", linewidths=1, zorder=0)
     axes.plot([], [], color="0.65", linewidth=1, label="contours of the loss")
     axes.set(xlim=(a[0], a[-1]), ylim=(b[0], b[-1]), aspect="equal", xticks=[], yticks=[])
 
@@ -149,7 +149,7 @@ def optimization(results: list[Result], note: str = "") -> Figure:
         above.set_ylim(top=2 * start)
         below.plot(result.cosine, ".", color=COLOURS["EF"])
         below.axhline(0, color="0.8", linewidth=1, zorder=0)
-        last = 50 if result.name == "a1a" else 100
+        last = 50 if result.name == "a1a" else 100  # as in the published figure
         below.set(ylim=(-1.1, 1.1), yticks=(-1, 0, 1), xlim=(0, last), xlabel="iteration")
     rows[0, 0].set_ylabel("training loss")
     rows[1, 0].set_ylabel("cosine of\nEF and NGD")
@@ -169,11 +169,11 @@ def convergence(found: Convergence) -> Figure:
     axes = figure.subplots()
     curves = (
         (found.conditional, "Fisher of the conditional", "NGD", "o"),
-        (found.right, "EF, labels of the model", "GD", "s"),
+        (found.right, "EF, labels of the model", "EF", "s"),
         (found.wrong, "EF, labels of another process", "EF", "^"),
     )
     for values, label, look, marker in curves:
-        drawn = {"color": COLOURS[look], "linestyle": STYLES[look], "marker": marker}
+        drawn = {"color": COLOURS[look], "linestyle": "--" if marker == "s" else "-", "marker": marker}
         axes.plot(found.sizes, values, label=label, **drawn)
     axes.set(
         xscale="log", yscale="log", xlabel="N", ylabel="distance from the Fisher\nof the joint, relative"

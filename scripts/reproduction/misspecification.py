@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import keras
 import numpy as np
+import tensorflow_probability as tfp
 from tqdm import tqdm
 
 from reproduction import published
@@ -18,10 +20,12 @@ from reproduction.models import (
     matrices,
     optimizer_of,
     parameters,
+    set_parameters,
     train,
 )
 from reproduction.published import units_off
 
+tfd = tfp.distributions
 _B = np.array([[1, -0.6], [-0.6, 1]])
 # Mean of the first class (the other has its opposite), and what multiplies the standard normals of each.
 _LOGISTIC = {
@@ -35,6 +39,12 @@ _LINEAR: dict[str, Callable] = {
     "linear, missing x²": lambda x, e: 1 + x + x**2 / 2 + e,
 }
 NAMES = (*_LOGISTIC, *_LINEAR)
+# The process that made the labels, where the model has it. Two normal classes at m and -m with covariance 4 I
+# have log p(1|x) - log p(0|x) = -x . m / 2.
+_TRUTH = {"logistic, correct": (-0.5, -0.5), "linear, correct": (1.0, 1.0)}
+SIZE = 1000
+# Few and many examples beside the paper's.
+_SIZES = 30, 100_000
 # From zero the natural gradient with rate 1 is Newton's method here; eight steps reach rounding.
 _STEPS = 15
 
@@ -49,6 +59,9 @@ class AtMinimum:
         gradient: The norm of the gradient there, over that at the start.
         f, ef: Fisher and empirical Fisher of the mean loss.
         accuracy: Share of right labels, NaN for regressions.
+        likelihood: By how much the loss differs from -1/N sum_n log p(y_n | x_n) of TensorFlow Probability's
+            distribution, both as differences from their values at zero, relative.
+        by_size: ||EF - F|| / ||F|| at the minimum of other samples, for each N.
     """
 
     name: str
@@ -59,6 +72,17 @@ class AtMinimum:
     f: np.ndarray
     ef: np.ndarray
     accuracy: float
+    likelihood: float = np.nan
+    by_size: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def recovered(self) -> float:
+        """N d^T F d with d from the true parameters: chi-squared, with P degrees of freedom, if the minimum
+        is the process that made the labels. NaN where the model does not have it."""
+        if self.name not in _TRUTH:
+            return np.nan
+        d = self.theta - _TRUTH[self.name]
+        return float(len(self.x) * d @ self.f @ d)
 
     @property
     def distance(self) -> float:
@@ -93,33 +117,56 @@ def kind_of(name: str) -> str:
     return name.partition(",")[0].split()[0]
 
 
-def data(name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def data(name: str, seed: int = 0, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
     """The 1000 examples of the paper: NumPy's legacy generator, seed 0."""
     if name not in NAMES:
         raise ValueError(f"`name` must be one of {list(NAMES)}. Received: name={name!r}")
     rng = np.random.RandomState(seed)
     if name in _LOGISTIC:
         mean, first, second = _LOGISTIC[name]
-        x = np.concatenate([rng.randn(500, 2) @ first + mean, rng.randn(500, 2) @ second - mean])
-        return x, np.repeat([0.0, 1.0], 500)
-    x, noise = rng.randn(1000, 1), rng.randn(1000, 1)
+        half = size // 2
+        x = np.concatenate([rng.randn(half, 2) @ first + mean, rng.randn(half, 2) @ second - mean])
+        return x, np.repeat([0.0, 1.0], half)
+    x, noise = rng.randn(size, 1), rng.randn(size, 1)
     return x, _LINEAR[name](x, noise)[:, 0]
 
 
 def measure(name: str, kinds: Kinds = KINDS) -> AtMinimum:
     """Trains with the natural gradient at rate 1, and looks at both matrices where it ends."""
-    x, y = data(name)
     kind = kind_of(name)
     with double_precision():
-        optimizer = optimizer_of("NGD", 1.0, 1e-12, kinds)
-        model = linear_model(x.shape[1], kind, optimizer, use_bias=kind == "linear")
-        start = np.linalg.norm(gradient(model, x, y))
-        train(model, x, y, _STEPS)
-        f, ef = matrices(model, x, y, kinds)
-        outputs = model(x).numpy()[:, 0]
-        accuracy = np.mean((outputs > 0) == y) if kind == "logistic" else np.nan
-        end = np.linalg.norm(gradient(model, x, y)) / start
+        found = _at_minimum(name, SIZE, kinds)
+        for size in _SIZES:
+            found.by_size[size] = _at_minimum(name, size, kinds).distance
+        model = linear_model(found.x.shape[1], kind, use_bias=kind == "linear")
+        found.likelihood = _likelihood(model, kind, found)
+    return found
+
+
+def _at_minimum(name: str, size: int, kinds: Kinds) -> AtMinimum:
+    x, y = data(name, size=size)
+    kind = kind_of(name)
+    optimizer = optimizer_of("NGD", 1.0, 1e-12, kinds)
+    model = linear_model(x.shape[1], kind, optimizer, use_bias=kind == "linear")
+    start = np.linalg.norm(gradient(model, x, y))
+    train(model, x, y, _STEPS)
+    f, ef = matrices(model, x, y, kinds)
+    outputs = model(x).numpy()[:, 0]
+    accuracy = np.mean((outputs > 0) == y) if kind == "logistic" else np.nan
+    end = np.linalg.norm(gradient(model, x, y)) / start
     return AtMinimum(name, x, y, parameters(model), float(end), f, ef, float(accuracy))
+
+
+def _likelihood(model: keras.Model, kind: str, one: AtMinimum) -> float:
+    labels = one.y[:, np.newaxis]
+    values = []
+    for theta in (0 * one.theta, one.theta):
+        set_parameters(model, theta)
+        f = model(one.x)
+        p = tfd.Bernoulli(logits=f) if kind == "logistic" else tfd.Normal(f, np.float64(1))
+        values.append((float(model.compute_loss(one.x, labels, f)), -np.mean(p.log_prob(labels))))
+    loss, likelihood = np.subtract(*values)
+    return float(abs(loss / likelihood - 1))
 
 
 def run(kinds: Kinds = KINDS) -> dict[str, AtMinimum]:

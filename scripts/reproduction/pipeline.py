@@ -29,21 +29,23 @@ from reproduction.statements import Statement
 _CAPTIONS = {
     "vectorfield": "Data, and the vector fields of GD, NGD and EF over (b, θ), full batch, with "
                    "trajectories from four starts (dots) to the minimum (star). Arrows have the scale of "
-                   "their own field.",
-    "misspecification": "Above: the data. Below, around the minimum: contours of the loss, and where the "
-                        "quadratic approximations by F and by EF are 9/(2N).",
-    "misspecification_linear": "The same for linear regression.",
+                   "their own field, gray lines are contours of the loss.",
+    "misspecification": "Logistic regression. Above: the two classes. Below, around the minimum: contours "
+                        "of the loss, and where the quadratic approximations by F and by EF are 9/(2N).",
+    "misspecification_linear": "Linear regression. Above: the data and the fit. Below, around the minimum: "
+                               "contours of the loss, and where the quadratic approximations by F and by "
+                               "EF are 9/(2N).",
     "optimization": "Above: training loss of each method at its best hyper-parameters. Below: along EF's "
                     "own path, the cosine of EF's direction and the natural gradient's, both damped by EF's "
                     "best damping.",
-    "optimization_boston_with_caveat": "The same for Boston housing, only because the published figure has "
-                                       "it.",
-    "optimization_appendix": "The same for the problems of the appendix.",
+    "optimization_boston_with_caveat": "Loss and cosine for Boston housing, only because the published "
+                                       "figure has it.",
+    "optimization_appendix": "Loss and cosine for the problems of the appendix.",
     "joint": "Logistic regression on x ~ Normal(0, I): distance of each matrix, from N draws of x, to the "
              "Fisher of the joint, whose expectation over x is taken by quadrature.",
     "capacity": "Networks 1-width-1 with tanh on N examples of a curve with unit noise, at the end of "
                 "training. Left: KL divergence from the truth. Right: distance of EF from F. "
-                "One run each.",
+                "Medians over several draws of data and first weights.",
 }
 
 
@@ -85,7 +87,7 @@ def run(
         main = [evidence.results[n] for n in optimization.MAIN if n != optimization.BOSTON]
         keep("optimization", figures.optimization(main))
         boston = [evidence.results[optimization.BOSTON]]
-        keep("optimization_boston_with_caveat", figures.optimization(boston, caveat()), caveat())
+        keep("optimization_boston_with_caveat", figures.optimization(boston, caveat()))
         if appendix:
             found = [evidence.results[n] for n in optimization.APPENDIX]
             keep("optimization_appendix", figures.optimization(found))
@@ -98,7 +100,7 @@ def run(
 def caveat() -> str:
     """That of the Boston data set, in its own words."""
     text = re.sub(r"\s+", " ", inspect.cleandoc(datasets.describe("boston_with_caveat")))
-    return text[text.index("Caveat:") : text.index(" Origin:")]
+    return text[text.index("Caveat:") : text.index(" Origin:")].replace("`", "")
 
 
 def _notes(evidence: Evidence, quick: bool) -> list[str]:

@@ -147,6 +147,10 @@ def _load(path: Path, signature: str, count: int) -> np.ndarray:
 def _save(path: Path, signature: str, losses: np.ndarray) -> None:
     """In one go, so that an interruption leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, signature=signature, losses=losses)
-    os.replace(partial, path)
+    # Of this process: another may search into the same folder.
+    partial = path.with_suffix(f".{os.getpid()}.npz")
+    try:
+        np.savez(partial, signature=signature, losses=losses)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ class Statement:
 
 _ALL: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], list[Check]]], ...] = (
     ("The goal is the conditional distribution of y given x: minimise L(θ) = −Σₙ log p_θ(yₙ|xₙ).",
-     ("misspecification",), checks.goal),
+     (), checks.goal),
     ("Natural gradient descent: θ ← θ − F(θ)⁻¹ ∇L(θ).", ("vectorfield",), checks.step),
     ("The Fisher matrix of the joint p(x) p_θ(y|x) is N · E_p(x) E_pθ(y|x) [∇log p_θ(y|x) ∇log p_θ(y|x)ᵀ].",
      ("joint",), checks.joint),
@@ -43,8 +43,8 @@ _ALL: tuple[tuple[str, tuple[str, ...], Callable[[Evidence], list[Check]]], ...]
      ("vectorfield", "optimization", "optimization_boston_with_caveat", "optimization_appendix"),
      checks.distortion),
     ("EF can misestimate the curvature even at the minimum. EF ≈ F there only if the model is well "
-     "specified and there is "
-     "enough data.", ("misspecification", "misspecification_linear"), checks.minimum),
+     "specified and there is enough data, which is hard to check in advance.",
+     ("misspecification", "misspecification_linear"), checks.minimum),
     ("Large models can help, as they are more likely to be well specified, but they need more data.",
      ("capacity",), checks.large),
 )  # fmt: skip
