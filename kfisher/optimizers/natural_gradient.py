@@ -42,8 +42,8 @@ class NaturalGradient(ObservingOptimizer):
 
            delta^T (F + damping I) delta / 2 <= c.
 
-       So the mean square by which the outputs move, in the units of the likelihood, is at most 0.6 % of s,
-       whatever the learning rate and the scale of targets, inputs and weights.
+       So the mean square by which the outputs move, in the units of the likelihood and as far as the F of
+       the curvature knows, is at most 0.6 % of s, whatever the learning rate.
     2. Curvature that is averaged over batches is never staler than the weights have moved: factors and
        inverses are made anew after half as many steps of full length as their periods say.
     3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
