@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher.checks import positive_integer
+from kfisher._common.checks import positive_integer
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -34,12 +34,18 @@ class Damping:
         """
         return damping
 
-    def after_step(self, damping: tf.Tensor) -> tf.Tensor:
-        """The next lambda, when a step was taken."""
-        return damping
+    def cautious(self, caution: tf.Tensor, examples: tf.Tensor) -> tf.Tensor | None:
+        """lambda of a policy that goes by how well F is known, or `None`.
+
+        Args:
+            caution: Scalar, 1 at first and again after enough good steps, ten times as large after each step
+                that is taken back.
+            examples: Scalar, over how many examples F is averaged; 0 if it is not known yet.
+        """
+        return None
 
     def after_rejection(self, damping: tf.Tensor) -> tf.Tensor:
-        """The next lambda, when a step was taken back."""
+        """The next lambda of another policy, when a step was taken back."""
         return damping
 
     def get_config(self) -> dict[str, Any]:
@@ -65,36 +71,35 @@ class Constant(Damping):
 
 @register
 class Cautious(Damping):
-    """The same lambda at every step, but ten times as large after one that had to be taken back.
+    """Large while F is known from few examples, and ten times as large after a step that is taken back.
 
-    It then falls by 5 % a step until it is what it was. `damping="auto"` means this with its defaults.
+        lambda = clip(initial min(1, 16 / n) caution, minimum, maximum)
+
+    with n the examples that the running averages of F hold: at first those of one batch, among whose
+    gradients most directions of a large network are not; at most B / (1 - decay) for batches of B. A step
+    that is taken back multiplies the caution by 10, each good one takes 5 % of it back. Curvatures of a
+    single batch have `minimum` for `initial`. `damping="auto"` means this with its defaults.
 
     Args:
-        initial: Positive float, lambda in the units of F (loss / parameter^2). Defaults to `3e-4`.
-        maximum: Its largest value. Defaults to `1e3`.
+        initial: Positive float, lambda in the units of F (loss / parameter^2) for up to 16 examples. Defaults
+            to `5e-3`.
+        minimum, maximum: Bounds of lambda. Default to `1e-4` and `1e3`.
 
     Example:
 
-    >>> optimizer = kfisher.optimizers.NaturalGradient(damping=kfisher.damping.Cautious(1e-3))
+    >>> optimizer = kfisher.optimizers.NaturalGradient(damping=kfisher.damping.Cautious(1e-1))
     """
 
-    def __init__(self, initial: float = 1e-4, maximum: float = 1e3):
+    def __init__(self, initial: float = 5e-3, minimum: float = 1e-4, maximum: float = 1e3):
         super().__init__(initial)
-        self.maximum = positive("maximum", maximum)
-        if self.maximum < self.initial:
-            raise ValueError(
-                f"`maximum` must not be below `initial`. Received: initial={initial}, maximum={maximum}"
-            )
+        self.minimum, self.maximum = bounds(self.initial, minimum, maximum)
 
-    def after_step(self, damping):
-        least = tf.constant(self.initial, damping.dtype)
-        return tf.maximum(least, damping * tf.constant(0.95, damping.dtype))
-
-    def after_rejection(self, damping):
-        return tf.minimum(tf.constant(self.maximum, damping.dtype), damping * tf.constant(10, damping.dtype))
+    def cautious(self, caution, examples):
+        base = self.initial * tf.minimum(1.0, 16.0 / tf.maximum(examples, 1.0))
+        return tf.clip_by_value(tf.maximum(base, self.minimum) * caution, self.minimum, self.maximum)
 
     def get_config(self):
-        return {**super().get_config(), "maximum": self.maximum}
+        return {**super().get_config(), "minimum": self.minimum, "maximum": self.maximum}
 
 
 @register
@@ -138,12 +143,7 @@ class LevenbergMarquardt(Damping):
         if not isinstance(omega, (int, float)) or not 0 < omega < 1:
             raise ValueError(f"`omega` must be a float between 0 and 1. Received: omega={omega}")
         self.omega, self.every = omega, positive_integer("every", every)
-        self.minimum, self.maximum = positive("minimum", minimum), positive("maximum", maximum)
-        if not self.minimum <= self.initial <= self.maximum:
-            raise ValueError(
-                "`initial` must be between `minimum` and `maximum`. Received: "
-                f"initial={initial}, minimum={minimum}, maximum={maximum}"
-            )
+        self.minimum, self.maximum = bounds(self.initial, minimum, maximum)
 
     def adapted(self, damping, ratio):
         factor = tf.constant(self.omega**self.every, damping.dtype)
@@ -175,6 +175,17 @@ def get(identifier: Any) -> Damping | keras.optimizers.schedules.LearningRateSch
         return identifier
     kind = "'auto', a positive float, a schedule, or a policy of kfisher.damping"
     return Constant(positive("damping", identifier, kind))
+
+
+def bounds(initial: float, minimum: Any, maximum: Any) -> tuple[float, float]:
+    """`minimum` and `maximum`, with `initial` between them."""
+    minimum, maximum = positive("minimum", minimum), positive("maximum", maximum)
+    if not minimum <= initial <= maximum:
+        raise ValueError(
+            "`initial` must be between `minimum` and `maximum`. Received: "
+            f"initial={initial}, minimum={minimum}, maximum={maximum}"
+        )
+    return minimum, maximum
 
 
 def positive(name: str, value: Any, kind: str = "a positive float") -> float:

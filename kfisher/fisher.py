@@ -13,16 +13,30 @@ Nothing downstream knows which kind it was.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from kfisher.checks import positive_integer
-from kfisher.heads import Head
+from kfisher._common.checks import positive_integer
+from kfisher._common.rows import flatten_positions
 from kfisher.likelihoods import Likelihood
+from kfisher.likelihoods.weighted import Head
 
 register = keras.saving.register_keras_serializable("kfisher")
+
+
+class Columns(NamedTuple):
+    """V of a batch.
+
+    Attributes:
+        groups: Groups of `(eta, V)` for each output, V of shape `(R, *eta.shape)`: those of one group are
+            pulled back together, groups are stacked.
+        coordinates: c with V c = the gradient of the likelihood part of L, `(sum R, N)`, or `None`.
+    """
+
+    groups: list[list[tuple[tf.Tensor, tf.Tensor]]]
+    coordinates: tf.Tensor | None
 
 
 class Fisher:
@@ -30,14 +44,16 @@ class Fisher:
 
     Attributes:
         needs_labels: Whether they come from the data.
-        joint: Whether the vectors of all outputs and positions of an example belong to one draw of
-            labels, and so are pulled back together; otherwise each position has columns of its own.
         draws: Whether labels are drawn.
     """
 
     needs_labels = False
-    joint = True
     draws = False
+
+    @property
+    def expectation(self) -> Fisher:
+        """The kind without the noise of drawn labels."""
+        return Exact()
 
     def divergence(self, size: tf.Tensor) -> tf.Tensor:
         """The size of delta^T F delta for a step that changes the loss by as much as its `size`."""
@@ -48,10 +64,16 @@ class Fisher:
         if self.needs_labels and y is None:
             raise ValueError(f"{type(self).__name__}() takes the labels of the data. Received: y=None")
 
+    def labels(
+        self, likelihood: Likelihood, eta: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """The labels of this kind, `(R, *eta.shape)`; arguments as for `vectors`."""
+        raise NotImplementedError
+
     def vectors(
         self, likelihood: Likelihood, eta: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor
     ) -> tf.Tensor:
-        """V for one output.
+        """V = score(eta, labels) / sqrt(R) for one output.
 
         Args:
             likelihood: p(y | f).
@@ -60,10 +82,36 @@ class Fisher:
             seed: Integer tensor of shape `(2,)`, for labels that are drawn.
 
         Returns:
-            `Sampled`, `Empirical`: the vectors, shape `(R, N, ..., C)`. `Exact`: the columns of the
-            root, `(R, N, ..., C)` with R = C, to be pulled back for each position on its own.
+            The vectors, shape `(R, N, ..., C)`.
         """
-        raise NotImplementedError
+        y = self.labels(likelihood, eta, labels, seed)
+        if y.shape[0] == 1:
+            return likelihood.score(eta, y[0])[tf.newaxis]
+        scores = tf.vectorized_map(lambda label: likelihood.score(eta, label), y)
+        return scores / tf.sqrt(tf.cast(y.shape[0], eta.dtype))
+
+    def columns(self, heads: list[Head], seed: tf.Tensor) -> Columns:
+        """V of a batch, weights included.
+
+        All outputs and positions of an example have their labels together, so that their vectors are pulled
+        back together.
+        """
+        vectors, coordinates = self._weighted(heads, seed)
+        single = len(heads) == 1 and heads[0].eta.shape[1:-1].num_elements() == 1
+        c = coordinates[0] if single else None
+        return Columns([vectors], None if c is None else tf.reshape(c, [1, -1]))
+
+    def _weighted(self, heads: list[Head], seed: tf.Tensor) -> tuple[list, list]:
+        """`(eta, sqrt(w) V)` of each head, and the coordinates of its gradient in them."""
+        vectors, coordinates = [], []
+        for i, head in enumerate(heads):
+            v = self.vectors(head.likelihood, head.eta, head.labels, head_seed(seed, i))
+            c = None
+            if head.labels is not None:
+                c = self.gradient_coordinates(head.likelihood, head.eta, head.labels)
+            vectors.append((head.eta, v * head.root_weights))
+            coordinates.append(None if c is None else c * head.root_weights)
+        return vectors, coordinates
 
     def gradient_coordinates(
         self, likelihood: Likelihood, eta: tf.Tensor, labels: tf.Tensor
@@ -109,8 +157,6 @@ class Exact(Fisher):
     >>> optimizer = kfisher.optimizers.NaturalGradient(fisher=kfisher.Exact())
     """
 
-    joint = False
-
     def output_products(self, heads, seed):
         weights = [tf.square(head.root_weights) for head in heads]
 
@@ -127,9 +173,18 @@ class Exact(Fisher):
         return None if white is None else -white
 
     def vectors(self, likelihood, eta, labels, seed):
+        """The columns of a root of F_f, R = C."""
         root = likelihood.fisher_root(eta)
         rank = root.shape.rank
         return tf.transpose(root, [rank - 1, *range(rank - 1)])
+
+    def columns(self, heads, seed):
+        """V of a batch: each position has columns of its own, as the labels of one say nothing of another."""
+        vectors, coordinates = self._weighted(heads, seed)
+        groups = [[(eta, _one_position_at_a_time(v))] for eta, v in vectors]
+        if any(c is None for c in coordinates):
+            return Columns(groups, None)
+        return Columns(groups, tf.concat([_to_rows(c) for c in coordinates], 0))
 
 
 @register
@@ -151,10 +206,8 @@ class Sampled(Fisher):
     def __init__(self, num_samples: int = 1):
         self.num_samples = positive_integer("num_samples", num_samples)
 
-    def vectors(self, likelihood, eta, labels, seed):
-        y = tf.stop_gradient(likelihood.sample(eta, self.num_samples, seed))
-        scores = tf.vectorized_map(lambda label: likelihood.score(eta, label), y)
-        return scores / tf.sqrt(tf.cast(self.num_samples, eta.dtype))
+    def labels(self, likelihood, eta, labels, seed):
+        return tf.stop_gradient(likelihood.sample(eta, self.num_samples, seed))
 
     def get_config(self) -> dict[str, Any]:
         return {"num_samples": self.num_samples}
@@ -181,8 +234,31 @@ class Empirical(Fisher):
     def gradient_coordinates(self, likelihood, eta, labels):
         return -tf.ones_like(eta[..., :1])
 
-    def vectors(self, likelihood, eta, labels, seed):
-        return likelihood.score(eta, labels)[tf.newaxis]
+    @property
+    def expectation(self):
+        return self
+
+    def labels(self, likelihood, eta, labels, seed):
+        return labels[tf.newaxis]
+
+
+def _one_position_at_a_time(v: tf.Tensor) -> tf.Tensor:
+    """`(R, N, S.., C)` to `(S R, N, S.., C)`: the vectors of every position with zeros at the others."""
+    flat = flatten_positions(v, 2, 1)
+    if flat.shape[2] == 1:
+        return v
+    eye = tf.eye(tf.shape(flat)[2], dtype=v.dtype)
+    spread = tf.einsum("rnsc,st->srntc", flat, eye)
+    known = None not in (flat.shape[0], flat.shape[2])
+    shape = tf.shape(v)
+    spread = tf.reshape(spread, tf.concat([[-1], shape[1:]], 0))
+    return tf.ensure_shape(spread, [flat.shape[0] * flat.shape[2] if known else None, *v.shape[1:]])
+
+
+def _to_rows(c: tf.Tensor) -> tf.Tensor:
+    """`(N, S.., R)` coordinates in the row order of `_one_position_at_a_time`, `(S R, N)`."""
+    flat = flatten_positions(c, 1, 1)
+    return tf.reshape(tf.transpose(flat, [1, 2, 0]), [-1, tf.shape(c)[0]])
 
 
 def head_seed(seed: tf.Tensor, position: int) -> tf.Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher.plan import replaced
+from kfisher._keras.optimizers import inner
+from kfisher._keras.patching import replaced
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -21,7 +22,7 @@ def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
     A step that the optimizer skips or takes back leaves no trace: statistics that the forward pass of a bad
     batch, or with bad weights, has moved (those of BatchNormalization) are put back.
     """
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = inner(model.optimizer)
     if not hasattr(optimizer, "observe"):
         return train_step(data)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -171,7 +172,7 @@ def detach(model: keras.Model) -> keras.Model:
 
 def wants_batches(model: keras.Model) -> bool:
     """Whether the optimizer has to see the batches and the model does not show them."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = inner(model.optimizer)
     return hasattr(optimizer, "observe") and not isinstance(model, FisherMixin) and not _is_attached(model)
 
 
@@ -181,20 +182,14 @@ def attached(model: keras.Model) -> Iterator[None]:
     if not wants_batches(model):
         yield
         return
-    before = vars(model).get("train_step")
-    vars(model)["train_step"] = functools.partial(train_on, model, model.train_step)
-    _bind(model)
-    try:
+    with replaced(model, "train_step", functools.partial(train_on, model, model.train_step)):
+        _bind(model)
         yield
-    finally:
-        del vars(model)["train_step"]
-        if before is not None:
-            vars(model)["train_step"] = before
 
 
 def _bind(model: keras.Model) -> None:
     optimizer: Any = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = inner(optimizer)
     if hasattr(optimizer, "bind"):
         optimizer.bind(model)
 

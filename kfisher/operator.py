@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from kfisher import fisher as fishers
-from kfisher.square_root import square_root
-from kfisher.vectors import flatten, unflatten
+from kfisher._common.vectors import flatten, unflatten
+from kfisher.jacobian.batch import Batch
 
 
 class FisherOperator(tf.linalg.LinearOperator):
@@ -69,16 +69,17 @@ class FisherOperator(tf.linalg.LinearOperator):
         x, y, sample_weight = keras.tree.map_structure(
             lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
         )
-        self.root = square_root(
+        batch = Batch(
             model,
             x,
             y,
             sample_weight,
-            fisher=fishers.get(fisher),
+            fishers.get(fisher),
             seed=tf.constant([seed, 0]),
             training=training,
             compute_loss=_compute_loss(model, loss, y),
         )
+        self.root = batch.square_root
         self._like = [tf.zeros(v.shape, v.dtype) for v in self.root.variables]
         self._size = sum(v.shape.num_elements() for v in self._like)
         super().__init__(

@@ -11,7 +11,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 import tensorflow as tf
 
-from kfisher.checks import positive_integer
+from kfisher._common.checks import positive_integer
 
 _DENSE = 2048  # rows; up to this size all eigenvalues take less than two seconds
 

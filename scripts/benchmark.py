@@ -19,12 +19,11 @@ from pathlib import Path
 # Read when TensorFlow and NumPy are imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tqdm import tqdm  # noqa: E402
-
 from benchmarking import race, untuned  # noqa: E402
 from benchmarking.cases import CASES  # noqa: E402
 from benchmarking.memory import largest_tensor, state_bytes  # noqa: E402
 from benchmarking.small_problems import SMALL_PROBLEMS  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,7 +20,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import tensorflow as tf  # noqa: E402
-
 from comparison import options, report, table  # noqa: E402
 from comparison.problem import Data, Problem, Setting  # noqa: E402
 from comparison.problems import PROBLEMS  # noqa: E402

@@ -11,8 +11,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import kfisher
-from kfisher.measurement import Measurement
-from kfisher.meter import Meter, TooManyRows, examples
+from kfisher.diagnosis.measurement import Measurement
+from kfisher.diagnosis.meter import Meter, TooManyRows, examples
 
 pytestmark = pytest.mark.usefixtures("float64_module")
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import kfisher
 from kfisher import fisher as fishers
-from kfisher.curvature.factorisation import cholesky_solve
-from kfisher.square_root import square_root
+from kfisher.curvature._factorisation import cholesky_solve
+from kfisher.jacobian.batch import Batch
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -30,14 +30,14 @@ def network(regularizer=None):
 
 
 def system(model, fisher, size=None):
-    """The root, the dense Fisher with its regularisers, and the gradient of the loss Keras minimises."""
+    """The batch, the dense Fisher with its regularisers, and the gradient of the loss Keras minimises."""
     x, labels = X[:size], LABELS[:size]
-    batch = tf.constant(x), tf.constant(labels), None
-    root = square_root(model, *batch, fisher=fishers.get(fisher), seed=tf.constant([0, 0]), training=True)
+    data = tf.constant(x), tf.constant(labels), None
+    batch = Batch(model, *data, fishers.get(fisher), tf.constant([0, 0]))
     with tf.GradientTape() as tape:
         loss = model.compute_loss(y=labels, y_pred=model(x))
     matrix = kfisher.FisherOperator(model, x, labels, fisher=fisher).to_dense().numpy()
-    return root, matrix, tape.gradient(loss, model.trainable_variables)
+    return batch, matrix, tape.gradient(loss, model.trainable_variables)
 
 
 def flat(tensors):
@@ -51,9 +51,9 @@ CURVATURES = [kfisher.curvature.Dense(), kfisher.curvature.Gram()]
 @pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
 @pytest.mark.parametrize("regularizer", [None, "l2", keras.regularizers.L1L2(0.02, 0.03)])
 def test_solve_equals_the_dense_float64_solve(curvature, fisher, regularizer):
-    root, matrix, gradient = system(network(regularizer), fisher)
+    batch, matrix, gradient = system(network(regularizer), fisher)
     for damping in (1.0, 1e-3):
-        x = flat(curvature.solve(root, gradient, tf.constant(damping, tf.float64)))
+        x = flat(curvature.solve(batch, gradient, tf.constant(damping, tf.float64)))
         expected = np.linalg.solve(matrix + damping * np.eye(31), flat(gradient))
         # K has a condition of about 1 / damping.
         assert np.linalg.norm(x - expected) < 1e-11 / damping * np.linalg.norm(expected)
@@ -64,13 +64,14 @@ def test_gram_keeps_the_solution_as_damping_goes_to_zero(fisher):
     """In float32, where the textbook form of Woodbury's identity has no correct digit left."""
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
-    root, _, gradient = system(network(), fisher, size=5)
+    batch, _, gradient = system(network(), fisher, size=5)
+    root = batch.square_root
     a, c = root.rows().numpy().astype("float64"), root.coordinates.numpy().ravel()
     u = np.linalg.solve(a @ a.T + 1e-8 * np.eye(len(a)), c)
     expected = a.T @ u
 
     def error():
-        x = flat(kfisher.curvature.Gram().solve(root, gradient, tf.constant(1e-8)))
+        x = flat(kfisher.curvature.Gram().solve(batch, gradient, tf.constant(1e-8)))
         return np.linalg.norm(x - expected) / np.linalg.norm(expected)
 
     # Rounding of the kernel in float32 turns the solution by epsilon times its condition.
@@ -82,9 +83,9 @@ def test_gram_keeps_the_solution_as_damping_goes_to_zero(fisher):
 
 def test_a_gradient_from_elsewhere_is_not_ignored():
     """Gram knows the coordinates of the likelihood's gradient, and must still solve for another one."""
-    root, matrix, gradient = system(network(), "exact")
+    batch, matrix, gradient = system(network(), "exact")
     other = [g + tf.random.stateless_normal(g.shape, [1, i], dtype=g.dtype) for i, g in enumerate(gradient)]
-    x = flat(kfisher.curvature.Gram().solve(root, other, tf.constant(0.1, tf.float64)))
+    x = flat(kfisher.curvature.Gram().solve(batch, other, tf.constant(0.1, tf.float64)))
     assert np.allclose(x, np.linalg.solve(matrix + 0.1 * np.eye(31), flat(other)), rtol=1e-9)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kfisher.curvature.damped_inverse import TruncatedInverse, compute, damped_inverse
+from kfisher.curvature._damped_inverse import TruncatedInverse, compute, damped_inverse
 
 N = 300
 RNG = np.random.default_rng(0)

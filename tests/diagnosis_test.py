@@ -9,8 +9,8 @@ from reproduction import misspecification, published
 
 import kfisher
 from kfisher.callbacks import FisherDiagnosis
-from kfisher.diagnosis import judge
-from kfisher.meter import Meter, examples
+from kfisher.diagnosis.meter import Meter, examples
+from kfisher.diagnosis.verdict import judge
 from kfisher.optimizers import EmpiricalNaturalGradient
 
 pytestmark = pytest.mark.usefixtures("float64_module")

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from kfisher.measurement import Finding, Measurement, Spectrum, Verdict
+from kfisher.diagnosis.measurement import Finding, Measurement, Spectrum, Verdict
 
 _TIME = itertools.count(1_700_000_000)
 

@@ -11,12 +11,12 @@ import pytest
 import tensorflow as tf
 
 import kfisher
-from kfisher import meter as meters
-from kfisher.callbacks import FisherDiagnosis, FisherSpectra, StepStatistics, TensorBoard
-from kfisher.callbacks import events, fisher_spectra
-from kfisher.callbacks.hook import Hook
-from kfisher.callbacks.schedule import Budget, is_due
-from kfisher.meter import Meter, examples
+from kfisher.callbacks import FisherDiagnosis, FisherSpectra, StepStatistics, TensorBoard, fisher_spectra
+from kfisher.callbacks._schedule import Budget, is_due
+from kfisher.callbacks._train_function import Hook
+from kfisher.diagnosis import meter as meters
+from kfisher.diagnosis.meter import Meter, examples
+from kfisher.logs import writer
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 3)).astype("float32"), RNG.integers(0, 3, 40)
@@ -350,7 +350,7 @@ def test_a_log_that_cannot_be_written_gives_one_warning(trouble, model, tmp_path
     if trouble == "full":
         if not os.path.exists("/dev/full"):
             pytest.skip("no /dev/full here")
-        monkeypatch.setattr(events.tf.io, "TFRecordWriter", full)
+        monkeypatch.setattr(writer.tf.io, "TFRecordWriter", full)
     else:
         log_dir.write_text("in the way")
     callback = spectra(log_dir, freq=1)

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from kfisher.measurement import Finding, Measurement, Spectrum, Verdict
+from kfisher.diagnosis.measurement import Finding, Measurement, Spectrum, Verdict
 
 LAYERS = ("conv2d", "conv2d_1", "dense", "dense_1", "a_layer_with_quite_a_long_name")
 

@@ -143,11 +143,12 @@ def test_after_a_rejection_steps_are_shorter_and_damping_is_larger():
     model = network(optimizer)
     for _ in range(2):
         model.train_on_batch(X, LABELS)
+    before = float(optimizer.damping)
     spoil(model)
     model.train_on_batch(X, LABELS)
-    assert float(optimizer.damping) == pytest.approx(1e-3)
+    assert float(optimizer.damping) == pytest.approx(10 * before)
     assert float(optimizer.guard.confidence.numpy()) == pytest.approx(0.25)
-    for _ in range(60):
+    for _ in range(140):
         model.train_on_batch(X, LABELS)
     assert float(optimizer.damping) == pytest.approx(1e-4)
     assert float(optimizer.guard.confidence.numpy()) == pytest.approx(1.0)
@@ -309,7 +310,7 @@ def test_lengths_are_those_of_the_matrix_that_is_solved_with(curvature):
     for _ in range(2):
         model.train_on_batch(X, LABELS)
     optimizer.observe(model, X, LABELS)
-    (_, seen), optimizer._seen = optimizer._seen, None
+    seen, optimizer._seen = optimizer._seen, None
     with tf.GradientTape() as tape:
         loss = model.compute_loss(X, LABELS, model(X, training=True))
     v = tape.gradient(loss, [w.value for w in model.trainable_variables])

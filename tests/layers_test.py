@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
-from keras.layers import BatchNormalization, Conv1D, Conv2D, Dense, DepthwiseConv1D, DepthwiseConv2D
-from keras.layers import EinsumDense, Embedding, GroupNormalization, LayerNormalization
+from keras.layers import (
+    BatchNormalization,
+    Conv1D,
+    Conv2D,
+    Dense,
+    DepthwiseConv1D,
+    DepthwiseConv2D,
+    EinsumDense,
+    Embedding,
+    GroupNormalization,
+    LayerNormalization,
+)
 
 import kfisher
-from kfisher.layers import dense as dense_rules
+from kfisher.jacobian.layers import dense as dense_rules
 
 TOLERANCE = 1e-10
 N = 3

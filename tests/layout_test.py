@@ -12,7 +12,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
-from kfisher.callbacks.layout import custom_scalars_layout
+from kfisher.logs.custom_scalars import custom_scalars_layout
 
 STEP_NAMES = [
     "update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance",

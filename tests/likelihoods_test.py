@@ -10,8 +10,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import kfisher
-from kfisher.likelihoods.from_loss import options
 from kfisher.likelihoods import Bernoulli, Categorical, Laplace, Normal, Poisson, from_loss
+from kfisher.likelihoods.from_loss import options
 
 L = keras.losses
 tfd = tfp.distributions

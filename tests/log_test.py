@@ -9,7 +9,7 @@ import pytest
 from event_files import measurement, verdict, write, write_measurements, write_steps, write_verdicts
 
 from kfisher.callbacks import StepStatistics
-from kfisher.log import read_log
+from kfisher.logs.reader import read_log
 
 
 def test_every_number_of_every_step_comes_back(tmp_path):

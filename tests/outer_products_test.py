@@ -13,15 +13,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
-from keras.layers import BatchNormalization, Conv1D, Conv2D, Conv3D, Dense, DepthwiseConv1D, DepthwiseConv2D
-from keras.layers import EinsumDense, Embedding, Flatten, LayerNormalization, SeparableConv1D, SeparableConv2D
+from keras.layers import (
+    BatchNormalization,
+    Conv1D,
+    Conv2D,
+    Conv3D,
+    Dense,
+    DepthwiseConv1D,
+    DepthwiseConv2D,
+    EinsumDense,
+    Embedding,
+    Flatten,
+    LayerNormalization,
+    SeparableConv1D,
+    SeparableConv2D,
+)
 from oracle import distance, jacobian
 
 import kfisher
-from kfisher.blocks import Block
-from kfisher.layers import outer_products, structure
-from kfisher.plan import plan
-from kfisher.square_root import square_root
+from kfisher.jacobian.batch import Batch
+from kfisher.jacobian.layers import outer_products, structure
+from kfisher.jacobian.layers.blocks import Block
+from kfisher.jacobian.plan import plan
+from kfisher.likelihoods.weighted import example_weights
 
 N, C = 3, 2
 WEIGHTS = np.array([0.5, 2.0, 1.2])
@@ -101,7 +115,7 @@ def contributions(model, x, fisher="exact", weights=WEIGHTS):
     vectors = kind.vectors
     kind.vectors = lambda *args: drawn.append(vectors(*args)) or drawn[0]
     batch = [None if t is None else tf.constant(t) for t in (x, y, weights)]
-    root = square_root(model, *batch, fisher=kind, seed=tf.constant([4, 2]), training=False)
+    root = Batch(model, *batch, kind, tf.constant([4, 2]), training=False).square_root
     if fisher == "exact":
         v = np.broadcast_to(np.eye(C)[:, np.newaxis], (C, size, C))
     else:
@@ -152,7 +166,7 @@ def test_squares_are_those_of_the_jacobian(kind, fisher, monkeypatch):
     """Exact in any basis, few columns at a time too. If formed, A = sum M M^T / trace and B = sum M^T M."""
     model, x, j = model_of(kind)
     root, found, v = contributions(model, x, fisher)
-    assert_close(root.example_weights, SHARE)
+    assert_close(example_weights(root.loss.heads)[0], SHARE)
     rows = np.einsum("rnc,ncp->rnp", v, j)
     for block, products in found:
         m = matrices(model, block, rows)
@@ -260,7 +274,7 @@ def test_factors_are_those_formed_by_hand(kind, weights, fisher):
 def test_a_layer_called_twice_has_the_positions_of_both_calls(sharing):
     model, x, _ = model_of("dense twice")
     root, ((_, products), _), v = contributions(model, x)
-    layer = root.rules[0].sites[0].layer
+    layer = root.rules[0].layer_calls[0].layer
     calls = lambda one, two: layer(tf.tanh(layer(x) + one)[:, :1]) + two
     a = np.concatenate([x, tf.tanh(layer(x))[:, :1]], 1)
     a, g = product(layer, a, gradients_at(model, [(2, 3), (1, 3)], calls, v))
@@ -341,7 +355,7 @@ def test_sizes_unknown_while_tracing(build):
         for _, products in (pair for rule in root.rules for pair in rule.outer_products()):
             found.append(products.squares())
             for sharing, diagonal in itertools.product(["expand", "reduce"], [True, False]):
-                found += products.factors(root.example_weights, sharing, (diagonal, diagonal), {})
+                found += products.factors(example_weights(root.loss.heads)[0], sharing, (diagonal, diagonal), {})
         return found
 
     free = [tf.TensorSpec(model.inputs[0].shape, x.dtype)]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import kfisher
 from kfisher import plots
-from kfisher.log import Log, read_log
+from kfisher.logs.reader import Log, read_log
 
 STEPS = (10, 20, 40)
 KINDS = {"exact": "F exact", "sampled": "F sampled", "empirical": "EF"}

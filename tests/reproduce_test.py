@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import reproduce
 from common.half_squared_error import HalfSquaredError
-from kfisher import fisher as fishers
 from reproduction import (
     capacity,
     definitions,
@@ -30,6 +29,8 @@ from reproduction import (
 )
 from reproduction.checks import Check, Evidence
 from reproduction.grid import Descent, Objective
+
+from kfisher import fisher as fishers
 
 SWAPPED = models.Kinds(ngd="empirical", ef="exact")
 

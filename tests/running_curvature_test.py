@@ -14,9 +14,9 @@ from keras import layers
 from oracle import distance
 
 import kfisher
-from kfisher.batch import Batch
+from kfisher._common.vectors import flatten, unflatten
 from kfisher.curvature import EKFAC, KFAC, Diagonal
-from kfisher.vectors import flatten, unflatten
+from kfisher.jacobian.batch import Batch
 from kfisher.optimizers import NaturalGradient
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -134,7 +134,7 @@ def test_products_of_the_linearised_model_are_those_of_the_dense_matrix(case, fi
     model, x, y, w = CASES[case]()
     matrix = dense(model, x, y, w, fisher)
     data = [None if part is None else tf.nest.map_structure(tf.constant, part) for part in (x, y, w)]
-    found = Batch(model, *data, kfisher.fisher.get(fisher), tf.constant([1, 0])).linearization()
+    found = Batch(model, *data, kfisher.fisher.get(fisher), tf.constant([1, 0])).linearization
     vectors = np.random.default_rng(1).normal(size=(2, len(matrix)))
     parts = [unflatten(tf.constant(v), [v.value for v in model.trainable_variables]) for v in vectors]
     assert distance(flatten(found.matvec(parts[0])), matrix @ vectors[0]) < 1e-10

@@ -8,7 +8,7 @@ from keras import layers
 
 import kfisher
 from kfisher.curvature import EKFAC, KFAC, Diagonal, Gram, MatrixFree, kfac
-from kfisher.curvature.kronecker import Kronecker
+from kfisher.curvature._kronecker import Kronecker
 from kfisher.damping import LevenbergMarquardt
 from kfisher.optimizers import NaturalGradient, SophiaG
 

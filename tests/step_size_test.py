@@ -10,13 +10,12 @@ from keras import layers, ops
 from oracle import distance
 
 import kfisher
-from kfisher.batch import Batch
+from kfisher._common.vectors import unflatten
 from kfisher.curvature import Dense, Diagonal, Gram, MatrixFree
 from kfisher.curvature.dense import matrix_of
 from kfisher.damping import LevenbergMarquardt
+from kfisher.jacobian.batch import Batch
 from kfisher.optimizers import ImprovedEmpiricalFisher, NaturalGradient, SophiaG
-from kfisher.square_root import square_root
-from kfisher.vectors import unflatten
 
 pytestmark = pytest.mark.usefixtures("float64")
 RNG = np.random.default_rng(0)
@@ -209,7 +208,7 @@ def test_conjugate_gradients_to_tolerance_are_the_dense_solve_and_start_where_th
     model = network(NaturalGradient(1.0, fisher, curvature, seed=1), regularizer=regularizer)
     model.optimizer.build(model.trainable_variables)
     options = kfisher.fisher.get(fisher), tf.constant([1, 0])
-    seen = Batch(model, tf.constant(X), tf.constant(LABELS), None, *options).linearization()
+    seen = Batch(model, tf.constant(X), tf.constant(LABELS), None, *options).linearization
     g = gradient(model)
     expected = np.linalg.solve(dense(model, fisher=fisher) + 0.01 * np.eye(31), g)
     parts = unflatten(tf.constant(g), [v.value for v in model.trainable_variables])
@@ -329,7 +328,7 @@ def test_sophia_is_that_of_numpy_and_moves_no_entry_by_more_than_the_learning_ra
         m = beta * m + (1 - beta) * gradient(model)
         if t in (0, 1, 2, 4, 6):  # as `kfisher.curvature.Diagonal` promises
             data, seed = (tf.constant(X), tf.constant(LABELS), None), tf.constant([1, t])
-            root = square_root(model, *data, fisher=kfisher.Sampled(), seed=seed, training=True)
+            root = Batch(model, *data, kfisher.Sampled(), seed).square_root
             h = beta_2 * h + (1 - beta_2) * np.diag(matrix_of(root))
         delta = step(model)
         assert distance(flat([model.optimizer.curvature.entries(i) for i in range(4)]), h) < 1e-10

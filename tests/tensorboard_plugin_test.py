@@ -15,7 +15,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.util import grpc_util
 from werkzeug.test import Client
 
-from kfisher.measurement import Measurement
+from kfisher.diagnosis.measurement import Measurement
 from kfisher.tensorboard import FisherLoader
 from kfisher.tensorboard.compact import MAX_MEASUREMENTS, MAX_RANKS, display_ranks
 

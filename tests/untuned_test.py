@@ -4,7 +4,6 @@ import csv
 import math
 
 import pytest
-
 from benchmarking.small_problems import SMALL_PROBLEMS
 from benchmarking.untuned import (
     DEFAULT,

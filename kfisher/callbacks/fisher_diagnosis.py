@@ -6,11 +6,11 @@ import os
 import time
 from typing import Any
 
-from kfisher.callbacks import events
 from kfisher.callbacks.fisher_spectra import FisherSpectra
-from kfisher.diagnosis import judge
-from kfisher.findings import Thresholds
-from kfisher.measurement import Verdict
+from kfisher.diagnosis.findings import Thresholds
+from kfisher.diagnosis.measurement import Verdict
+from kfisher.diagnosis.verdict import judge
+from kfisher.logs import writer
 
 
 class FisherDiagnosis(FisherSpectra):
@@ -72,10 +72,10 @@ class FisherDiagnosis(FisherSpectra):
         last = self.verdict
         self.verdict = judge(self.measurements, frame, self.thresholds, self.seed)
         if self._verdicts is None:
-            self._verdicts = events.EventWriter(os.path.join(self.log_dir, "verdict"))
+            self._verdicts = writer.EventWriter(os.path.join(self.log_dir, "verdict"))
         values = [
-            events.text("fisher/verdict", self.verdict.to_json(), "fisher"),
-            events.text("fisher/verdict_text", _markdown(self.verdict), "text"),
+            writer.text("fisher/verdict", self.verdict.to_json(), "fisher"),
+            writer.text("fisher/verdict_text", _markdown(self.verdict), "text"),
         ]
         self._verdicts.write([(measurement.step, time.time(), values)])
         if self.verbose and (last is None or last.verdict != self.verdict.verdict):

@@ -10,18 +10,18 @@ from typing import Any
 
 import keras
 
-from kfisher.callbacks import events
-from kfisher.callbacks.hook import Hook
-from kfisher.callbacks.layout import custom_scalars_layout
-from kfisher.callbacks.picture import picture
-from kfisher.callbacks.recorder import parts_taken
-from kfisher.callbacks.schedule import Budget, Frequency, check_frequency, is_due
-from kfisher.checks import positive_integer
+from kfisher._common.checks import positive_integer
+from kfisher.callbacks._picture import picture
+from kfisher.callbacks._recorder import parts_taken
+from kfisher.callbacks._schedule import Budget, Frequency, check_frequency, is_due
+from kfisher.callbacks._train_function import Hook
 from kfisher.damping import positive
-from kfisher.diagnosis import damping_of
-from kfisher.frame import Frame
-from kfisher.measurement import Measurement
-from kfisher.meter import Meter, TooManyRows, examples
+from kfisher.diagnosis.basis import Frame
+from kfisher.diagnosis.measurement import Measurement
+from kfisher.diagnosis.meter import Meter, TooManyRows, examples
+from kfisher.diagnosis.verdict import damping_of
+from kfisher.logs import writer
+from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.model import wants_batches
 
 
@@ -122,7 +122,7 @@ class FisherSpectra(keras.callbacks.Callback):
             self._step, self._unlogged_picture, self._undrawn = 0, False, True
         if self._writer is None:
             layout = custom_scalars_layout(step_names=())
-            self._writer = events.EventWriter(os.path.join(self.log_dir, "spectra"), layout)
+            self._writer = writer.EventWriter(os.path.join(self.log_dir, "spectra"), layout)
         self._budget.start()
         self._pending, self._size, self._skipped = False, 0, False
         self._attaches = wants_batches(self.model)
@@ -193,8 +193,8 @@ class FisherSpectra(keras.callbacks.Callback):
 
     def measured(self, measurement: Measurement, frame: Frame) -> None:
         """Logs a measurement; may be extended."""
-        values = events.scalars(measurement.scalars())
-        values.append(events.text("fisher/measurement", measurement.to_json(), "fisher"))
+        values = writer.scalars(measurement.scalars())
+        values.append(writer.text("fisher/measurement", measurement.to_json(), "fisher"))
         self._writer.write([(measurement.step, time.time(), values)])
 
     def _draw(self) -> None:
@@ -204,7 +204,7 @@ class FisherSpectra(keras.callbacks.Callback):
         started = time.perf_counter()
         measurement = self.measurements[-1]
         try:
-            value = events.image("fisher/overview", *picture(measurement))
+            value = writer.image("fisher/overview", *picture(measurement))
             self._writer.write([(measurement.step, time.time(), [value])])
         except Exception as error:
             message = f"No picture of step {measurement.step}; training goes on. Received: {error}"

@@ -8,11 +8,11 @@ from typing import Any
 
 import keras
 
-from kfisher.callbacks.events import ScalarWriter
-from kfisher.callbacks.hook import Hook
-from kfisher.callbacks.layout import custom_scalars_layout
-from kfisher.callbacks.recorder import StepRecorder
-from kfisher.checks import positive_integer
+from kfisher._common.checks import positive_integer
+from kfisher.callbacks._recorder import StepRecorder
+from kfisher.callbacks._train_function import Hook
+from kfisher.logs.custom_scalars import custom_scalars_layout
+from kfisher.logs.writer import ScalarWriter
 
 _CAPACITY = 512  # rows between two looks at the buffer, if it is not time for one before
 

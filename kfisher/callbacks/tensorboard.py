@@ -9,11 +9,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher.callbacks import events
+from kfisher.callbacks._schedule import Frequency
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
-from kfisher.callbacks.schedule import Frequency
 from kfisher.callbacks.step_statistics import StepStatistics
-from kfisher.findings import Thresholds
+from kfisher.diagnosis.findings import Thresholds
+from kfisher.logs import writer
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
@@ -105,7 +105,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
             yield
         except (OSError, tf.errors.OpError) as error:
             self._broken = True
-            events.warn_once(str(self.log_dir), error)
+            writer.warn_once(str(self.log_dir), error)
 
     def _keras(self, method: str, *arguments) -> None:
         if not self._broken:

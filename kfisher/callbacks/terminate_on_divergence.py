@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from kfisher._keras.optimizers import inner
+
 
 class TerminateOnDivergence(keras.callbacks.Callback):
     """Stops `fit` where a kfisher optimizer would otherwise only warn that training diverges.
@@ -17,7 +19,7 @@ class TerminateOnDivergence(keras.callbacks.Callback):
     """
 
     def on_train_batch_end(self, batch, logs=None):
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer = inner(self.model.optimizer)
         trouble = optimizer.trouble() if hasattr(optimizer, "trouble") else None
         if trouble is not None:
             print(f"\nTraining ends at step {int(optimizer.iterations.numpy())}. {trouble}")

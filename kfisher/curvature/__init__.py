@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from kfisher.curvature.base import Curvature
+from kfisher.curvature._base import Curvature
 from kfisher.curvature.dense import Dense
 from kfisher.curvature.diagonal import Diagonal
 from kfisher.curvature.ekfac import EKFAC

@@ -5,10 +5,10 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.base import Curvature
-from kfisher.curvature.factorisation import cholesky_solve
-from kfisher.square_root import SquareRoot
-from kfisher.vectors import dot, flatten, unflatten
+from kfisher._common.vectors import dot, flatten, unflatten
+from kfisher.curvature._base import Curvature
+from kfisher.curvature._factorisation import cholesky_solve
+from kfisher.jacobian.square_root import SquareRoot
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -25,16 +25,17 @@ class Dense(Curvature):
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.Dense())
     """
 
-    def observe(self, batch, step, damping, part) -> SquareRoot:
-        return batch.square_root()
+    def observe(self, batch, step, damping, part):
+        batch.square_root  # noqa: B018  its pass runs now
 
-    def squared_length(self, seen, gradient, solution, damping):
-        return self.quadratic(seen, solution, damping)
+    def squared_length(self, batch, gradient, solution, damping):
+        return self.quadratic(batch, solution, damping)
 
-    def quadratic(self, seen, vectors, damping):
-        return seen.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
+    def quadratic(self, batch, vectors, damping):
+        return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
 
-    def solve(self, root: SquareRoot, gradient, damping):
+    def solve(self, batch, gradient, damping):
+        root = batch.square_root
         matrix = matrix_of(root)
         damping = tf.cast(damping, tf.float64)
         shift = [tf.fill(g.shape, damping + ridge) for g, ridge in zip(gradient, root.ridge)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.curvature.running import Running
+from kfisher.curvature._running import Running
 
 
 @keras.saving.register_keras_serializable("kfisher")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.checks import positive_integer
-from kfisher.curvature.factorisation import eigensystems
-from kfisher.curvature.kronecker import Kronecker, times, times_right
+from kfisher._common.checks import positive_integer
+from kfisher.curvature._factorisation import eigensystems
+from kfisher.curvature._kronecker import Kronecker, times, times_right
 
 
 @keras.saving.register_keras_serializable("kfisher")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.checks import probability
-from kfisher.curvature.base import Curvature, last_solution
-from kfisher.curvature.factorisation import cholesky_solve
-from kfisher.square_root import SquareRoot
-from kfisher.vectors import Tensors, dot
+from kfisher._common.checks import probability
+from kfisher._common.vectors import Tensors, dot
+from kfisher.curvature._base import Curvature, last_solution
+from kfisher.curvature._factorisation import cholesky_solve
 
 # A part of the gradient outside the row space of A below this many machine epsilons is rounding.
 _ROUNDING = 1000.0
@@ -64,19 +63,20 @@ class Gram(Curvature):
     def remembered(self):
         return self._previous if self.momentum else []
 
-    def squared_length(self, seen, gradient, solution, damping):
-        return self.quadratic(seen, solution, damping)
+    def squared_length(self, batch, gradient, solution, damping):
+        return self.quadratic(batch, solution, damping)
 
-    def quadratic(self, seen, vectors, damping):
-        return seen.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
+    def quadratic(self, batch, vectors, damping):
+        return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
 
     def get_config(self):
         return {"momentum": self.momentum}
 
-    def observe(self, batch, step, damping, part) -> SquareRoot:
-        return batch.square_root()
+    def observe(self, batch, step, damping, part):
+        batch.square_root  # noqa: B018  its pass runs now
 
-    def solve(self, root: SquareRoot, gradient, damping):
+    def solve(self, batch, gradient, damping):
+        root = batch.square_root
         ridge_gradient = root.ridge_gradient() if any(root.ridge) else None
         c = root.coordinates
         if not self.momentum:
@@ -120,7 +120,7 @@ class Gram(Curvature):
                 h = [a + b for a, b in zip(h, ridge_gradient)]
             return solution(c, h)
 
-        if root.other_losses:
+        if root.loss is not None and root.loss.other_losses:
             return otherwise()
         return tf.cond(explained, lambda: solution(c, ridge_gradient), otherwise)
 

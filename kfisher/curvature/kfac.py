@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.checks import positive_integer
-from kfisher.curvature.damped_inverse import compute, damped_inverse
-from kfisher.curvature.kronecker import Kronecker, mean_eigenvalue
+from kfisher._common.checks import positive_integer
+from kfisher.curvature._damped_inverse import compute, damped_inverse
+from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
 
 # The factor by which the damping may differ from that in the inverses.
 _MOVED = 1.5

@@ -5,10 +5,10 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.checks import positive_integer
-from kfisher.curvature.base import Curvature, last_solution
-from kfisher.linearization import Linearization
-from kfisher.vectors import dot, flatten, unflatten
+from kfisher._common.checks import positive_integer
+from kfisher._common.vectors import dot, flatten, unflatten
+from kfisher.curvature._base import Curvature, last_solution
+from kfisher.jacobian.linearization import Linearization
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -50,11 +50,11 @@ class MatrixFree(Curvature):
         for variable, x in zip(self._start, solution):
             variable.assign(x)
 
-    def observe(self, batch, step, damping, part) -> Linearization:
-        return batch.linearization()
+    def observe(self, batch, step, damping, part):
+        batch.linearization  # noqa: B018  its pass runs now
 
-    def solve(self, linearization: Linearization, gradient, damping):
-        operator = _Damped(linearization, gradient, tf.cast(damping, tf.float64))
+    def solve(self, batch, gradient, damping):
+        operator = _Damped(batch.linearization, gradient, tf.cast(damping, tf.float64))
         solved = tf.linalg.experimental.conjugate_gradient(
             operator,
             flatten(gradient),
@@ -70,11 +70,11 @@ class MatrixFree(Curvature):
     def remembered(self):
         return self._start
 
-    def squared_length(self, seen, gradient, solution, damping):
-        return self.quadratic(seen, solution, damping)
+    def squared_length(self, batch, gradient, solution, damping):
+        return self.quadratic(batch, solution, damping)
 
-    def quadratic(self, seen, vectors, damping):
-        return seen.quadratic([vectors])[0, 0] + tf.cast(damping, tf.float64) * dot(vectors, vectors)
+    def quadratic(self, batch, vectors, damping):
+        return batch.linearization.quadratic([vectors])[0, 0] + tf.cast(damping, tf.float64) * dot(vectors, vectors)
 
     def get_config(self):
         return {"max_iterations": self.max_iterations, "tolerance": self.tolerance}

@@ -1,6 +1,6 @@
 """The likelihood p(y | f) behind a Keras loss."""
 
-from kfisher.likelihoods.base import Likelihood
+from kfisher.likelihoods._base import Likelihood
 from kfisher.likelihoods.bernoulli import Bernoulli
 from kfisher.likelihoods.categorical import Categorical
 from kfisher.likelihoods.distribution import DistributionLikelihood

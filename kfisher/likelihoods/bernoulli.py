@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from kfisher.checks import checked
-from kfisher.likelihoods.base import Independent, clip, logits_behind, register
+from kfisher._common.checks import checked
+from kfisher.likelihoods._base import Independent, clip, logits_behind, register, tfd
 
 
 @register
@@ -35,7 +34,7 @@ class Bernoulli(Independent):
         return tf.math.log(p) - tf.math.log1p(-p)
 
     def distribution(self, eta: tf.Tensor) -> Any:
-        return tfp.distributions.Bernoulli(logits=eta)
+        return tfd().Bernoulli(logits=eta)
 
     def labels(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
         y = super().labels(y, eta)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from kfisher.checks import checked
-from kfisher.likelihoods.base import Likelihood, clip, logits_behind, register
+from kfisher._common.checks import checked
+from kfisher.likelihoods._base import Likelihood, clip, logits_behind, register, tfd
 
 
 @register
@@ -61,7 +60,7 @@ class Categorical(Likelihood):
         return tf.math.log(clip(p))
 
     def distribution(self, eta: tf.Tensor) -> Any:
-        return tfp.distributions.OneHotCategorical(logits=eta, dtype=eta.dtype)
+        return tfd().OneHotCategorical(logits=eta, dtype=eta.dtype)
 
     def labels(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
         if not self.sparse:

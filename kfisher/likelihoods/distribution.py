@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from kfisher.likelihoods.base import Likelihood, register
+from kfisher.likelihoods._base import Likelihood, register, tfd
 from kfisher.likelihoods.bernoulli import Bernoulli
 from kfisher.likelihoods.categorical import Categorical
 from kfisher.likelihoods.poisson import Poisson
-
-tfd = tfp.distributions
 
 
 @register
@@ -22,7 +20,7 @@ class DistributionLikelihood(Likelihood):
     """p(y | f) = make_distribution(f): what `kfisher.losses.NegativeLogLikelihood` stands for.
 
     Scores are autodiff of `log_prob`, so sampled and empirical labels work for every distribution. The
-    exact Fisher is known in the parameters c of the families in `EXACT_FAMILIES` and carried to f by
+    exact Fisher is known in the parameters c of the families below and carried to f by
 
         V = (dc/df)^T S_c,   S_c S_c^T the Fisher in c.
 
@@ -58,7 +56,9 @@ class DistributionLikelihood(Likelihood):
 
     def log_prob(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """log p(y | f) of each position, shape `(...)`: summed over what a position observes."""
-        log_prob = self.make_distribution(eta).log_prob(y)
+        # A tensor that no distribution has met: bijectors remember what they made of one, even in another
+        # graph, and their answer would have no gradient here.
+        log_prob = self.make_distribution(eta).log_prob(tf.identity(y))
         return tf.reduce_sum(log_prob, list(range(eta.shape.rank - 1, log_prob.shape.rank)))
 
     def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -92,25 +92,26 @@ def _parameters(distribution: Any, positions: int) -> list[tuple[tf.Tensor, tf.T
 
     c is `(..., K)` with the K parameters of a position last, the root `(..., K, R)`.
     """
-    while isinstance(distribution, tfd.Independent):
+    while isinstance(distribution, tfd().Independent):
         distribution = distribution.distribution
-    family = type(distribution)
-    if family not in (*EXACT_FAMILIES, *_CATEGORICAL):
-        known = ", ".join(f.__name__ for f in (*EXACT_FAMILIES, *_CATEGORICAL))
+    family, families = type(distribution), _families()
+    if family not in families:
+        known = ", ".join(f.__name__ for f in families)
         raise ValueError(
             f"The exact Fisher of {family.__name__} is not known to kfisher. Use "
             "`fisher=kfisher.Sampled(num_samples)`, whose labels are drawn from the distribution. Exact are "
             f"{known}, and `Independent` of these. Received: "
             f"make_distribution returns {distribution}"
         )
-    if family in _CATEGORICAL:
+    deviations = families[family]
+    if deviations is None:
         logits = distribution.logits_parameter()
         return [(logits, Categorical(from_logits=True).fisher_root(logits))]
     shape = tf.concat([distribution.batch_shape_tensor(), distribution.event_shape_tensor()], 0)
     static = distribution.batch_shape + distribution.event_shape
     size = static[positions:].num_elements()
     found = []
-    for c, deviation in EXACT_FAMILIES[family](distribution):
+    for c, deviation in deviations(distribution):
         flat = tf.concat([shape[:positions], [size]], 0)
         # A parameter that several observations share counts once for each of them.
         c, deviation = (tf.reshape(tf.broadcast_to(t, shape), flat) for t in (c, deviation))
@@ -143,15 +144,22 @@ def _exponential(d: Any) -> list[tuple[tf.Tensor, tf.Tensor]]:
     return [(rate, 1 / rate)]
 
 
-# For each family its parameters with the standard deviations of their scores; scores of different
-# parameters are uncorrelated in all of them (Lehmann & Casella 1998, section 2.5).
-EXACT_FAMILIES: dict[type, Callable[[Any], list[tuple[tf.Tensor, tf.Tensor]]]] = {
-    tfd.Normal: lambda d: _location_scale(d, 1.0, 2**0.5),
-    tfd.LogNormal: lambda d: _location_scale(d, 1.0, 2**0.5),
-    tfd.Laplace: lambda d: _location_scale(d, 1.0, 1.0),
-    tfd.MultivariateNormalDiag: _multivariate_normal,
-    tfd.Bernoulli: _bernoulli,
-    tfd.Poisson: _poisson,
-    tfd.Exponential: _exponential,
-}
-_CATEGORICAL = (tfd.Categorical, tfd.OneHotCategorical)
+@functools.cache
+def _families() -> dict[type, Callable[[Any], list[tuple[tf.Tensor, tf.Tensor]]] | None]:
+    """For each family its parameters with the standard deviations of their scores.
+
+    Scores of different parameters are uncorrelated in all of them (Lehmann & Casella 1998, section 2.5), but
+    in the categorical ones, `None`, whose root is another.
+    """
+    d = tfd()
+    return {
+        d.Normal: lambda p: _location_scale(p, 1.0, 2**0.5),
+        d.LogNormal: lambda p: _location_scale(p, 1.0, 2**0.5),
+        d.Laplace: lambda p: _location_scale(p, 1.0, 1.0),
+        d.MultivariateNormalDiag: _multivariate_normal,
+        d.Bernoulli: _bernoulli,
+        d.Poisson: _poisson,
+        d.Exponential: _exponential,
+        d.Categorical: None,
+        d.OneHotCategorical: None,
+    }

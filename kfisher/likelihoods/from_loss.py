@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from kfisher.likelihoods.base import Likelihood
+from kfisher._keras.private import options
+from kfisher.likelihoods._base import Likelihood
 from kfisher.likelihoods.bernoulli import Bernoulli
 from kfisher.likelihoods.categorical import Categorical
 from kfisher.likelihoods.laplace import Laplace
@@ -82,10 +83,3 @@ def from_loss(loss: Any) -> Likelihood:
             f"or pass `likelihood=` to say which likelihood to use. Received: loss={loss!r}"
         )
     return _FROM_KERAS[name](**options(resolved))
-
-
-def options(loss: Any) -> dict[str, Any]:
-    """What a Keras loss hands to its function: `from_logits`, `axis`, ..."""
-    # `_fn_kwargs` is private, but the only place where every option (`axis` of the sparse loss among
-    # them) is kept; tests/likelihoods_test.py notices if it moves.
-    return getattr(loss, "_fn_kwargs", {})

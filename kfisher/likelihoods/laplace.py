@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from kfisher.likelihoods.base import Independent, positive, register
+from kfisher.likelihoods._base import Independent, positive, register, tfd
 
 
 @register
@@ -30,7 +29,7 @@ class Laplace(Independent):
         return float(eta.shape[-1]) if self.scale is None else self.scale
 
     def distribution(self, eta: tf.Tensor) -> Any:
-        return tfp.distributions.Laplace(eta, tf.constant(self._scale(eta), eta.dtype))
+        return tfd().Laplace(eta, tf.constant(self._scale(eta), eta.dtype))
 
     def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return tf.sign(y - eta) / self._scale(eta)

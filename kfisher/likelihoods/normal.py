@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from kfisher.likelihoods.base import Independent, positive, register
+from kfisher.likelihoods._base import Independent, positive, register, tfd
 
 
 @register
@@ -34,7 +33,7 @@ class Normal(Independent):
         return (eta.shape[-1] / 2) ** 0.5 if self.scale is None else self.scale
 
     def distribution(self, eta: tf.Tensor) -> Any:
-        return tfp.distributions.Normal(eta, tf.constant(self._scale(eta), eta.dtype))
+        return tfd().Normal(eta, tf.constant(self._scale(eta), eta.dtype))
 
     def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return (y - eta) / self._scale(eta) ** 2

@@ -6,10 +6,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from kfisher.checks import checked
-from kfisher.likelihoods.base import Independent, register
+from kfisher._common.checks import checked
+from kfisher.likelihoods._base import Independent, register, tfd
 
 
 @register
@@ -26,7 +25,7 @@ class Poisson(Independent):
         return tf.math.log(outputs + keras.config.epsilon())
 
     def distribution(self, eta: tf.Tensor) -> Any:
-        return tfp.distributions.Poisson(log_rate=eta)
+        return tfd().Poisson(log_rate=eta)
 
     def labels(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
         y = super().labels(y, eta)

@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 
 from kfisher.curvature import Dense, Gram
+from kfisher.jacobian.square_root import SquareRoot
+from kfisher.likelihoods.weighted import mean_weights
 from kfisher.optimizers.empirical_natural_gradient import EmpiricalNaturalGradient
-from kfisher.square_root import SquareRoot
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -63,18 +64,29 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
                 f"'dense'. Received: curvature={curvature!r}"
             )
 
-    def solve(self, evidence, gradient, damping):
+    def solve(self, batch, gradient, damping):
         """(EF + damping I)^{-1} of the gradient in which example n counts s_n times."""
-        root = copy.copy(evidence)
-        root.coordinates = root.improved
-        others = _beyond_likelihood(evidence, gradient)
-        gradient = [a + h for a, h in zip(root.rmatvec(root.improved), others)]
-        return super().solve(root, gradient, damping)
+        weighed, root = copy.copy(batch), copy.copy(batch.square_root)
+        root.coordinates = _by_error(root)
+        weighed.square_root = root
+        others = _beyond_likelihood(batch.square_root, gradient)
+        gradient = [a + h for a, h in zip(root.rmatvec(root.coordinates), others)]
+        return super().solve(weighed, gradient, damping)
+
+
+def _by_error(root: SquareRoot) -> tf.Tensor:
+    """-sum phi |v_rn|^2 / sqrt(w_n) over all outputs and positions, `(R, N)`: example n counts s_n times."""
+    heads, (vectors,) = root.loss.heads, root.columns.groups
+    squares = [
+        head.likelihood.dispersion(head.eta) * tf.reduce_sum(tf.square(v), list(range(2, v.shape.rank)))
+        for head, (_, v) in zip(heads, vectors)
+    ]
+    return -tf.math.divide_no_nan(tf.add_n(squares), tf.sqrt(mean_weights(heads)))
 
 
 def _beyond_likelihood(root: SquareRoot, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
     """The part of the gradient that is not that of the likelihood."""
-    if not root.other_losses:
+    if not root.loss.other_losses:
         return root.ridge_gradient()
     if root.coordinates is None:
         raise ValueError(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kfisher import damping as dampings
-from kfisher.batch import Batch
-from kfisher.checks import probability
-from kfisher.optimizers.guard import Guard, Judgement
-from kfisher.optimizers.observing import ObservingOptimizer
-from kfisher.optimizers.step_size import quadratic_model, within
-from kfisher.vectors import Tensors, dot
+from kfisher._common.checks import probability
+from kfisher._common.vectors import Tensors, dot
+from kfisher.jacobian.batch import Batch
+from kfisher.optimizers._adaptive_damping import AdaptiveDamping
+from kfisher.optimizers._guard import Guard
+from kfisher.optimizers._observing import ObservingOptimizer
+from kfisher.optimizers._step_size import quadratic_model, within
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -62,8 +62,9 @@ class NaturalGradient(ObservingOptimizer):
             from `kfisher.curvature`. Defaults to `"kfac"`.
         damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: lambda in the
             units of F (loss / parameter^2). A float can be set anew while training,
-            `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 1e-4, ten times
-            as large after a step that was taken back, and slowly less again.
+            `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 5e-3 while F
+            is known from up to 16 examples, 0.08 / n for n, no less than 1e-4; ten times as much after a step
+            that was taken back, and slowly less again.
         momentum: Float in [0, 1), as in `keras.optimizers.SGD`, on the natural-gradient step. Defaults to
             `0.0`.
         trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
@@ -155,35 +156,18 @@ class NaturalGradient(ObservingOptimizer):
         self.momentum = probability("momentum", momentum)
         self.trust_region = trust_region
         self.step = step
-        self._policy = dampings.get(damping)
-        self._damping = self._policy
-        self._every = getattr(self._policy, "every", None)  # a schedule does not adapt
-        if isinstance(self._policy, dampings.Damping):
-            self._damping = self.add_variable(
-                (),
-                # initializers.Constant goes through float32
-                lambda shape, dtype: tf.constant(self._policy.initial, dtype),
-                aggregation="only_first_replica",
-                name="damping",
-            )
+        self._adaptive = AdaptiveDamping(damping, self.curvature.averages_batches, self.add_variable)
 
     # --- hyper-parameters -----------------------------------------------------------------------
 
     @property
     def damping(self):
         """lambda of the next step: a variable, or the value of the schedule."""
-        if isinstance(self._damping, keras.Variable):
-            return self._damping
-        return self._damping(self.iterations)
+        return self._adaptive.value(self.iterations)
 
     @damping.setter
     def damping(self, value):
-        if not isinstance(self._damping, keras.Variable):
-            raise TypeError(
-                "This optimizer was created with a schedule as its `damping`, so its damping cannot be set. "
-                f"Received: damping={value}"
-            )
-        self._damping.assign(dampings.positive("damping", value))
+        self._adaptive.set(value)
 
     @property
     def radius(self):
@@ -195,27 +179,22 @@ class NaturalGradient(ObservingOptimizer):
     # --- one step -------------------------------------------------------------------------------
 
     def observe(self, model, x, y, sample_weight=None):
-        adapts = self._every is not None
-        if self._parts > 1 and (adapts or self.step == "quadratic_model"):
+        adapts = self._adaptive.every is not None
+        if self._accumulation.parts > 1 and (adapts or self.step == "quadratic_model"):
             raise ValueError(
                 "With `gradient_accumulation_steps` the quadratic model of a step would need all its batches "
                 "at once. Use step='fixed' and a `damping` that does not adapt. Received: "
-                f"gradient_accumulation_steps={self._parts}, step={self.step!r}, damping={self._policy!r}"
+                f"gradient_accumulation_steps={self._accumulation.parts}, step={self.step!r}, damping={self._adaptive.policy!r}"
             )
         super().observe(model, x, y, sample_weight)
 
     def build_own(self, variables):
         needs_last = self.momentum or self.step == "quadratic_model"
         self.momentums = self.add_optimizer_variables(variables, "momentum") if needs_last else []
-        self._bent = None
-        if self._every is not None:
-            # Of the last step, until the next batch judges it: its delta^T F delta, or -1.
-            self._bent = self.add_variable(
-                (), keras.initializers.Constant(-1), dtype="float64", name="curvature_along_step"
-            )
+        self._adaptive.build(self.add_variable)
 
     def build_guard(self, variables, kept):
-        if self.trust_region is not None or self._every is not None:
+        if self.trust_region is not None or self._adaptive.every is not None:
             self.guard = Guard(self.trust_region, self.fisher.divergence)
             self.rejected_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="rejected_steps"
@@ -228,22 +207,24 @@ class NaturalGradient(ObservingOptimizer):
             return super().accepts(batch)
         return lambda loss: self.guard.judge(batch, loss, loss, False).harmless
 
-    def take_step(self, batch, evidence, gradient, variables, missing, losses):
+    def take_step(self, batch, gradient, variables, missing, losses):
         damping = tf.convert_to_tensor(self.damping)
-        solution = self.solve(evidence, gradient, damping)
-        prepared = functools.partial(self._prepared, batch, evidence, gradient, solution, damping)
+        solution = self.solve(batch, gradient, damping)
+        prepared = functools.partial(self._prepared, batch, gradient, solution, damping)
         if self.guard is None:
             finite, take = prepared(None, variables, missing)
             tf.cond(finite, take, lambda: self.skip(batch.xla))
             return
         # 1. What this batch says of the last step, and of itself.
-        judgement = self.guard.judge(batch, *losses, ask=self._is_judged())
+        judgement = self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
         # 2. The update, as long as F describes the model.
         radius = self.guard.radius(judgement.loss)
         finite, take = prepared(radius, variables, missing)
 
         def go_on():
-            self._adapt(judgement, gradient, variables)
+            self._adaptive.after_step(
+                judgement, gradient, lambda: self._last_step(variables), self.curvature.examples
+            )
             self.guard.keep()
             take()
             self.guard.accept(judgement)
@@ -258,9 +239,7 @@ class NaturalGradient(ObservingOptimizer):
             self.rejected_steps.assign_add(1)
             self.guard.take_back()
             self.curvature.moved(tf.constant(float("inf"), tf.float64))
-            self._damp(lambda damping: self._policy.after_rejection(damping))
-            if self._bent is not None:
-                self._bent.assign(-1)
+            self._adaptive.after_rejection()
             self.failed(batch.xla)
 
         # 3. One of three.
@@ -268,9 +247,9 @@ class NaturalGradient(ObservingOptimizer):
             judgement.failed, take_back, lambda: tf.cond(finite & ~judgement.outlier, go_on, skip)
         )
 
-    def _prepared(self, batch, evidence, gradient, solution, damping, radius, variables, missing):
+    def _prepared(self, batch, gradient, solution, damping, radius, variables, missing):
         """Whether there is a step, and the function that takes it."""
-        steps, factor, share = self._bounded(batch, evidence, gradient, solution, damping, radius)
+        steps, factor, share = self._bounded(batch, gradient, solution, damping, radius)
         finite = tf.math.is_finite(tf.convert_to_tensor(self.learning_rate)) & tf.math.is_finite(
             tf.linalg.global_norm(steps) if share is None else share
         )
@@ -295,18 +274,18 @@ class NaturalGradient(ObservingOptimizer):
             linearization = batch.exact_linearization
             move()
             delta = [tf.cast(v.value, b.dtype) - b for v, b in zip(variables, before)]
-            self._bent.assign(linearization.quadratic([delta])[0, 0])
+            self._adaptive.bent.assign(linearization.quadratic([delta])[0, 0])
 
-        if self._bent is None:
+        if self._adaptive.every is None:
             return finite, move
-        due = tf.equal((self.iterations.value + 1) % self._every, 0)
+        due = self._adaptive.is_due(self.iterations.value)
         return finite, lambda: tf.cond(due, move_and_measure, move)
 
-    def solve(self, evidence: Any, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
+    def solve(self, batch: Batch, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
         """(F + damping I)^{-1} gradient, from what the curvature has seen."""
-        return self.curvature.solve(evidence, gradient, damping)
+        return self.curvature.solve(batch, gradient, damping)
 
-    def _bounded(self, batch: Batch, evidence: Any, gradient: Tensors, solution: Tensors, damping, radius):
+    def _bounded(self, batch: Batch, gradient: Tensors, solution: Tensors, damping, radius):
         """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model), the
         factor that brings it into the trust region, and its length as a share of the longest there."""
         last = [tf.cast(m.value, x.dtype) for m, x in zip(self.momentums, solution)]
@@ -325,9 +304,9 @@ class NaturalGradient(ObservingOptimizer):
                     length = batch.exact_linearization.quadratic([whole])[0, 0]
                     length += tf.cast(damping, tf.float64) * dot(whole, whole)
                 else:
-                    length = self.curvature.quadratic(evidence, whole, damping)
+                    length = self.curvature.quadratic(batch, whole, damping)
             else:
-                length = rate**2 * self.curvature.squared_length(evidence, gradient, solution, damping)
+                length = rate**2 * self.curvature.squared_length(batch, gradient, solution, damping)
         return step, *((1.0, None) if radius is None else within(length, radius))
 
     def update_step(self, gradient, variable, learning_rate):
@@ -344,48 +323,16 @@ class NaturalGradient(ObservingOptimizer):
             self.assign(m, delta)
         self.assign_add(variable, delta)
 
-    # --- damping that adapts ----------------------------------------------------------------------
-
-    def _is_judged(self) -> tf.Tensor | bool:
-        return False if self._bent is None else self._bent.value >= 0
-
-    def _adapt(self, judgement: Judgement, gradient: Tensors, variables: list) -> None:
-        """Moves the damping, if it is of the kind that moves.
-
-        The last step delta is judged on this batch, which had no part in it. With its gradient g at the end
-        of the step, the quadratic model has the loss change by g . delta - delta^T F delta / 2.
-        """
-        if self._bent is None:
-            self._damp(lambda damping: self._policy.after_step(damping))
-            return
-
-        def adapt():
-            before = self.guard.previous[: len(variables)]
-            delta = [tf.cast(v.value - b.value, g.dtype) for v, b, g in zip(variables, before, gradient)]
-            promised = dot(gradient, delta) - self._bent.value / 2
-            ratio = (judgement.loss - judgement.before) / promised
-            ratio = tf.where(promised < 0, ratio, tf.constant(float("nan"), tf.float64))
-            self._damp(lambda damping: self._policy.adapted(damping, tf.cast(ratio, damping.dtype)))
-
-        tf.cond((self._bent.value >= 0) & tf.math.is_finite(judgement.before), adapt, lambda: None)
-        self._bent.assign(-1)
-
-    def _damp(self, change) -> None:
-        if isinstance(self._damping, keras.Variable):
-            damping = tf.convert_to_tensor(self._damping.value)
-            changed = change(damping)
-            if changed is not damping:
-                self._damping.assign(changed)
+    def _last_step(self, variables: list) -> Tensors:
+        before = self.guard.previous[: len(variables)]
+        return [v.value - b.value for v, b in zip(variables, before)]
 
     # --- serialization --------------------------------------------------------------------------
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
-        policy = self._policy
-        constant = type(policy) is dampings.Constant
         return {
             **super().get_config(),
-            "damping": float(self._damping.numpy()) if constant else serialize(policy),
+            "damping": self._adaptive.config,
             "momentum": self.momentum,
             "trust_region": self.trust_region,
             "step": self.step,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher.checks import probability
+from kfisher._common.checks import probability
 from kfisher.curvature import Diagonal
 from kfisher.damping import positive
 from kfisher.fisher import Sampled
-from kfisher.optimizers.observing import ObservingOptimizer
+from kfisher.optimizers._observing import ObservingOptimizer
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -100,7 +100,7 @@ class SophiaG(ObservingOptimizer):
     def build_own(self, variables):
         self.averages = self.add_optimizer_variables(variables, "average")
 
-    def take_step(self, batch, evidence, gradient, variables, missing, losses):
+    def take_step(self, batch, gradient, variables, missing, losses):
         finite = tf.math.is_finite(tf.linalg.global_norm(gradient)) & self.curvature.ready()
         finite &= tf.math.is_finite(tf.convert_to_tensor(self.learning_rate))
         steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from kfisher.log import Log
-from kfisher.measurement import KINDS, Measurement
+from kfisher.diagnosis.measurement import KINDS, Measurement
+from kfisher.logs.reader import Log
 from kfisher.plots.sources import Source, log_of, measurements_of
 from kfisher.plots.style import REFERENCE, count_on_x, finish, look, new_axes
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kfisher.measurement import Verdict
+from kfisher.diagnosis.measurement import Verdict
 from kfisher.plots.of_one_step import layers, overlap, ratio_eigenvalues, spectra
 from kfisher.plots.over_steps import cosine, gamma, step_lengths, steps
 from kfisher.plots.sources import Source, log_of, nearest

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from kfisher.log import Log, read_log
-from kfisher.measurement import Measurement
+from kfisher.diagnosis.measurement import Measurement
+from kfisher.logs.reader import Log, read_log
 
 Source = Measurement | Log | str | os.PathLike
 

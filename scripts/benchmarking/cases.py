@@ -24,8 +24,8 @@ from benchmarking.work import (
     random_digits,
     sgd,
 )
-from kfisher.batch import Batch
-from kfisher.meter import Meter
+from kfisher.diagnosis.meter import Meter
+from kfisher.jacobian.batch import Batch
 
 
 class Case(NamedTuple):
@@ -79,7 +79,7 @@ def product() -> Callable[[], float]:
 
     def multiply() -> list[tf.Tensor]:
         batch = Batch(model, x, x, None, kfisher.Exact(), tf.constant([0, 0]))
-        return batch.linearization().matvec(vectors)
+        return batch.linearization.matvec(vectors)
 
     return timed(multiply)
 

@@ -8,8 +8,8 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-
 from comparison.problems import PROBLEMS
+
 from kfisher.optimizers import NaturalGradient
 
 _PROBLEM = PROBLEMS["autoencoder"]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from comparison.problems import PROBLEMS
 
 import kfisher
-from comparison.problems import PROBLEMS
 from kfisher.optimizers import NaturalGradient
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from common.folders import writable
+
 from comparison.optimizers import OPTIMIZERS
 from comparison.problems import PROBLEMS
 from comparison.table import EPOCHS

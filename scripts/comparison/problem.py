@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from common.half_squared_error import HalfSquaredError
 
 import kfisher
-from common.half_squared_error import HalfSquaredError
 
 
 class Data(NamedTuple):

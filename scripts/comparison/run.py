@@ -10,10 +10,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from common.directions import directions
 from tqdm import tqdm
 
 import kfisher
-from common.directions import directions
 from comparison.optimizers import OPTIMIZERS
 from comparison.problem import Data, Problem, Setting
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from common.half_squared_error import HalfSquaredError
 from tqdm import tqdm
 
 import kfisher
-from common.half_squared_error import HalfSquaredError
 from kfisher.optimizers import NaturalGradient
 from reproduction.models import KINDS, Kinds, double_precision, matrices, train
 

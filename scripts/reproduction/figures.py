@@ -13,10 +13,10 @@ from PIL import Image
 
 from reproduction.capacity import Capacity
 from reproduction.grid import Objective
+from reproduction.joint import Convergence
 from reproduction.misspecification import AtMinimum, kind_of
 from reproduction.models import double_precision, linear_model
 from reproduction.optimization import METHODS, Result
-from reproduction.joint import Convergence
 from reproduction.vectorfield import LIMITS, STARTS, Field
 
 # The looks of scripts/compare.py for the same optimizers.

@@ -19,9 +19,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kfisher import compiled_loss
 from kfisher import fisher as fishers
-from kfisher.heads import Head
+from kfisher._keras import compiled_loss
+from kfisher.likelihoods.weighted import Head
 
 # A factor is used again while every weight of F is within this share of those that it was made of. Then
 # (1 - e) F <= F' <= (1 + e) F as matrices, so whatever its condition the step is off by e, in the norm of F.

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from common.half_squared_error import HalfSquaredError
 
 import kfisher
-from common.half_squared_error import HalfSquaredError
 from kfisher.optimizers import NaturalGradient
 
 

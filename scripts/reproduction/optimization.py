@@ -9,9 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from common.directions import directions
 
 import kfisher
-from common.directions import directions
 from kfisher import datasets
 from reproduction import published
 from reproduction.grid import Objective

@@ -22,8 +22,8 @@ from reproduction import (
     tables,
     vectorfield,
 )
-from reproduction.models import KINDS, Kinds
 from reproduction.checks import Evidence
+from reproduction.models import KINDS, Kinds
 from reproduction.statements import Statement
 
 _CAPTIONS = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reproduction import misspecification, published
-from reproduction.optimization import METHODS
 from reproduction.checks import Evidence
+from reproduction.optimization import METHODS
 
 
 @dataclass

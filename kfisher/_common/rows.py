@@ -1,0 +1,31 @@
+"""Tensors with rows in their first axis, or positions in their middle ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def map_rows(function: Callable, elements: tuple, vectorizes: bool) -> list[tf.Tensor]:
+    """`function`, which returns a list of tensors, over the first axis of all `elements`, stacked."""
+    if vectorizes:
+        return tf.vectorized_map(function, elements, fallback_to_while_loop=True)
+
+    @tf.function(autograph=False)  # or every turn of the loop would be compiled anew
+    def loop():
+        first = function(tuple(t[0] for t in elements))
+        like = [tf.TensorSpec(t.shape, t.dtype) for t in first]
+        return tf.map_fn(function, elements, fn_output_signature=like)
+
+    return loop()
+
+
+def flatten_positions(t: tf.Tensor, leading: int, trailing: int) -> tf.Tensor:
+    """All axes between the `leading` first and the `trailing` last in one, its size static if known."""
+    middle = t.shape[leading : t.shape.rank - trailing].num_elements()
+    shape = tf.shape(t)
+    parts = [shape[:leading], [-1 if middle is None else middle], shape[t.shape.rank - trailing :]]
+    flat = tf.reshape(t, tf.concat(parts, 0))
+    static = [*t.shape[:leading], middle, *t.shape[t.shape.rank - trailing :]]
+    return tf.ensure_shape(flat, static)

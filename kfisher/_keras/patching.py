@@ -1,0 +1,59 @@
+"""Attributes and methods of Keras replaced for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+
+@contextlib.contextmanager
+def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute of an instance replaced for the length of the block."""
+    # In the instance's own dictionary: Keras' attribute tracking has no business here.
+    attributes, missing = vars(target), object()
+    before = attributes.get(name, missing)
+    attributes[name] = value
+    try:
+        yield
+    finally:
+        if before is missing:
+            del attributes[name]
+        else:
+            attributes[name] = before
+
+
+_patch_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def _patched(owner: type, name: str, wrap: Callable) -> Iterator[None]:
+    """A method of a class wrapped, in this thread, for the length of the block."""
+    thread = threading.get_ident()
+    with _patch_lock:
+        # Read under the lock: what another thread has put there is not the original.
+        original = getattr(owner, name)
+        wrapped = wrap(original)
+
+        def method(*args, **kwargs):
+            here = threading.get_ident() == thread
+            return (wrapped if here else original)(*args, **kwargs)
+
+        setattr(owner, name, method)
+        try:
+            yield
+        finally:
+            setattr(owner, name, original)
+
+
+def patched_layer_call(wrap: Callable) -> contextlib.AbstractContextManager[None]:
+    """`keras.layers.Layer.__call__` wrapped, in this thread, for the length of the block."""
+    return _patched(keras.layers.Layer, "__call__", wrap)
+
+
+def patched_loss_call(wrap: Callable) -> contextlib.AbstractContextManager[None]:
+    """`keras.losses.Loss.__call__` wrapped, in this thread, for the length of the block."""
+    return _patched(keras.losses.Loss, "__call__", wrap)

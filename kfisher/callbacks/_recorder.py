@@ -1,0 +1,188 @@
+"""Numbers of every optimizer step, taken inside the compiled step and kept in a ring buffer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kfisher._common.vectors import dot
+from kfisher._keras.optimizers import inner
+from kfisher._keras.patching import replaced
+from kfisher.callbacks._updates import Updates
+from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
+
+_STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance")
+_LARGE = 16384  # entries of a tensor, from which on its own operations pay
+_OF_LAYERS = ("update_norm", "gradient_norm", "weight_norm")
+_HYPER_PARAMETERS = ("learning_rate", "damping", "radius", "skipped_steps", "rejected_steps")
+
+
+class StepRecorder:
+    """Wraps `optimizer.apply` for a while; each call writes one row.
+
+    `apply` is where all optimizers meet: what Keras does after it (clipping, weight decay, moving averages,
+    loss scaling) is in the difference of the weights. Nothing is written from inside the step, which XLA
+    would not allow: a row goes to a variable, and `read` fetches what is new.
+
+    Args:
+        model: A compiled model, with any Keras optimizer.
+        every: Positive integer; other steps than its multiples leave no row.
+        capacity: How many rows are kept until they are read.
+        per_layer: Whether to record norms of each layer, too.
+    """
+
+    def __init__(self, model: keras.Model, every: int, capacity: int, per_layer: bool):
+        optimizer = model.optimizer
+        self._trainable_variables = list(model.trainable_variables)
+        self._start = {id(v): tf.Variable(v.value, trainable=False) for v in self._trainable_variables}
+        self._layers = _layers(model) if per_layer else {}
+        self.capacity = capacity
+        self._optimizer = optimizer
+        self._inner = inner(optimizer)
+        self._every = every
+        hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
+        self._hyper_parameters = hyper_parameters
+        self._has_kl = _knows_kl(self._inner)
+        self.names = [*_STATISTICS, *hyper_parameters, *(["kl"] if self._has_kl else [])]
+        self.tags = [f"step/{name}" for name in self.names]
+        self.tags += [f"layer/{layer}/{name}" for layer in self._layers for name in _OF_LAYERS]
+        self._rows = tf.Variable(tf.zeros([capacity, len(self.tags)], tf.float64), trainable=False)
+        self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._read = 0
+        self.traced: tuple[Any, list, Any] = (None, [], None)  # the training function with this in it
+
+    def resume(self) -> None:
+        """The count goes on from that of the optimizer, which may have trained without this."""
+        self._read = max(self._read, parts_taken(self._optimizer))
+        self._count.assign(self._read)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within it, traces of a training step record."""
+        self._apply = self._optimizer.apply
+        with replaced(self._optimizer, "apply", self._recorded):
+            yield
+
+    def _recorded(self, grads, trainable_variables=None):
+        everything = self._trainable_variables if trainable_variables is None else trainable_variables
+        variables, grads = list(everything), list(grads)
+        step = self._count + 1
+        trained = [i for i, g in enumerate(grads) if g is not None]
+        variables, kept = [variables[i] for i in trained], [tf.convert_to_tensor(grads[i]) for i in trained]
+        before = [tf.convert_to_tensor(v.value) for v in variables]
+        values = [getattr(self._inner, name) for name in self._hyper_parameters]  # of this step
+        values = [tf.cast(v.value if isinstance(v, keras.Variable) else v, tf.float64) for v in values]
+        scale = tf.cast(self._scale(), tf.float64)
+        heard = Updates(self._optimizer, variables)
+        with heard.heard():
+            self._apply(grads, everything)
+        after = [tf.convert_to_tensor(v.value) for v in variables]
+        updates = heard.of(variables)
+        if updates is None:
+            updates = [a - b for a, b in zip(after, before)]
+
+        def write():
+            row = self._row(variables, updates, after, kept, scale, values)
+            self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
+
+        if self._every == 1:
+            write()
+        else:
+            tf.cond(tf.equal(step % self._every, 0), write, lambda: None)
+        with tf.control_dependencies(after):  # a step that fails is none
+            self._count.assign(step)
+
+    def _row(self, variables, updates, after, grads, scale, values) -> tf.Tensor:
+        """All that is recorded of one step; a weight without a gradient counts in nothing."""
+        start = [tf.convert_to_tensor(self._start[id(v)]) for v in variables]
+        if not self._layers:
+            updates, after, grads, start = map(_few, (updates, after, grads, start))
+        squares = {
+            "update_norm": _squares(updates),
+            "gradient_norm": _squares(grads),
+            "weight_norm": _squares(after),
+            "distance": _squares([a - s for a, s in zip(after, start)]),
+        }
+        squares["gradient_norm"] /= scale**2
+        norms = {name: tf.sqrt(tf.reduce_sum(square)) for name, square in squares.items()}
+        update, gradient = norms["update_norm"], norms["gradient_norm"]
+        product = dot(updates, grads) / scale
+        statistics = {
+            **norms,
+            "update_to_gradient": tf.math.divide_no_nan(update, gradient),
+            "cosine": tf.math.divide_no_nan(-product, update * gradient),
+        }
+        row = [statistics[name] for name in _STATISTICS] + values
+        if self._has_kl:
+            row.append(self._kl(-product, values[self._hyper_parameters.index("learning_rate")]))
+        for members in self._layers.values():
+            mask = tf.constant([float(id(v) in members) for v in variables], tf.float64)
+            row += [tf.sqrt(tf.tensordot(mask, squares[name], 1)) for name in _OF_LAYERS]
+        return tf.stack(row)
+
+    def _kl(self, descent: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        """delta^T (F + lambda I) delta / 2 of a step delta = -eta (F + lambda I)^-1 g, from -g^T delta."""
+        return descent / 2 if self._inner.step == "quadratic_model" else rate * descent / 2
+
+    def _scale(self) -> Any:
+        """What the gradients are multiplied with, to keep them off the limits of half precision."""
+        if self._optimizer is not self._inner:
+            return self._optimizer.dynamic_scale.value
+        return self._optimizer.loss_scale_factor or 1.0
+
+    @property
+    def steps(self) -> int:
+        """Steps taken so far."""
+        return int(self._count.numpy())
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and rows since the last call, `(S,)` and `(S, len(tags))`."""
+        last = self.steps
+        steps = np.arange(self._read + 1, last + 1)
+        steps = steps[steps % self._every == 0][-self.capacity :]
+        self._read = last
+        return steps, self._rows.numpy()[(steps // self._every) % self.capacity]
+
+
+def _knows_kl(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether the update is the learning rate times the natural-gradient step, and nothing else."""
+    changed = ["momentum", "trust_region", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay"]
+    plain = type(optimizer) in (NaturalGradient, EmpiricalNaturalGradient)
+    return plain and not any(getattr(optimizer, name) for name in [*changed, "use_ema"])
+
+
+def _few(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The same numbers with all small tensors in one: an operation on a bias costs as much as on a kernel."""
+    large = [t for t in tensors if t.shape.num_elements() >= _LARGE]
+    small: dict[tf.DType, list[tf.Tensor]] = {}
+    for t in tensors:
+        if t.shape.num_elements() < _LARGE:
+            small.setdefault(t.dtype, []).append(tf.reshape(t, [-1]))
+    return large + [tf.concat(pieces, 0) for pieces in small.values()]
+
+
+def _squares(tensors: list[tf.Tensor]) -> tf.Tensor:
+    """The square of the length of each, in float64, `(len(tensors),)`."""
+    halves = [tf.nn.l2_loss(t) for t in tensors]
+    if len({h.dtype for h in halves}) > 1:
+        halves = [tf.cast(h, tf.float64) for h in halves]
+    return 2 * tf.cast(tf.stack(halves), tf.float64)
+
+
+def parts_taken(optimizer: keras.optimizers.Optimizer) -> int:
+    """Steps so far; of accumulated ones each part."""
+    steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
+    return steps * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
+
+
+def _layers(model: keras.Model) -> dict[str, set[int]]:
+    """Paths of layers, with the identities of the trainable variables that each owns."""
+    found: dict[str, set[int]] = {}
+    for variable in model.trainable_variables:
+        found.setdefault(variable.path.rpartition("/")[0] or variable.path, set()).add(id(variable))
+    return found

@@ -1,0 +1,130 @@
+"""What a curvature is: it is shown batches, and solves with the Fisher that it has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher._common.vectors import Tensors, dot
+from kfisher.jacobian.batch import Batch
+from kfisher.jacobian.layers.blocks import Block
+
+
+class Curvature:
+    """A representation of F that can solve (F + damping I) x = gradient.
+
+    Attributes:
+        needs_blocks: Whether its state is made for the blocks of the model.
+        averages_batches: Whether F is an average over batches; otherwise it is that of one, as drawn.
+        keeps_state: Whether it belongs to the variables that it was built for.
+        accumulates: Whether it can average over several batches, as `gradient_accumulation_steps` asks.
+    """
+
+    needs_blocks = False
+    averages_batches = False
+    keeps_state = False
+    accumulates = False
+
+    def build(
+        self, add_variable: Callable, variables: list[keras.Variable], blocks: list[Block] | None, parts: int
+    ) -> None:
+        """Makes all state.
+
+        Args:
+            add_variable: That of the optimizer, so that the state is saved with it.
+            variables: The trainable variables.
+            blocks: Their blocks, if it `needs_blocks`.
+            parts: In how many batches each step comes.
+        """
+
+    def claim(self) -> None:
+        """Raises if another optimizer already keeps its state here."""
+        if getattr(self, "_claimed", False):
+            raise ValueError(
+                f"This {type(self).__name__} already holds the curvature of another optimizer. Make one for "
+                "each."
+            )
+        self._claimed = True
+
+    def observe(self, batch: Batch, step: tf.Tensor, damping: tf.Tensor, part: tf.Tensor) -> None:
+        """Takes in a batch, before the gradient is known.
+
+        A curvature of one batch has it run its pass now, in the state that the model is in.
+
+        Args:
+            batch: The batch of this step.
+            step: Integer scalar, how many steps were taken before.
+            damping: Scalar, lambda > 0.
+            part: Integer scalar, the number of this batch among those of the step, from 0.
+        """
+        raise NotImplementedError
+
+    def solve(self, batch: Batch, gradient: Tensors, damping: tf.Tensor) -> Tensors:
+        """x with (F + diag(ridge) + damping I) x = gradient.
+
+        Args:
+            batch: The last batch that was observed.
+            gradient: Gradient of the loss, tensors in the shapes of the trainable variables.
+            damping: Scalar, lambda > 0, in the units of F (loss / parameter^2).
+
+        Returns:
+            Tensors in the shapes and dtypes of the gradient; NaN where F or the gradient is not finite.
+        """
+        raise NotImplementedError
+
+    def squared_length(
+        self, batch: Batch, gradient: Tensors, solution: Tensors, damping: tf.Tensor
+    ) -> tf.Tensor:
+        """x^T (F + damping I) x of a solution, in float64: by default gradient . x, which is the same."""
+        return dot(gradient, solution)
+
+    def quadratic(self, batch: Batch, vectors: Tensors, damping: tf.Tensor) -> tf.Tensor:
+        """v^T (F + diag(ridge) + damping I) v of any vector, in float64."""
+        raise NotImplementedError
+
+    def remember(self, solution: Tensors) -> None:
+        """Called with what `solve` returned, if the step is taken."""
+
+    @property
+    def remembered(self) -> list[keras.Variable]:
+        """What `remember` changes, and a step that is taken back puts back."""
+        return []
+
+    @property
+    def examples(self) -> tf.Tensor | float:
+        """Over how many examples F is averaged; infinite where it is that of one batch, as it is."""
+        return float("inf")
+
+    def moved(self, share: tf.Tensor) -> None:
+        """Called when a step was taken.
+
+        Args:
+            share: Scalar, its length as a share of what the trust region allows; infinite after a step
+                that was taken back: what is known of F is then no longer to be trusted.
+        """
+
+    def trouble(self) -> str | None:
+        """What went wrong since the last call and was mended, in a sentence for a warning."""
+        return None
+
+    def describe(self, block: Block | None) -> str:
+        """What a block gets, for `kfisher.coverage`; `None` stands for any where the kind does not matter."""
+        return "exact for the batch"
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Curvature:
+        return cls(**config)
+
+
+def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:
+    """Variables of zeros to keep a solution in."""
+    return [
+        add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name="last_solution")
+        for v in variables
+    ]

@@ -1,0 +1,172 @@
+"""(M + d I)^{-1} for one factor: as a diagonal, formed, or truncated.
+
+A large M has most of its eigenvalues far below the damping d. With the eigenpairs (v, q) above `tail` times
+d, and m the mean of the other eigenvalues,
+
+    (M + d I)^{-1} ~ [I - sum_v (v - m) / (v + d) q q^T] / (m + d),
+
+in which the eigenvalues of the inverse are off by about `tail` at most, relative to themselves. A product
+with it costs 4 n k a column instead of 2 n^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.linalg import lapack
+
+from kfisher.curvature._factorisation import LAPACK, each, inverses, positive_inverse
+from kfisher.curvature._kronecker import times, times_right
+
+# From this size on a truncated product may be faster; smaller inverses are always formed.
+_LARGE = 256
+# The share of eigenpairs from which on it is not.
+_WORTH = 0.4
+# An incomplete factorisation with more columns than this share is hardly one.
+_INCOMPLETE = 0.7
+
+
+class FormedInverse:
+    """The inverse itself, `(G, n, n)`, or of a diagonal factor `(G, n)`.
+
+    Args:
+        add: Makes a variable from a shape, a dtype and a name.
+        factor: The variable with M.
+    """
+
+    def __init__(self, add: Callable, factor: keras.Variable):
+        self.inverse = add(factor.shape, tf.as_dtype(factor.dtype), "inverse")
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return [self.inverse]
+
+    def times(self, matrix: tf.Tensor, xla: bool) -> tf.Tensor:
+        """(M + d I)^{-1} X for X of shape `(G, n, m)`."""
+        return times(tf.convert_to_tensor(self.inverse.value), matrix)
+
+    def times_right(self, matrix: tf.Tensor, xla: bool) -> tf.Tensor:
+        """X (M + d I)^{-1} for X of shape `(G, m, n)`."""
+        return times_right(matrix, tf.convert_to_tensor(self.inverse.value))
+
+
+class TruncatedInverse(FormedInverse):
+    """Scaled eigenvectors as the first `rank` rows of `inverse`; or, at rank 0, the inverse itself."""
+
+    def __init__(self, add: Callable, factor: keras.Variable):
+        super().__init__(add, factor)
+        self.scale = add((), tf.as_dtype(factor.dtype), "inverse_scale")
+        self.rank = add((), tf.int32, "inverse_rank")
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return [self.inverse, self.scale, self.rank]
+
+    def times(self, matrix, xla):
+        def project(q, x):
+            return tf.matmul(q, tf.matmul(q, x), transpose_a=True)
+
+        return self._either(matrix, xla, project, super().times)
+
+    def times_right(self, matrix, xla):
+        def project(q, x):
+            return tf.matmul(tf.matmul(x, q, transpose_b=True), q)
+
+        return self._either(matrix, xla, project, super().times_right)
+
+    def _either(self, matrix: tf.Tensor, xla: bool, project: Callable, formed: Callable) -> tf.Tensor:
+        rank = tf.convert_to_tensor(self.rank.value)
+        rows = tf.convert_to_tensor(self.inverse.value)[0]
+
+        def truncated():
+            # The other rows are zero; XLA cannot leave them out, as their number is not known to it.
+            part = project(rows if xla else rows[:rank], matrix[0])
+            return ((matrix[0] - part) * self.scale.value)[tf.newaxis]
+
+        return tf.ensure_shape(tf.cond(rank > 0, truncated, lambda: formed(matrix, xla)), matrix.shape)
+
+
+def damped_inverse(add: Callable, factor: keras.Variable, tail: float) -> FormedInverse:
+    """The kind that suits the size of a factor."""
+    large = len(factor.shape) == 3 and factor.shape[0] == 1 and factor.shape[1] >= _LARGE
+    return TruncatedInverse(add, factor) if large and tail else FormedInverse(add, factor)
+
+
+def compute(
+    kinds: list[FormedInverse], factors: list[tf.Tensor], shifts: list[tf.Tensor], tail: float, xla: bool
+) -> list[tf.Tensor]:
+    """Values for all `variables` of all `kinds`, in order; NaN where a factor is not finite or not positive.
+
+    Args:
+        kinds: What they are for.
+        factors: M, `(G, n, n)` or diagonals `(G, n)`.
+        shifts: d, `(G,)`.
+        tail: Of the truncation.
+        xla: Whether XLA compiles this, which knows neither LAPACK nor a truncation.
+    """
+    found: dict[int, list[tf.Tensor]] = {}
+    formed, truncated = [], []
+    for i, (kind, factor, shift) in enumerate(zip(kinds, factors, shifts)):
+        if factor.shape.rank == 2:
+            found[i] = [1 / (factor + shift[:, tf.newaxis])]
+        elif isinstance(kind, TruncatedInverse) and not xla:
+            truncated.append(i)
+        else:
+            formed.append(i)
+    for i, x in zip(formed, inverses([factors[i] for i in formed], [shifts[i] for i in formed], xla)):
+        exact = [tf.ones((), x.dtype), tf.zeros((), tf.int32)]
+        found[i] = [x, *(exact if isinstance(kinds[i], TruncatedInverse) else [])]
+    triples = _truncated([factors[i] for i in truncated], [shifts[i] for i in truncated], tail)
+    found.update(zip(truncated, triples))
+    return [x for i in range(len(kinds)) for x in found[i]]
+
+
+def _truncated(matrices: list[tf.Tensor], shifts: list[tf.Tensor], tail: float) -> list[list[tf.Tensor]]:
+    if not matrices:
+        return []
+
+    def by_lapack(*arrays):
+        half = len(arrays) // 2
+        found = each(lambda m, d: _truncate(m[0], d[0], tail), arrays[:half], arrays[half:])
+        return [part for triple in found for part in triple]
+
+    dtypes = [kind for m in matrices for kind in (m.dtype, m.dtype, tf.int32)]
+    found = tf.numpy_function(by_lapack, [*matrices, *shifts], dtypes, stateful=False, name=LAPACK)
+    triples = [found[i : i + 3] for i in range(0, len(found), 3)]
+    return [
+        [tf.ensure_shape(rows, m.shape), tf.ensure_shape(scale, []), tf.ensure_shape(rank, [])]
+        for m, (rows, scale, rank) in zip(matrices, triples)
+    ]
+
+
+def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
+    """Values for a `TruncatedInverse`, by an incomplete Cholesky factorisation M = L L^T + E.
+
+    The pivots are the largest entries left on the diagonal, until all are below a tenth of `tail` times d;
+    the eigenpairs are then those of the small L^T L. Harbrecht, Peters & Schneider 2012.
+    """
+    n, dtype = len(matrix), matrix.dtype
+    pstrf, syevd = lapack.get_lapack_funcs(("pstrf", "syevd"), dtype=dtype)
+    small = tail * float(shift)
+    factor, pivots, columns, _ = pstrf(matrix.T, tol=small / 10, lower=1)
+    found = None
+    if np.isfinite(matrix).all() and 0 < columns < _INCOMPLETE * n:
+        lower = np.tril(factor[:, :columns])
+        values, vectors, info = syevd(lower.T @ lower, lower=1)
+        first = int(np.searchsorted(values, small))
+        values, vectors = values[first:], vectors[:, first:]
+        if info == 0 and len(values) < _WORTH * n:
+            found = values, vectors
+    if found is None:
+        shifted = matrix.copy()
+        np.einsum("ii->i", shifted)[:] += shift
+        return positive_inverse(shifted)[np.newaxis].astype(dtype), dtype.type(1), np.int32(0)
+    rank = len(values)
+    rest = max(0.0, float(np.trace(matrix) - values.sum()) / (n - rank))
+    rows = np.zeros((1, n, n), dtype)
+    weights = np.sqrt(np.maximum(values - rest, 0) / (values + shift) / values)
+    rows[0, :rank, pivots - 1] = lower @ (vectors * weights)
+    return rows, dtype.type(1 / (rest + shift)), np.int32(rank)

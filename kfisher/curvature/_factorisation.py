@@ -1,0 +1,171 @@
+"""Factorisations on the CPU: by LAPACK through SciPy wherever that is faster than TensorFlow.
+
+TensorFlow's own kernels run on one thread and are up to four times slower; XLA can call nothing else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from scipy.linalg import blas, lapack
+
+from kfisher._common.threads import one_thread
+
+
+def cholesky_solve(matrix: tf.Tensor, right: tf.Tensor, xla: bool) -> tf.Tensor:
+    """x with M x = b in float64, for a positive definite M `(n, n)` and a vector b `(n,)`.
+
+    A large system goes to LAPACK through SciPy, a small one is not worth the call, and XLA cannot make it. A
+    matrix that is not finite gives NaN instead of an error, so that the caller can skip a step.
+    """
+    if xla:
+        return _tensorflow_solve(matrix, right)
+    return tf.cond(
+        tf.shape(right)[0] < _LAPACK_FROM,
+        lambda: _tensorflow_solve(matrix, right),
+        lambda: tf.numpy_function(_lapack_solve, [matrix, right], tf.float64, stateful=False, name=LAPACK),
+    )
+
+
+# Where LAPACK starts to pay, measured on 2 cores; the name is what XLA's error message shows.
+_LAPACK_FROM = 512
+LAPACK = "compile_the_model_with_jit_compile_to_use_xla"
+
+
+def _tensorflow_solve(matrix: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    finite = tf.reduce_all(tf.math.is_finite(matrix))
+    safe = tf.where(finite, matrix, tf.eye(tf.shape(matrix)[0], dtype=matrix.dtype))
+    x = tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), right[:, tf.newaxis])[:, 0]
+    return tf.where(finite, x, tf.constant(float("nan"), x.dtype))
+
+
+def _lapack_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    # On one thread: others would spin against TensorFlow's, which costs more than they bring.
+    with one_thread():
+        x = _refined_solve(matrix, right)
+        if x is None:
+            # The transpose of a symmetric matrix is itself, in the memory order that LAPACK wants.
+            factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0)
+            x = lapack.dpotrs(factor, right, lower=1)[0] if info == 0 else np.full_like(right, np.nan)
+        return x
+
+
+def _refined_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+    """The float64 solution from a float32 factor, in half the time, or `None` if that does not converge.
+
+    Iterative refinement as in LAPACK's dsposv, which SciPy does not wrap: x + (L L^T)^{-1} (b - M x) until
+    the residual is that of a backward stable float64 solve.
+    """
+    factor, info = lapack.spotrf(matrix.T.astype(np.float32), lower=1, clean=0, overwrite_a=1)
+    if info != 0:
+        return None
+    x, residual = np.zeros_like(right), right
+    stable = np.finfo(np.float64).eps * np.linalg.norm(matrix)
+    for _ in range(8):
+        x = x + lapack.spotrs(factor, residual.astype(np.float32), lower=1)[0]
+        before, residual = np.linalg.norm(residual), right - blas.dsymv(1.0, matrix.T, x, lower=1)
+        if np.linalg.norm(residual) <= stable * np.linalg.norm(x):
+            return x
+        if not np.linalg.norm(residual) < before / 2:
+            return None
+    return None
+
+
+def inverses(matrices: list[tf.Tensor], shifts: list[tf.Tensor], xla: bool) -> list[tf.Tensor]:
+    """(M + shift I)^{-1} for stacks of positive semidefinite matrices, `(G, n, n)`, and shifts `(G,)`.
+
+    A matrix that is not finite, or too close to singular for its dtype, gives NaN.
+    """
+    if not matrices:
+        return []
+    if xla:
+        return [_tensorflow_inverse(m, s) for m, s in zip(matrices, shifts)]
+    kinds = [m.dtype for m in matrices]
+    found = tf.numpy_function(_lapack_inverses, [*matrices, *shifts], kinds, stateful=False, name=LAPACK)
+    return [tf.ensure_shape(x, m.shape) for x, m in zip(found, matrices)]
+
+
+def eigensystems(matrices: list[tf.Tensor], xla: bool) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """Eigenvalues `(G, n)`, ascending, and eigenvectors `(G, n, n)` of stacks of symmetric matrices."""
+    if not matrices:
+        return []
+    if xla:
+        return [_tensorflow_eigensystem(m) for m in matrices]
+    kinds = [m.dtype for m in matrices for _ in range(2)]
+    found = tf.numpy_function(_lapack_eigensystems, matrices, kinds, stateful=False, name=LAPACK)
+    pairs = zip(found[::2], found[1::2], matrices)
+    return [(tf.ensure_shape(v, m.shape[:2]), tf.ensure_shape(q, m.shape)) for v, q, m in pairs]
+
+
+def _tensorflow_inverse(matrix: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    shifted = tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + shift[:, tf.newaxis])
+    finite = tf.reduce_all(tf.math.is_finite(shifted))
+    identity = tf.eye(matrix.shape[-1], batch_shape=matrix.shape[:1], dtype=matrix.dtype)
+    x = tf.linalg.cholesky_solve(tf.linalg.cholesky(tf.where(finite, shifted, identity)), identity)
+    return tf.where(finite, x, tf.constant(float("nan"), x.dtype))
+
+
+def _tensorflow_eigensystem(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    finite = tf.reduce_all(tf.math.is_finite(matrix))
+    identity = tf.eye(matrix.shape[-1], batch_shape=matrix.shape[:1], dtype=matrix.dtype)
+    values, vectors = tf.linalg.eigh(tf.where(finite, matrix, identity))
+    return tf.where(finite, values, tf.constant(float("nan"), values.dtype)), vectors
+
+
+# Below this size float64 costs nothing.
+_SMALL = 256
+
+
+def _lapack_inverses(*arrays: np.ndarray) -> list[np.ndarray]:
+    half = len(arrays) // 2
+    return each(_inverse, arrays[:half], arrays[half:])
+
+
+def _inverse(matrices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    n, dtype = matrices.shape[-1], matrices.dtype
+    shifted = matrices.astype(np.float64 if n <= _SMALL else dtype)
+    diagonal = np.einsum("gii->gi", shifted)
+    diagonal += shifts[:, np.newaxis]
+    return np.stack([positive_inverse(m) for m in shifted]).astype(dtype)
+
+
+def positive_inverse(matrix: np.ndarray) -> np.ndarray:
+    """M^{-1}, again in float64 if float32 cannot, else NaN."""
+    kinds = (np.float32, np.float64) if matrix.dtype == np.float32 else (np.float64,)
+    for kind in kinds:
+        potrf, potri = lapack.get_lapack_funcs(("potrf", "potri"), dtype=kind)
+        factor, info = potrf(matrix.T.astype(kind), lower=1, clean=1, overwrite_a=1)
+        if info == 0:
+            lower, info = potri(factor, lower=1, overwrite_c=1)
+            if info == 0 and np.isfinite(lower[-1, 0]):
+                full = lower + lower.T
+                np.einsum("ii->i", full)[:] /= 2
+                return full
+    return np.full_like(matrix, np.nan)
+
+
+def _lapack_eigensystems(*matrices: np.ndarray) -> list[np.ndarray]:
+    return [array for pair in each(_eigensystem, matrices) for array in pair]
+
+
+def _eigensystem(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [_symmetric_eigensystem(m) for m in matrices]
+    values, vectors = (np.stack(part).astype(matrices.dtype) for part in zip(*pairs))
+    return values, vectors
+
+
+def _symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    n = len(matrix)
+    nothing = np.full(n, np.nan), np.eye(n)
+    if not np.isfinite(matrix).all():
+        return nothing
+    work = matrix.T.astype(np.float64 if n <= _SMALL else matrix.dtype)
+    (syevd,) = lapack.get_lapack_funcs(("syevd",), (work,))
+    values, vectors, info = syevd(work, lower=1, overwrite_a=1)
+    return (values, vectors) if info == 0 else nothing
+
+
+def each(function, *columns) -> list:
+    """`function` of every row, one after the other: SciPy's LAPACK does not let go of Python's lock."""
+    with one_thread():
+        return [function(*row) for row in zip(*columns)]

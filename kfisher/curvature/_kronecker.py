@@ -1,0 +1,155 @@
+"""What KFAC and EKFAC share: two running Kronecker factors for each block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher._common.checks import positive_integer
+from kfisher._common.vectors import Tensors
+from kfisher.curvature._running import Running, due, is_far
+from kfisher.jacobian.layers.blocks import Block
+
+
+class Kronecker(Running):
+    """Running averages of A, `(G, I, I)`, and B, `(G, O, O)`, with A (x) B close to each block.
+
+    A factor of more than `max_factor_size` rows, and that of the inputs of an embedding, is diagonal.
+    """
+
+    def __init__(self, decay, update_every, sharing: str, max_factor_size: int, max_examples):
+        super().__init__(decay, update_every, max_examples)
+        if sharing not in ("expand", "reduce"):
+            raise ValueError(f"`sharing` must be 'expand' or 'reduce'. Received: sharing={sharing!r}")
+        self.sharing = sharing
+        self.max_factor_size = positive_integer("max_factor_size", max_factor_size)
+
+    def build(self, add_variable, variables, blocks, parts):
+        super().build(add_variable, variables, blocks, parts)
+        self.factorisations = self.add((), tf.int32, "factorisations")
+        self.failures = self.add((), tf.int32, "failures")
+        self.failing = self.add((), tf.int32, "failing")
+        self._path_factorised = self.add((), tf.float32, "path_since_factorisation")
+        self._reported = self.add((), tf.int32, "failures_reported")
+
+    def block_times(self, number, matrix):
+        a, b = (tf.convert_to_tensor(v.value) for v in self.averages[number])
+        return times_right(times(a, matrix), b)
+
+    def moved(self, share):
+        super().moved(share)
+        self._path_factorised.assign_add(tf.cast(share, tf.float32))
+
+    def ready(self):
+        return self.factorisations.value > 0
+
+    def is_finite(self, statistic):
+        # A second moment is finite if its diagonal is, which is cheaper to see.
+        if statistic.shape.rank == 3:
+            statistic = tf.linalg.diag_part(statistic)
+        return super().is_finite(statistic)
+
+    def boosted(self, damping: tf.Tensor) -> tf.Tensor:
+        """The damping, ten times as large for every factorisation in a row that failed."""
+        return damping * tf.cast(10, damping.dtype) ** tf.cast(self.failing.value, damping.dtype)
+
+    def keep(self, variables: list[keras.Variable], values: Tensors) -> None:
+        """The results of a factorisation if all are finite; otherwise the last good ones stay."""
+        sums = [tf.reduce_sum(x) for x in values if x.dtype.is_floating]
+        good = tf.reduce_all(tf.math.is_finite([tf.cast(x, tf.float64) for x in sums]))
+
+        def take_in():
+            self.factorisations.assign_add(1)
+            self.failing.assign(0)
+            self._path_factorised.assign(0.0)
+            for variable, value in zip(variables, values):
+                variable.assign(value)
+
+        def count_failure():
+            self.failures.assign_add(1)
+            self.failing.assign_add(1)
+
+        tf.cond(good, take_in, count_failure)
+
+    def wanted(self, step: tf.Tensor, every: int) -> tf.Tensor:
+        """Whether to factorise: on schedule, where the weights have moved far, and until it has succeeded."""
+        again = (self.failing.value > 0) | (self.factorisations.value == 0)
+        far = is_far(self._path_factorised, every)
+        return (self.updates.value > 0) & (due(step, every) | again | far)
+
+    def trouble(self):
+        new = int(self.failures.numpy()) - int(self._reported.numpy())
+        self._reported.assign(self.failures.value)
+        if new == 0:
+            return None
+        return (
+            f"{new} factorisations of {type(self).__name__} failed; the last good ones stayed in use, and "
+            "the damping was raised until the next succeeded. Raise `damping`."
+        )
+
+    def diagonal(self, block: Block) -> tuple[bool, bool]:
+        """Whether A and B are diagonal."""
+        limit = self.max_factor_size
+        return block.form == "lookup" or block.inputs > limit, block.outputs > limit
+
+    def statistics(self, block):
+        sides = zip(("input_factor", "output_factor"), (block.inputs, block.outputs), self.diagonal(block))
+        return {
+            name: (block.groups, size) if diagonal else (block.groups, size, size)
+            for name, size, diagonal in sides
+        }
+
+    def measure(self, block, products, weights, cache):
+        return list(products.factors(weights, self.sharing, self.diagonal(block), cache))
+
+    def shares(self, block, terms, weight):
+        a, b = terms
+        if block.form != "formed":
+            return [weight, None]
+        # There A is a mean over the trace of B.
+        return [tf.reduce_sum(mean_eigenvalue(b)) * block.outputs, None]
+
+    def describe(self, block):
+        def side(size, diagonal):
+            return f"diagonal {size}" if diagonal else str(size)
+
+        left, right = self.diagonal(block)
+        sizes = side(block.outputs, right)
+        if block.inputs > 1 or block.form != "formed":
+            sizes = f"{side(block.inputs, left)} x {sizes}"
+        elif not right:
+            sizes = f"exact {sizes}"
+        return f"{sizes}, {block.groups} groups" if block.groups > 1 else sizes
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "sharing": self.sharing,
+            "max_factor_size": self.max_factor_size,
+        }
+
+
+def times(factor: tf.Tensor, matrix: tf.Tensor, transpose: bool = False) -> tf.Tensor:
+    """factor @ matrix for `(G, n, n)` or diagonal `(G, n)` factors and `(G, n, m)` matrices."""
+    if factor.shape.rank == 2:
+        return factor[..., tf.newaxis] * matrix
+    if factor.shape[0] == 1:
+        return tf.matmul(factor[0], matrix[0], transpose_a=transpose)[tf.newaxis]
+    return tf.matmul(factor, matrix, transpose_a=transpose)
+
+
+def times_right(matrix: tf.Tensor, factor: tf.Tensor, transpose: bool = False) -> tf.Tensor:
+    """matrix @ factor for `(G, n, m)` matrices and `(G, m, m)` or diagonal `(G, m)` factors."""
+    if factor.shape.rank == 2:
+        return matrix * factor[:, tf.newaxis]
+    if factor.shape[0] == 1:
+        return tf.matmul(matrix[0], factor[0], transpose_b=transpose)[tf.newaxis]
+    return tf.matmul(matrix, factor, transpose_b=transpose)
+
+
+def mean_eigenvalue(factor: tf.Tensor) -> tf.Tensor:
+    """tr A / dim A, `(G,)`."""
+    diagonal = factor if factor.shape.rank == 2 else tf.linalg.diag_part(factor)
+    return tf.reduce_mean(diagonal, -1)

@@ -1,0 +1,254 @@
+"""Curvature that runs over batches: exponential averages of what each block's examples contribute."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher._common.checks import positive_integer, probability
+from kfisher._common.vectors import Tensors, dot
+from kfisher.curvature._base import Curvature
+from kfisher.jacobian.batch import Batch
+from kfisher.jacobian.layers.blocks import Block
+from kfisher.jacobian.regularisers import ridge_of
+from kfisher.likelihoods.weighted import example_weights
+
+
+class Running(Curvature):
+    """Exponential averages over batches, without bias towards their start at zero.
+
+        average_t = average_{t-1} + (1 - decay) / (1 - decay^t) (statistic_t - average_{t-1})
+
+    The batch is run through the model at steps 0, 1, 2, 4, 8, ... and from then on at every multiple of
+    `update_every`; sooner where the weights have moved far: after half as many steps of the full length that
+    the trust region allows. A batch whose statistics are not finite is left out.
+
+    Subclasses say which statistics of a block they average, and solve with the averages.
+
+    Args:
+        decay: Float in [0, 1).
+        update_every: Positive integer, in steps.
+        max_examples: Positive integer, or `None` for all: of a batch of twice as many and more every k-th
+            example is taken. Statistics of a part vary more, and are averaged (Martens & Grosse 2015,
+            section 8).
+    """
+
+    corrected = True
+    needs_blocks = True
+    averages_batches = True
+    keeps_state = True
+    accumulates = True
+
+    def __init__(self, decay: float, update_every: int, max_examples: int | None):
+        self.decay = probability("decay", decay)
+        self.update_every = positive_integer("update_every", update_every)
+        self.max_examples = None if max_examples is None else positive_integer("max_examples", max_examples)
+
+    def build(self, add_variable, variables, blocks, parts):
+        self.claim()
+        self.blocks = blocks
+        self.parts = parts
+        self._shapes = [v.shape for v in variables]
+        self._ridge = [_mean_ridge(variables, block) for block in blocks]
+        kinds = [tf.as_dtype(variables[block.variables[0]].dtype) for block in blocks]
+        self._dtypes = [kind if kind.size >= 4 else tf.float32 for kind in kinds]
+        in_blocks = {i for block in blocks for i in block.variables}
+        # Variables that the model does not use.
+        self._outside = [i for i in range(len(variables)) if i not in in_blocks]
+        self._add_variable = add_variable
+        self.updates = self.add((), tf.int32, "updates")
+        self._examples = self.add((), tf.float32, "examples")
+        self._path = self.add((), tf.float32, "path_since_update")
+        self.averages = [
+            [self.add(shape, dtype, name) for name, shape in self.statistics(block).items()]
+            for block, dtype in zip(blocks, self._dtypes)
+        ]
+        self._partial, self._counts = [], []
+        if parts > 1:
+            self._partial = [[self.add_like(v, "partial") for v in vs] for vs in self.averages]
+            self._counts = [[self.add((), tf.as_dtype(v.dtype), "count") for v in vs] for vs in self.averages]
+
+    def add(self, shape, dtype: tf.DType, name: str) -> keras.Variable:
+        """A variable of zeros that is saved with the optimizer."""
+        # An initializer would go through float32 and floatx.
+        def zeros(shape, dtype=dtype):
+            return tf.zeros(shape, dtype)
+
+        aggregation = "mean" if dtype.is_floating else "only_first_replica"
+        return self._add_variable(shape, zeros, dtype=dtype.name, aggregation=aggregation, name=name)
+
+    def add_like(self, variable: keras.Variable, name: str) -> keras.Variable:
+        return self.add(variable.shape, tf.as_dtype(variable.dtype), name)
+
+    # --- what subclasses say ----------------------------------------------------------------------
+
+    def statistics(self, block: Block) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each average that is kept of a block."""
+        raise NotImplementedError
+
+    def measure(self, block: Block, products: Any, weights: tf.Tensor, cache: dict) -> list[tf.Tensor]:
+        """The statistics of one batch, in that order."""
+        raise NotImplementedError
+
+    def updated(self, step: tf.Tensor, damping: tf.Tensor, xla: bool) -> None:
+        """Called once in each step, when the averages are up to date."""
+
+    def solve_block(self, number: int, gradient: tf.Tensor, damping: tf.Tensor, xla: bool) -> tf.Tensor:
+        """The solution for one block, `(groups, inputs, outputs)`, with `damping` that includes its ridge."""
+        raise NotImplementedError
+
+    def block_times(self, number: int, matrix: tf.Tensor) -> tf.Tensor:
+        """F times a matrix `(groups, inputs, outputs)` for one block, without ridge and damping."""
+        raise NotImplementedError
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def observe(self, batch: Batch, step, damping, part):
+        last = tf.equal(part, self.parts - 1)
+        wanted = due(step, self.update_every) | is_far(self._path, self.update_every)
+        tf.cond(wanted, lambda: self._update(batch, step, part, last), lambda: None)
+        tf.cond(last, lambda: self.updated(step, damping, batch.xla), lambda: None)
+
+    def _update(self, batch: Batch, step: tf.Tensor, part: tf.Tensor, last: tf.Tensor) -> None:
+        batch = batch.part(self.max_examples)
+        root = batch.square_root
+        shares, total_weight = example_weights(root.loss.heads)
+        by_variables = {
+            tuple(id(v) for v in block.variables): products
+            for rule in root.rules
+            for block, products in rule.outer_products()
+        }
+        own = [tuple(id(root.variables[i]) for i in block.variables) for block in self.blocks]
+        products = [by_variables.pop(key, None) for key in own]  # None for layers that were not reached
+        if by_variables:
+            raise ValueError(
+                f"The state of this {type(self).__name__} was made for another model: its layers group their "
+                "variables in another way. Compile the model with a new optimizer."
+            )
+        measured: list[Tensors] = []
+        cache: dict = {}
+        for block, examples, averages in zip(self.blocks, products, self.averages):
+            if examples is None:
+                measured.append([tf.zeros(v.shape, v.dtype) for v in averages])
+            else:
+                found = self.measure(block, examples, shares, cache)
+                found = [tf.ensure_shape(t, v.shape) for t, v in zip(found, averages)]
+                measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
+        if self._partial:
+            measured = self._accumulated(measured, total_weight, part)
+        usable = tf.reduce_all([self.is_finite(t) for terms in measured for t in terms])
+        usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
+        usable &= batch.accepts(root.loss.value)
+
+        def take_in():
+            self.updates.assign_add(1)
+            self._path.assign(0.0)
+            self._examples.assign(self.decay * self._examples.value + tf.cast(tf.size(shares), tf.float32))
+            self.mix(self.averages, measured)
+            self.refine(products, step, batch.xla)
+
+        tf.cond(last & usable, take_in, lambda: None)
+
+    def _accumulated(self, measured: list[Tensors], weight: tf.Tensor, part: tf.Tensor) -> list[Tensors]:
+        """The statistics of all batches of a step so far: those of one large batch, after the last.
+
+        Sums over examples carry the weights of a loss that is a mean over its batch, so they are averaged;
+        means over examples count by what they are a mean of.
+        """
+        found = []
+        for block, sums, counts, terms in zip(self.blocks, self._partial, self._counts, measured):
+            row = []
+            for total, count, term, share in zip(sums, counts, terms, self.shares(block, terms, weight)):
+                share = tf.ones((), term.dtype) if share is None else tf.cast(share, term.dtype)
+                # Not a product with 0, which would keep the NaN of an earlier step.
+                total.assign(tf.where(part > 0, total.value, tf.zeros_like(term)) + share * term)
+                count.assign(tf.where(part > 0, count.value, tf.zeros_like(share)) + share)
+                row.append(tf.math.divide_no_nan(tf.convert_to_tensor(total.value), count.value))
+            found.append(row)
+        return found
+
+    def shares(self, block: Block, terms: Tensors, weight: tf.Tensor) -> list[tf.Tensor | None]:
+        """For each statistic that is a mean over examples, the total that it is a mean of; `None` for sums.
+
+        Args:
+            block: The block.
+            terms: Its statistics on one batch.
+            weight: The sum of w_n over that batch.
+        """
+        return [None] * len(terms)
+
+    def mix(self, averages: list[list[keras.Variable]], measured: list[Tensors]) -> None:
+        """The averages with the statistics of update t taken in."""
+        rate = tf.constant(1 - self.decay, tf.float64)
+        if self.corrected:
+            rate /= 1 - tf.constant(self.decay, tf.float64) ** tf.cast(self.updates.value, tf.float64)
+        for variables, terms in zip(averages, measured):
+            for average, term in zip(variables, terms):
+                average.assign_add(tf.cast(rate, term.dtype) * (term - average.value))
+
+    def is_finite(self, statistic: tf.Tensor) -> tf.Tensor:
+        """Whether a statistic, none of whose diagonal entries is negative, is finite everywhere."""
+        return tf.math.is_finite(tf.reduce_sum(statistic))
+
+    def refine(self, products: list, step: tf.Tensor, xla: bool) -> None:
+        """Called after an update with what the examples contribute to each block, or `None`."""
+
+    def solve(self, batch, gradient, damping):
+        def nothing():
+            return [tf.fill(g.shape, tf.constant(float("nan"), g.dtype)) for g in gradient]
+
+        return tf.cond(self.ready(), lambda: self._solve(gradient, damping, batch.xla), nothing)
+
+    def _solve(self, gradient: Tensors, damping: tf.Tensor, xla: bool) -> Tensors:
+        solution = list(gradient)
+        for i in self._outside:
+            solution[i] = gradient[i] / tf.cast(damping, gradient[i].dtype)
+        for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
+            matrix = tf.cast(block.to_matrix([gradient[i] for i in block.variables]), dtype)
+            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge, xla)
+            parts = block.from_matrix(solved, [self._shapes[i] for i in block.variables])
+            for i, part in zip(block.variables, parts):
+                solution[i] = tf.cast(part, gradient[i].dtype)
+        return solution
+
+    @property
+    def examples(self):
+        return self._examples.value
+
+    def moved(self, share):
+        self._path.assign_add(tf.cast(share, tf.float32))
+
+    def quadratic(self, batch, vectors, damping):
+        parts = []
+        for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
+            matrix = tf.cast(block.to_matrix([vectors[i] for i in block.variables]), dtype)
+            parts += [dot([matrix], [self.block_times(number, matrix)]), ridge * dot([matrix], [matrix])]
+        return tf.add_n(parts) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
+
+    def ready(self) -> tf.Tensor:
+        """Whether there is something to solve with; until then steps are skipped."""
+        return self.updates.value > 0
+
+    def get_config(self):
+        names = ("decay", "update_every", "max_examples")
+        return {name: getattr(self, name) for name in names}
+
+
+def due(step: tf.Tensor, every: int) -> tf.Tensor:
+    """Whether `step` is a multiple of `every`, or below it a power of two: curvature changes fast early."""
+    power = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
+    return tf.equal(step % every, 0) | (power & (step < every))
+
+
+def is_far(path: keras.Variable, every: int) -> tf.Tensor:
+    """Whether the weights have gone half as far as in `every` steps of full length."""
+    return path.value >= max(1.0, every / 2)
+
+
+def _mean_ridge(variables: list[keras.Variable], block: Block) -> float:
+    """The diagonal that L2 regularisers add, averaged over the entries of a block."""
+    sizes = [math.prod(variables[i].shape) for i in block.variables]
+    return sum(n * ridge_of(variables[i]) for n, i in zip(sizes, block.variables)) / sum(sizes)

@@ -1,0 +1,1 @@
+"""F against the empirical Fisher: numbers, findings on them, and a verdict."""

@@ -1,0 +1,117 @@
+"""Measures a model on examples: one pass in TensorFlow, the rest in NumPy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kfisher._common.threads import one_thread
+from kfisher.diagnosis.basis import Frame, decompose, frame
+from kfisher.diagnosis.comparison import compare
+from kfisher.diagnosis.measurement import Measurement
+from kfisher.diagnosis.rows import JointRoot, Layout, joint_root
+from kfisher.fisher import Empirical
+from kfisher.jacobian.batch import Batch
+
+MOST_ROWS = 4096  # of the exact Fisher: 256 examples of 16 outputs; their Gram matrix takes 67 MB
+
+
+class TooManyRows(ValueError):
+    """The matrices would be too large; `examples` is how many would fit in."""
+
+    def __init__(self, layout: Layout):
+        self.examples = max(1, MOST_ROWS // layout.counts["exact"])
+        self.reason = (
+            f"the exact Fisher has {layout.counts['exact']} rows for each (outputs times positions), and at "
+            f"most {MOST_ROWS} rows are compared"
+        )
+        super().__init__(
+            f"Pass fewer examples, {self.examples} at most: {self.reason}. Received: {layout.examples} "
+            "examples"
+        )
+
+
+class Meter:
+    """Puts the three Fishers of a model beside each other, again and again.
+
+    The pass is traced once for each shape of the examples.
+
+    Args:
+        model: A built and compiled model.
+        draws: Positive integer, how many times labels are drawn from the model.
+        seed: Integer, for those labels.
+    """
+
+    def __init__(self, model: keras.Model, draws: int, seed: int):
+        self.model = model
+        self._draws, self._seed = draws, seed
+        self._layouts: dict[Any, Layout] = {}
+        self._pass = tf.function(self._traced, autograph=False)
+
+    def _traced(self, x, y, sample_weight, seed):
+        batch = Batch(self.model, x, y, sample_weight, Empirical(), seed, training=False)
+        root, layout = joint_root(batch, self._draws)
+        rows = layout.counts["exact"] * layout.examples
+        if root.gram is not None and rows > MOST_ROWS:
+            raise TooManyRows(layout)
+        self._layouts[_shapes(x)] = layout
+        return {name: value for name, value in vars(root).items() if value is not None}
+
+    def is_traced(self, x: Any) -> bool:
+        """Whether examples of this shape were measured before."""
+        return _shapes(x) in self._layouts
+
+    def __call__(
+        self, x: Any, y: Any, sample_weight: Any = None, damping: float | None = None, step: int = 0
+    ) -> tuple[Measurement, Frame]:
+        """The numbers, and what they came from.
+
+        Args:
+            x, y, sample_weight: Examples as `train_step` gets them, as tensors.
+            damping: lambda, or `None`; see `frame`.
+            step: Of the optimizer; also chooses the labels.
+
+        Raises:
+            FloatingPointError: If the matrices have entries that are not finite.
+            TooManyRows: If there are more outputs and positions than can be compared.
+            ValueError: If the loss has no likelihood.
+        """
+        started = time.perf_counter()
+        root, layout = self._root(x, y, sample_weight, step)
+        with one_thread():
+            compared = frame(root, layout, damping)
+            measurement = compare(compared, root, step)
+        measurement.seconds = time.perf_counter() - started
+        return measurement, compared
+
+    def spectra(self, x: Any, y: Any, sample_weight: Any = None, step: int = 0) -> dict[Any, np.ndarray]:
+        """Only the eigenvalues of each kind and draw, descending; arguments and errors as above."""
+        root, layout = self._root(x, y, sample_weight, step)
+        with one_thread():
+            return {key: values for key, (values, _) in decompose(root, layout)[1].items()}
+
+    def _root(self, x, y, sample_weight, step: int) -> tuple[JointRoot, Layout]:
+        found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
+        arrays = {name: np.from_dlpack(t) for name, t in found.items()}
+        return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]
+
+
+def _shapes(x: Any) -> tuple:
+    return tuple((tuple(t.shape), t.dtype.name) for t in keras.tree.flatten(x))
+
+
+def examples(data: Any, most: int | None) -> tuple[Any, Any, Any]:
+    """x, y and sample_weight of a batch as tensors, the first `most` examples of each."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
+    def cut(t):
+        if t is None:
+            return None
+        t = t if tf.is_tensor(t) else tf.convert_to_tensor(np.asarray(t))
+        return t[:most]
+
+    return keras.tree.map_structure(cut, (x, y, sample_weight))

@@ -1,0 +1,142 @@
+"""The rows of all three Fishers on the same examples, from one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kfisher.fisher import Empirical, Exact, Fisher, Sampled
+from kfisher.jacobian import layers
+from kfisher.jacobian.batch import Batch
+from kfisher.jacobian.square_root import Recorded
+from kfisher.likelihoods.weighted import example_weights
+
+SMALL = 1024  # symmetric matrices up to this size are decomposed in full, which takes a quarter of a second
+
+
+@dataclass
+class JointRoot:
+    """A of the exact, the sampled and the empirical Fisher, one below the other.
+
+    Rows are numbered r N + n, so that each kind, and each draw of labels, is a block of them.
+
+    Attributes:
+        gram: U U^T over all rows, `(R N, R N)`; or `None`.
+        rows: U, `(R N, P)`: instead, where that is smaller and P at most `SMALL`.
+        coordinates: c with U^T c = the gradient of the likelihood part of L, `(R N,)`.
+        layer_traces: tr(U_l U_l^T) of each layer for each r, `(number of layers, R)`.
+        shares: w_n over their sum, `(N,)`.
+        total_weight: The sum of w_n.
+    """
+
+    gram: Any
+    rows: Any
+    coordinates: Any
+    layer_traces: Any
+    shares: Any
+    total_weight: Any
+
+
+@dataclass
+class Layout:
+    """Which rows are whose; known once the pass is traced.
+
+    Attributes:
+        examples: N.
+        counts: R of "exact", "sampled" (the number of draws), "empirical".
+        layers: Name and number of parameters of each entry of `layer_traces`.
+        parameters: P.
+    """
+
+    examples: int
+    counts: dict[str, int]
+    layers: list[tuple[str, int]]
+    parameters: int
+
+    def rows(self, kind: str, draw: int | None = None) -> slice:
+        """Those of one kind, or of one draw of labels."""
+        first = 0
+        for name, count in self.counts.items():
+            if name == kind:
+                break
+            first += count
+        count = self.counts[kind]
+        if draw is not None:
+            first, count = first + draw, 1
+        return slice(first * self.examples, (first + count) * self.examples)
+
+
+def joint_root(batch: Batch, draws: int) -> tuple[JointRoot, Layout]:
+    """One recorded pass over `batch`, with the vectors of all three kinds pulled back together.
+
+    Each draw of labels is an estimate of F of its own: its rows are not divided by sqrt(draws).
+    """
+    recorded = Recorded(batch)
+    heads = recorded.loss.heads
+    kinds: dict[str, Fisher] = {"exact": Exact(), "sampled": Sampled(draws), "empirical": Empirical()}
+    groups, counts, coordinates = [], {}, {}
+    for name, fisher in kinds.items():
+        columns = fisher.columns(heads, batch.seed)
+        own, coordinates[name] = columns.groups, columns.coordinates
+        if name == "sampled":
+            own = [[(eta, v * np.sqrt(draws)) for eta, v in own[0]]]
+        groups += own
+        counts[name] = sum(group[0][1].shape[0] for group in own)
+    if coordinates["exact"] is None and coordinates["empirical"] is None:  # no rows hold the gradient
+        weighted = [(eta, -v * head.root_weights) for (eta, v), head in zip(own[0], heads)]
+        groups.append(weighted)
+        counts["gradient"] = 1
+        coordinates["gradient"] = tf.ones([1, tf.shape(weighted[0][1])[1]], weighted[0][1].dtype)
+    rules = recorded.rules(groups)
+    size = recorded.layer_calls[0].grads[0].shape[1]
+    sizes = [sum(v.shape.num_elements() for v in rule.variables) for rule in rules]
+    shares, total_weight = example_weights(heads)
+    parameters = sum(v.shape.num_elements() for v in batch.model.trainable_variables)
+    layout = Layout(
+        examples=size,
+        counts=counts,
+        layers=[(rule.layer_calls[0].layer.name, n) for rule, n in zip(rules, sizes)],
+        parameters=parameters,
+    )
+    small = parameters <= min(SMALL, counts["exact"] * size)
+    gram, rows, traces = (_rows if small else _gram)(rules, size)
+    return (
+        JointRoot(
+            gram=gram,
+            rows=rows,
+            coordinates=_placed(coordinates, counts),
+            layer_traces=traces,
+            shares=shares,
+            total_weight=total_weight,
+        ),
+        layout,
+    )
+
+
+def _placed(coordinates: dict[str, Any], counts: dict[str, int]) -> tf.Tensor:
+    """The coordinates of one kind that has them, with zeros for the others, `(R N,)`."""
+    # Those of EF first: they are bounded, those of the exact Fisher grow as a model becomes certain.
+    order = ("empirical", "exact", "gradient")
+    kind = next(kind for kind in order if coordinates.get(kind) is not None)
+    above = sum(counts[other] for other in list(counts)[: list(counts).index(kind)])
+    below = sum(counts.values()) - above - counts[kind]
+    return tf.reshape(tf.pad(coordinates[kind], [[above, below], [0, 0]]), [-1])
+
+
+def _gram(rules: list[layers.Rule], size: int):
+    parts = [rule.gram([tf.ones((), v.dtype) for v in rule.variables]) for rule in rules]
+    traces = [tf.reduce_sum(tf.reshape(tf.linalg.diag_part(part), [-1, size]), 1) for part in parts]
+    return tf.add_n(parts), None, tf.stack(traces)
+
+
+def _rows(rules: list[layers.Rule], size: int):
+    pieces, traces = [], []
+    for rule in rules:
+        flat = [tf.reshape(u, [u.shape[0] * size, -1]) for u in rule.rows()]
+        pieces += flat
+        squares = tf.add_n([tf.reduce_sum(tf.square(u), 1) for u in flat])
+        traces.append(tf.reduce_sum(tf.reshape(squares, [-1, size]), 1))
+    return None, tf.concat(pieces, 1), tf.stack(traces)

@@ -1,0 +1,106 @@
+"""Whether the empirical Fisher can be trusted as a stand-in for the Fisher matrix, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kfisher._common.checks import positive_integer
+from kfisher._keras.optimizers import inner
+from kfisher.damping import positive
+from kfisher.diagnosis import findings as findings_on
+from kfisher.diagnosis.basis import Frame
+from kfisher.diagnosis.findings import Thresholds
+from kfisher.diagnosis.measurement import Measurement, Verdict
+from kfisher.diagnosis.meter import Meter, examples
+
+
+def diagnose(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any = None,
+    *,
+    damping: float | None = None,
+    draws: int = 8,
+    seed: int = 0,
+    thresholds: Thresholds | None = None,
+) -> Verdict:
+    """Says whether EF can be trusted for this model at its present weights.
+
+    Args:
+        model: A built and compiled `keras.Model`; nothing in it changes.
+        x, y, sample_weight: Examples as for `model.fit`, one batch of arrays or tensors; some hundreds.
+        damping: Positive float, lambda in the units of F. Defaults to that of the model's optimizer if it is
+            one of kfisher's, else to the square root of the precision of the model's dtype times the largest
+            eigenvalue of F.
+        draws: Positive integer, how many times labels are drawn from the model: what label noise alone does.
+        seed: Integer, of those labels and of the bootstrap.
+        thresholds: `kfisher.Thresholds`.
+
+    Returns:
+        A `Verdict`; `print(verdict)` is a sentence and the findings behind it. `verdict.trusted` is a bool.
+
+    Raises:
+        ValueError: If the loss has no likelihood, or an argument is wrong.
+        FloatingPointError: If the model has outputs that are not finite.
+
+    Reference:
+        Kunstner, Balles, Hennig 2019, section 4; White 1982 on EF = F as a test of specification.
+
+    Example:
+
+    >>> print(kfisher.diagnose(model, x, y))
+    """
+    positive_integer("draws", draws)
+    if y is None:
+        raise ValueError("The empirical Fisher takes the labels of the data. Received: y=None")
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise ValueError(f"`thresholds` must be a kfisher.Thresholds. Received: thresholds={thresholds!r}")
+    if damping is None:
+        damping = damping_of(model)
+    else:
+        damping = positive("damping", damping, "a positive float or None")
+    data = examples((x, y, sample_weight), None)
+    step = int(model.optimizer.iterations) if model.optimizer is not None else 0
+    measurement, frame = Meter(model, draws, seed)(*data, damping=damping, step=step)
+    return judge([measurement], frame, thresholds or Thresholds(), seed)
+
+
+def damping_of(model: keras.Model) -> float | None:
+    """lambda of the next step, if the optimizer has one."""
+    optimizer = getattr(model, "optimizer", None)
+    damping = getattr(inner(optimizer), "damping", None)
+    return None if damping is None else float(keras.ops.convert_to_numpy(damping))
+
+
+def judge(history: Sequence[Measurement], frame: Frame, thresholds: Thresholds, seed: int = 0) -> Verdict:
+    """The verdict on the last of several measurements of one training, of which `frame` is the source."""
+    now = history[-1]
+    findings = [
+        findings_on.direction(now, frame, thresholds),
+        findings_on.length(now, frame, thresholds),
+        findings_on.inversion(history, thresholds),
+        findings_on.specification(frame, thresholds, seed),
+    ]
+    # The worst decides, and of equals the first. A length alone does not clear EF.
+    found = {f.name: f.level for f in findings}
+    verdict = "fine" if "fine" in (found["direction"], found["specification"]) else "unknown"
+    for level in ("warning", "bad"):
+        for finding in reversed(findings):
+            if finding.level == level:
+                verdict = finding.values["verdict"]
+    return Verdict(now.step, verdict, _SENTENCES[verdict], findings)
+
+
+_SENTENCES = {
+    "fine": "The empirical Fisher is fine here.",
+    "distorted": "Do not trust the empirical Fisher here: it distorts the step.",
+    "opposite": "Do not trust the empirical Fisher here: its step opposes the natural-gradient step.",
+    "inverted": "Do not trust the empirical Fisher here: its steps grow while the gradient shrinks.",
+    "misspecified": "Do not trust the empirical Fisher here: it is not the curvature of this minimum, as the "
+    "model does not describe the labels.",
+    "unknown": "Whether the empirical Fisher can be trusted cannot be told from these examples.",
+}

@@ -1,0 +1,110 @@
+"""One observed batch: all that can be asked about the model on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher._common.checks import check_batch
+from kfisher._keras.state import state_of
+from kfisher.fisher import Fisher
+from kfisher.jacobian.forward import forward
+from kfisher.jacobian.linearization import Linearization, linearization
+from kfisher.jacobian.square_root import SquareRoot, square_root
+from kfisher.likelihoods import Likelihood
+
+
+@dataclass
+class Batch:
+    """A model and a batch as they are at the start of a training step.
+
+    Attributes:
+        model: Built and compiled, with trainable variables.
+        x, y, sample_weight: As `train_step` gets them; `y` may be `None` unless `fisher` needs labels.
+        fisher: Where the labels come from.
+        seed: Integer tensor of shape `(2,)` for labels drawn from the model.
+        likelihood: Used instead of the one of the compiled loss (of every output), or `None`.
+        training: Whether layers run in training mode.
+        compute_loss: Used instead of that of the model.
+        accepts: From the loss on this batch, whether averages over batches may take it in.
+        state: That of the model (seeds, statistics), from which every pass starts.
+    """
+
+    model: keras.Model
+    x: Any
+    y: Any
+    sample_weight: Any
+    fisher: Fisher
+    seed: tf.Tensor
+    likelihood: Likelihood | None = None
+    training: bool = True
+    compute_loss: Callable | None = None
+    accepts: Callable[[tf.Tensor], tf.Tensor | bool] = lambda loss: True
+    state: list[tuple[keras.Variable, tf.Tensor]] = field(default_factory=list)
+
+    def __post_init__(self):
+        if not self.model.trainable_variables:
+            raise ValueError(
+                f"The model {self.model.name!r} has no trainable variables. If it is not built yet, call it "
+                "on a batch."
+            )
+        self.fisher.check_labels(self.y)
+        self.x, self.y, self.sample_weight = check_batch(x=self.x, y=self.y, sample_weight=self.sample_weight)
+        self.compute_loss = self.compute_loss or self.model.compute_loss
+        self.state = self.state or state_of(self.model)
+
+    def part(self, limit: int | None) -> Batch:
+        """Every k-th example, so that no more than twice `limit` are left; the seeds are the same.
+
+        All of them where the loss is no mean over its batch: what a part of it is worth is not known.
+        """
+        first = next(t for t in keras.tree.flatten(self.x) if t is not None)
+        size = first.shape[0]
+        if limit is None or (size is not None and size < 2 * limit) or not _takes_means(self.model):
+            return self
+        count = tf.shape(first)[0] if size is None else size
+        chosen = tf.range(0, count, tf.maximum(count // limit, 1))
+        x, y, weights = keras.tree.map_structure(
+            lambda t: t if t is None or t.shape.rank == 0 else tf.gather(t, chosen),
+            (self.x, self.y, self.sample_weight),
+        )
+        return replace(self, x=x, y=y, sample_weight=weights)
+
+    @property
+    def xla(self) -> bool:
+        """Whether all this is to be compiled by XLA."""
+        return bool(self.model.jit_compile)
+
+    @cached_property
+    def square_root(self) -> SquareRoot:
+        """A with F = A^T A, by one recorded pass."""
+        return square_root(self)
+
+    @cached_property
+    def linearization(self) -> Linearization:
+        """Products with F, by one pass."""
+        return linearization(self)
+
+    @cached_property
+    def exact_linearization(self) -> Linearization:
+        """The same without the noise of drawn labels: products with their expectation cost no more."""
+        return linearization(replace(self, fisher=self.fisher.expectation))
+
+    def loss(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
+        """The loss on the batch with these weights, by default those of now, and all else as it was."""
+        if weights is None:
+            weights = [tf.convert_to_tensor(v.value) for v in self.model.trainable_variables]
+        with forward(self, weights) as outputs:
+            return self.model.compute_loss(self.x, self.y, outputs, self.sample_weight)
+
+
+def _takes_means(model: keras.Model) -> bool:
+    """Whether the loss of `model` is a mean over examples, as it is unless somebody asks for another."""
+    own = type(model).compute_loss is not keras.Model.compute_loss
+    losses = [loss for loss in keras.tree.flatten(model.loss) if isinstance(loss, keras.losses.Loss)]
+    return not own and not any(loss.reduction in ("sum", "none", None) for loss in losses)

@@ -1,0 +1,156 @@
+"""The calls of layers with parameters in one pass: what each sees and gives, and how to repeat one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher._keras.calls import in_mode, training_mode
+from kfisher._keras.patching import replaced
+from kfisher.jacobian.batch_normalisation import hold_statistics
+from kfisher.jacobian.plan import Plan
+
+
+@dataclass
+class LayerCall:
+    """One call of one layer.
+
+    Attributes:
+        layer: The tapped layer.
+        call: Its `call` without the fused activation.
+        args, kwargs: What it was called with.
+        batched: For each leaf of `(args, kwargs)`, whether it is a tensor with the batch axis.
+        z: The pre-activation output, shape `(N, ...)` (a structure of tensors for some layers).
+        state: What the scope of the pass held at that time, for a repeated call to find.
+        training: Keras' training mode, which a layer hands on to those that it calls.
+        repeatable: Whether the layer may be run again on a part of the batch. Not if the call changed
+            its state: then it draws random numbers, or mixes examples.
+        vectorizes: Whether `tf.vectorized_map` can run it.
+        grads: V pulled back to z, `(R, N, ...)` for each tensor of z; set by `pull_back`.
+    """
+
+    layer: keras.layers.Layer
+    call: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    batched: list[bool]
+    z: Any
+    state: dict[int, tf.Tensor]
+    training: bool | None
+    repeatable: bool = True
+    vectorizes: bool = True
+    grads: Any = None
+
+
+@contextlib.contextmanager
+def tapped(
+    plan: Plan, scope: keras.StatelessScope, tape: tf.GradientTape, layer_calls: list[LayerCall]
+) -> Iterator[None]:
+    """For the length of the block, calls of the layers of `plan` are noted and watched by `tape`."""
+    running: list[keras.layers.Layer] = []
+    with contextlib.ExitStack() as stack:
+        for layer, calls in plan.calls.items():
+            if getattr(layer, "stateful", False):  # states that Keras counts among no variables
+                for v in keras.tree.flatten(layer.states):
+                    scope.add_update((v, tf.convert_to_tensor(v.value)))
+            recorded = _tap(layer, calls, layer_calls, running, scope, tape)
+            stack.enter_context(replaced(layer, "call", recorded))
+        yield
+
+
+def _tap(layer, calls, layer_calls, running, scope, tape) -> Callable:
+    call, activation = _set_activation_aside(layer)
+    planned = iter(calls)
+
+    @functools.wraps(layer.call)
+    def recorded(*args, **kwargs):
+        if running:  # inside another tapped layer, which answers for this call
+            return activation(call(*args, **kwargs))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            kwargs = hold_statistics(layer, call, args, kwargs)
+        state = dict(scope.state_mapping)
+        running.append(layer)
+        try:
+            z = _distinct(call(*args, **kwargs))
+        finally:
+            running.pop()
+        changed = any(state.get(key) is not value for key, value in scope.state_mapping.items())
+        seen = next(planned, None)
+        if seen is None:
+            raise ValueError(
+                f"The layer {layer.name!r} was called more often than when the model was first traced. The "
+                "calls of layers must not depend on the values of a batch."
+            )
+        if layer.trainable_variables:
+            tape.watch(floating(z))
+            layer_calls.append(
+                LayerCall(
+                    layer=layer,
+                    call=call,
+                    args=args,
+                    kwargs=kwargs,
+                    batched=seen.batched,
+                    z=z,
+                    state=state,
+                    training=training_mode(),
+                    repeatable=not changed,
+                    vectorizes=seen.vectorizes,
+                )
+            )
+        return activation(z)
+
+    return recorded
+
+
+def repeat(
+    layer_call: LayerCall, values: list[tuple[keras.Variable, tf.Tensor]], args: tuple, kwargs: dict[str, Any]
+) -> Any:
+    """The call of a layer_call again, with some variables at other `values` and everything else as it was."""
+    with keras.StatelessScope(values) as scope:
+        scope.state_mapping = {**layer_call.state, **scope.state_mapping}
+        return in_mode(layer_call.training, lambda: layer_call.call(*args, **kwargs))
+
+
+def _distinct(z: Any) -> Any:
+    """z with each of several tensors a copy, so that no gradient at one also goes through another."""
+    if len(keras.tree.flatten(z)) == 1:
+        return z
+    return keras.tree.map_structure(lambda t: tf.identity(t) if tf.is_tensor(t) else t, z)
+
+
+def floating(z: Any) -> list[tf.Tensor]:
+    """The tensors of z that have gradients."""
+    return [t for t in keras.tree.flatten(z) if tf.is_tensor(t) and t.dtype.is_floating]
+
+
+_FUSED = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def _set_activation_aside(layer: keras.layers.Layer) -> tuple[Callable, Callable]:
+    """`call` up to the fused activation, and the activation (the identity where there is none)."""
+    call, activation = layer.call, vars(layer).get("activation")
+    fused = any(type(layer).call is cls.call for cls in _FUSED)
+    if not fused or activation is None or getattr(activation, "trainable_variables", None):
+        return call, lambda z: z
+
+    def affine(*args, **kwargs):
+        with replaced(layer, "activation", None):
+            return call(*args, **kwargs)
+
+    return affine, activation

@@ -1,0 +1,136 @@
+"""Convolutions: a matrix product of patches with the kernel at every output position."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import keras
+import tensorflow as tf
+
+from kfisher._common.rows import flatten_positions
+from kfisher.jacobian.layer_calls import LayerCall
+from kfisher.jacobian.layers.blocks import Piece
+from kfisher.jacobian.layers.dense import MatrixRule
+
+
+class ConvolutionRule(MatrixRule):
+    """Conv1D, Conv2D and Conv3D with any stride, dilation, groups, padding and data format.
+
+    The inputs a are patches of k = prod(kernel_size) pixels; the group of an output channel sees the
+    channels of its group only.
+    """
+
+    name = "convolution"
+    layers: tuple[type[keras.layers.Layer], ...] = (
+        keras.layers.Conv1D,
+        keras.layers.Conv2D,
+        keras.layers.Conv3D,
+    )
+
+    @classmethod
+    def applies(cls, layer: keras.layers.Layer) -> bool:
+        if not isinstance(layer, cls.layers) or not super().applies(layer):
+            return False
+        # `convolution_op` is Keras' hook for another product, say with a standardised kernel.
+        hooks = {getattr(kind, "convolution_op", None) for kind in cls.layers}
+        return getattr(type(layer), "convolution_op", None) in hooks
+
+    @classmethod
+    def kernel_piece(cls, layer):
+        groups, outputs = layer.groups, layer.filters // layer.groups
+        inputs = math.prod(layer.kernel.shape[:-1])
+        shape = (groups, inputs, outputs)
+        if groups == 1:
+            return Piece(layer.kernel, (inputs, outputs), (0, 1), shape)
+        return Piece(layer.kernel, (inputs, groups, outputs), (1, 0, 2), shape)
+
+    def reads(self, layer_call):
+        layer = layer_call.layer
+        options = layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.data_format
+        return tuple(map(str, options))
+
+    def inputs(self, layer_call: LayerCall) -> tf.Tensor:
+        patches = patches_of(layer_call.layer, layer_call.args[0])
+        groups = layer_call.layer.groups
+        _, positions, k, channels = patches.shape
+        lead = tf.shape(patches)[:2]
+        split = tf.reshape(patches, tf.concat([lead, [k, groups, channels // groups]], 0))
+        a = tf.reshape(tf.transpose(split, [0, 1, 3, 2, 4]), tf.concat([lead, [groups, -1]], 0))
+        return tf.ensure_shape(a, [None, positions, groups, k * channels // groups])
+
+    def gradients(self, layer_call: LayerCall) -> tf.Tensor:
+        groups = layer_call.layer.groups
+        return self._split_gradients(layer_call, groups, layer_call.layer.filters // groups)
+
+    def _split_gradients(self, layer_call: LayerCall, groups: int, outputs: int) -> tf.Tensor:
+        g = layer_call.grads[0]
+        if layer_call.layer.data_format == "channels_first":
+            g = tf.transpose(g, [0, 1, *range(3, g.shape.rank), 2])
+        g = flatten_positions(g, 2, 1)
+        split = tf.reshape(g, tf.concat([tf.shape(g)[:3], [groups, outputs]], 0))
+        return tf.ensure_shape(split, [*g.shape[:3], groups, outputs])
+
+
+class DepthwiseConvolutionRule(ConvolutionRule):
+    """DepthwiseConv1D and DepthwiseConv2D: every input channel is a group of its own."""
+
+    name = "depthwise convolution"
+    layers = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+
+    @classmethod
+    def kernel_piece(cls, layer):
+        *window, channels, outputs = layer.kernel.shape
+        inputs = math.prod(window)
+        return Piece(layer.kernel, (inputs, channels, outputs), (1, 0, 2), (channels, inputs, outputs))
+
+    def inputs(self, layer_call: LayerCall) -> tf.Tensor:
+        return tf.transpose(patches_of(layer_call.layer, layer_call.args[0]), [0, 1, 3, 2])
+
+    def gradients(self, layer_call: LayerCall) -> tf.Tensor:
+        return self._split_gradients(layer_call, *layer_call.layer.kernel.shape[-2:])
+
+
+def patches_of(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+    """What the kernel sees, shape `(N, S, k, channels)`; one dimension is a row of a picture."""
+    if layer.data_format == "channels_first":
+        x = tf.transpose(x, [0, *range(2, x.shape.rank), 1])
+    padding = layer.padding
+    if padding == "causal":
+        reach = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+        x, padding = tf.pad(x, [[0, 0], [reach, 0], [0, 0]]), "valid"
+    sizes, strides, rates = layer.kernel_size, layer.strides, layer.dilation_rate
+    if layer.rank == 1:
+        x = x[:, tf.newaxis]
+        sizes, strides, rates = (1, *sizes), (1, *strides), (1, *rates)
+    if layer.rank == 3:
+        patches = _windows(x, sizes, strides, rates, padding)
+    else:
+        patches = tf.image.extract_patches(
+            x, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], padding.upper()
+        )
+    flat = flatten_positions(patches, 1, 1)
+    k = math.prod(sizes)
+    split = tf.reshape(flat, tf.concat([tf.shape(flat)[:2], [k, x.shape[-1]]], 0))
+    return tf.ensure_shape(split, [None, flat.shape[1], k, x.shape[-1]])
+
+
+def _windows(x: tf.Tensor, sizes, strides, rates, padding: str) -> tf.Tensor:
+    """What `tf.image.extract_patches` does, for any number of axes between the first and the last."""
+    axes, counts = range(len(sizes)), []
+    for i in axes:
+        reach, size = rates[i] * (sizes[i] - 1) + 1, x.shape[i + 1]
+        size = tf.shape(x)[i + 1] if size is None else size
+        if padding == "same":
+            missing = (-(-size // strides[i]) - 1) * strides[i] + reach - size
+            missing = tf.maximum(0, missing) if tf.is_tensor(missing) else max(0, missing)
+            widths = [[0, 0] for _ in x.shape]
+            widths[i + 1] = [missing // 2, missing - missing // 2]
+            x, size = tf.pad(x, widths), size + missing
+        counts.append((size - reach) // strides[i] + 1)
+    views = []
+    for offset in itertools.product(*map(range, sizes)):
+        first = [o * rate for o, rate in zip(offset, rates)]
+        spans = [slice(f, f + (n - 1) * s + 1, s) for f, n, s in zip(first, counts, strides)]
+        views.append(x[(slice(None), *spans)])
+    return tf.concat(views, -1)

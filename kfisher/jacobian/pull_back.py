@@ -1,0 +1,47 @@
+"""V carried back from the outputs to every layer call."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from kfisher._common.rows import map_rows
+from kfisher.jacobian.layer_calls import LayerCall, floating
+from kfisher.jacobian.plan import Plan
+
+
+def pull_back(
+    plan: Plan,
+    tape: tf.GradientTape,
+    layer_calls: list[LayerCall],
+    groups: list[list[tuple[tf.Tensor, tf.Tensor]]],
+) -> None:
+    """Sets `grads` of every layer_call: V carried back from the outputs to z.
+
+    Args:
+        plan: That of the model.
+        tape: The persistent tape of the recorded pass.
+        layer_calls: Its layer_calls.
+        groups: For each group of columns, `(outputs, V)` pairs with V of shape `(R_g, *outputs.shape)`;
+            the columns of one group reach all its outputs together, different groups are stacked.
+    """
+    zs = [floating(layer_call.z) for layer_call in layer_calls]
+    flat = [z for call_zs in zs for z in call_zs]
+    columns = []
+    for group in groups:
+        outputs = [f for f, _ in group]
+
+        def back(vectors, outputs=outputs):
+            return tape.gradient(outputs, flat, list(vectors), unconnected_gradients="zero")
+
+        vectors = tuple(v for _, v in group)
+        if vectors[0].shape[0] == 1:
+            columns.append([g[tf.newaxis] for g in back([v[0] for v in vectors])])
+        else:
+            columns.append(map_rows(back, vectors, plan.vectorizes))
+    stacked = [tf.concat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*columns)]
+    # Products of half-precision gradients would under- and overflow.
+    stacked = [tf.cast(g, tf.float32) if g.dtype.size < 4 else g for g in stacked]
+    # What a loop has lost of the static shape.
+    stacked = [tf.ensure_shape(g, [g.shape[0], *z.shape]) for g, z in zip(stacked, flat)]
+    for layer_call, call_zs in zip(layer_calls, zs):
+        layer_call.grads, stacked = stacked[: len(call_zs)], stacked[len(call_zs) :]

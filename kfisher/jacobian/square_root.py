@@ -1,0 +1,139 @@
+"""The square root A of the Fisher: F = A^T A + diag(ridge), with rows sqrt(w_n) U_n.
+
+Built from one recorded pass over a batch; A itself is never formed here, only its products.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from kfisher._common.vectors import Tensors, dot
+from kfisher.fisher import Columns
+from kfisher.jacobian import layers
+from kfisher.jacobian.forward import Loss, forward, loss_of
+from kfisher.jacobian.layer_calls import LayerCall, tapped
+from kfisher.jacobian.plan import plan
+from kfisher.jacobian.pull_back import pull_back
+from kfisher.jacobian.regularisers import ridge_of
+
+if TYPE_CHECKING:
+    from kfisher.jacobian.batch import Batch
+
+
+class SquareRoot:
+    """F = A^T A + diag(ridge) on one batch, through products with A.
+
+    With R vectors for each of N examples A has R N rows; vectors u are `(R, N)` tensors. It has one
+    column for each parameter; vectors v are lists of tensors in the shapes of `variables`.
+
+    Attributes:
+        variables: The trainable variables, in the order of the model.
+        rules: What each layer says about its part of A.
+        ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
+        loss: That of the batch, or `None` if A was not made from a batch.
+        columns: V, weighted, with the coordinates of the gradient; or `None`.
+        coordinates: c with A^T c = the gradient of the likelihood part of L, `(R, N)`; `None` where the
+            gradient is not in the row space of A (sampled labels, or no labels).
+        xla: Whether all this is to be compiled by XLA.
+    """
+
+    def __init__(
+        self,
+        variables: list[keras.Variable],
+        rules: list[layers.Rule],
+        loss: Loss | None = None,
+        columns: Columns | None = None,
+        xla: bool = False,
+    ):
+        self.variables = variables
+        self.rules = rules
+        self.ridge = [ridge_of(v) for v in variables]
+        self.loss = loss
+        self.columns = columns
+        self.coordinates = None if columns is None else columns.coordinates
+        self.xla = xla
+        self._index = {id(v): i for i, v in enumerate(variables)}
+
+    def ridge_gradient(self) -> Tensors:
+        """The gradient of the L2 regularisers, diag(ridge) theta."""
+        return [d * tf.convert_to_tensor(v.value) for d, v in zip(self.ridge, self.variables)]
+
+    @property
+    def num_rows(self) -> int | tf.Tensor:
+        """N R."""
+        grads = self.rules[0].layer_calls[0].grads[0]
+        static = grads.shape[:2].num_elements()
+        return tf.reduce_prod(tf.shape(grads)[:2]) if static is None else static
+
+    def _positions(self, rule: layers.Rule) -> list[int]:
+        return [self._index[id(v)] for v in rule.variables]
+
+    def matvec(self, vectors: Tensors) -> tf.Tensor:
+        """A v, shape `(R, N)`."""
+        return tf.add_n([r.matvec([vectors[i] for i in self._positions(r)]) for r in self.rules])
+
+    def rmatvec(self, coefficients: tf.Tensor) -> Tensors:
+        """A^T u, in the shapes of the variables."""
+        found = [tf.zeros(v.shape, v.dtype) for v in self.variables]
+        for rule in self.rules:
+            for i, part in zip(self._positions(rule), rule.rmatvec(coefficients)):
+                found[i] = tf.cast(part, found[i].dtype)
+        return found
+
+    def squared_length(self, vectors: Tensors) -> tf.Tensor:
+        """v^T F v in float64."""
+        seen = tf.cast(self.matvec(vectors), tf.float64)
+        ridged = [d * dot([v], [v]) for d, v in zip(self.ridge, vectors) if d]
+        return tf.add_n([tf.reduce_sum(tf.square(seen)), *ridged])
+
+    def gram(self, scales: Tensors) -> tf.Tensor:
+        """sum_i scales[i] A_i A_i^T over the variables i, shape `(R N, R N)`."""
+        return tf.add_n([r.gram([scales[i] for i in self._positions(r)]) for r in self.rules])
+
+    def rows(self) -> tf.Tensor:
+        """A, shape `(R N, P)`: for small P."""
+        pieces: list[Any] = [None] * len(self.variables)
+        for rule in self.rules:
+            for i, part in zip(self._positions(rule), rule.rows()):
+                pieces[i] = tf.reshape(part, [tf.shape(part)[0] * tf.shape(part)[1], -1])
+        count = tf.shape(next(p for p in pieces if p is not None))[0]
+        for i, variable in enumerate(self.variables):
+            if pieces[i] is None:  # a variable that this batch never used
+                pieces[i] = tf.zeros([count, variable.shape.num_elements()], variable.dtype)
+        return tf.concat(pieces, 1)
+
+
+class Recorded:
+    """A pass with the calls of its layers recorded, through which vectors can be pulled back.
+
+    Attributes:
+        loss: The loss at its end.
+        layer_calls: Those of layers with trainable variables.
+    """
+
+    def __init__(self, batch: Batch):
+        self._plan = plan(batch.model, batch.x, batch.training)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            calls: list[LayerCall] = []
+            with forward(batch, around=lambda scope: tapped(self._plan, scope, tape, calls)) as outputs:
+                self.loss = loss_of(batch, outputs, tape)
+        self._tape, self.layer_calls = tape, calls
+
+    def rules(self, groups: list[list[tuple[tf.Tensor, tf.Tensor]]]) -> list[layers.Rule]:
+        """What each layer says about the rows that these vectors at the outputs make."""
+        pull_back(self._plan, self._tape, self.layer_calls, groups)
+        return layers.rules(self.layer_calls)
+
+
+def square_root(batch: Batch) -> SquareRoot:
+    """A of the kind of Fisher that the batch asks for."""
+    # 1. One pass of the model, with the calls of its layers.
+    recorded = Recorded(batch)
+    # 2. V, so that V V^T = w_n F_f; only here the three kinds differ.
+    columns = batch.fisher.columns(recorded.loss.heads, batch.seed)
+    # 3. U_n = V_n^T J_n, in what its layers say of it.
+    rules = recorded.rules(columns.groups)
+    return SquareRoot(list(batch.model.trainable_variables), rules, recorded.loss, columns, batch.xla)

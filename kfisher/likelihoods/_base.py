@@ -1,0 +1,147 @@
+"""The likelihood p(y | f) behind a Keras loss: labels from the model, scores, and the Fisher in f.
+
+Every likelihood here is written in coordinates eta(f) in which its Fisher information is simple
+(for an exponential family, the natural parameter). `coordinates` maps the model outputs f to eta
+inside the recorded forward pass, so whatever it does (a log, a logit) is pulled back by autodiff,
+and `from_logits=True` and `from_logits=False` share every line that follows.
+
+With phi the dispersion and T(y) = y, an exponential family has
+
+    score   d/d eta log p(y | eta) = (y - E[y]) / phi
+    Fisher  S S^T                  = Var[y] / phi^2
+
+Source: Kunstner, Balles, Hennig 2019, section 3; Martens 2020, section 9.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+register = keras.saving.register_keras_serializable("kfisher")
+
+
+def tfd() -> Any:
+    """TensorFlow Probability's distributions, loaded when the first is used: that takes seconds."""
+    import tensorflow_probability
+
+    return tensorflow_probability.distributions
+
+
+class Likelihood:
+    """p(y | f) of one output of a model; positions are all axes of f but the last.
+
+    Shapes below: f and eta are `(..., C)`; a label y has the shape of eta unless said otherwise.
+    Subclasses say what eta, the distribution, the score and the root of the Fisher are.
+    """
+
+    def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
+        """eta(f), shape `(..., C)`; differentiable in `outputs`."""
+        return outputs
+
+    def distribution(self, eta: tf.Tensor) -> Any:
+        """The `tfp.distributions.Distribution` p(y | eta)."""
+        raise NotImplementedError
+
+    def aligned(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """The outputs in the shape in which the loss compares them with labels of the shape of `y`."""
+        return outputs
+
+    def labels(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
+        """The labels of the data, checked, in the shape and dtype of eta."""
+        y = tf.cast(y, eta.dtype)
+        if y.shape.rank == eta.shape.rank - 1 and eta.shape[-1] == 1:
+            y = y[..., tf.newaxis]
+        if y.shape.rank == eta.shape.rank + 1 and y.shape[-1] == 1:
+            y = y[..., 0]
+        if not y.shape.is_compatible_with(eta.shape):
+            raise ValueError(
+                f"The labels of {type(self).__name__} must have the shape of the model outputs. "
+                f"Received: labels of shape {tuple(y.shape)}, outputs of shape {tuple(eta.shape)}."
+            )
+        return y
+
+    def sample(self, eta: tf.Tensor, num_samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """`num_samples` labels drawn from the model, shape `(num_samples, ..., C)`."""
+        return tf.cast(self.distribution(eta).sample(num_samples, seed=seed), eta.dtype)
+
+    def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """d/d eta log p(y | eta), in the shape of `y`."""
+        raise NotImplementedError
+
+    def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
+        """S of shape `(..., C, R)` with S S^T = E_p(y|eta)[score score^T]."""
+        raise NotImplementedError
+
+    def fisher_product(self, eta: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        """S S^T u in the shape of eta."""
+        root = self.fisher_root(eta)
+        return tf.linalg.matvec(root, tf.linalg.matvec(root, u, transpose_a=True))
+
+    def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
+        """c of shape `(..., R)` with S c = `score`: the score in the coordinates of the root."""
+        raise NotImplementedError
+
+    def dispersion(self, eta: tf.Tensor) -> float:
+        """phi, the unit of -log p: the variance of a Normal, else 1."""
+        return 1.0
+
+    def copies(self, eta: tf.Tensor) -> int:
+        """How many likelihood terms the loss of one position averages (C where Keras' loss does)."""
+        return 1
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Likelihood:
+        return cls(**config)
+
+
+class Independent(Likelihood):
+    """One scalar family for each element of eta: the root of the Fisher is diagonal."""
+
+    def aligned(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        # For labels (N, T) Keras squeezes outputs (N, T, 1), and then averages over T.
+        rank = outputs.shape.rank
+        squeezed = rank > 2 and outputs.shape[-1] == 1 and y.shape.rank == rank - 1
+        return outputs[..., 0] if squeezed else outputs
+
+    def deviation(self, eta: tf.Tensor) -> tf.Tensor:
+        """The diagonal of S: the standard deviation of the score."""
+        raise NotImplementedError
+
+    def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
+        return tf.linalg.diag(self.deviation(eta))
+
+    def fisher_product(self, eta: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        return tf.square(self.deviation(eta)) * u
+
+    def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
+        return score / self.deviation(eta)
+
+
+def positive(name: str, value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+    return value
+
+
+def logits_behind(outputs: tf.Tensor, operation: str) -> tf.Tensor | None:
+    """The logits behind outputs that a sigmoid or softmax has just made, where Keras' loss goes back to them.
+
+    There the loss is not clipped, so p at 0 or 1 still has a gradient, and so must log p(y | f) here.
+    """
+    # `_keras_logits` is private, but it is how an activation tells a loss, and a test notices if it moves.
+    logits = getattr(outputs, "_keras_logits", None)
+    if logits is None and not tf.executing_eagerly() and outputs.op.type == operation:
+        logits = outputs.op.inputs[0]
+    return logits
+
+
+def clip(p: tf.Tensor) -> tf.Tensor:
+    """Probabilities kept off 0 and 1 by Keras' epsilon, as its losses do."""
+    epsilon = keras.config.epsilon()
+    return tf.clip_by_value(p, epsilon, 1 - epsilon)

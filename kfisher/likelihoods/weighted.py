@@ -1,0 +1,74 @@
+"""One term of the compiled loss as a likelihood: its coordinates, labels and weights."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from kfisher._common.checks import checked
+from kfisher._keras.compiled_loss import Term
+from kfisher.likelihoods import Likelihood, from_loss
+
+
+class Head:
+    """One term of the loss.
+
+    Attributes:
+        likelihood: p(y | f).
+        eta: Its coordinates, `(N, ..., C)`.
+        labels: Those of the data in the shape of eta, or `None`.
+        root_weights: sqrt(w), which broadcasts to eta.
+    """
+
+    def __init__(self, term: Term, likelihood: Likelihood | None, labelled: bool):
+        self.likelihood = likelihood or from_loss(term.loss)
+        outputs = tf.cast(term.outputs, term.loss.dtype)
+        if outputs.shape.rank < 2:
+            raise ValueError(
+                "Model outputs must have a batch axis and at least one more. Received: outputs of shape "
+                f"{tuple(outputs.shape)}"
+            )
+        labels = tf.convert_to_tensor(term.labels) if labelled else None
+        if labelled:
+            outputs = self.likelihood.aligned(outputs, labels)
+        self.eta = self.likelihood.coordinates(outputs)
+        self.labels = self.likelihood.labels(labels, self.eta) if labelled else None
+        weights = tf.cast(term.weights, self.eta.dtype) / self.likelihood.copies(self.eta)
+        valid = tf.math.is_nan(weights) | (weights >= 0)
+        weights = checked(weights, valid, "Sample and class weights must not be negative.")
+        missing = self.eta.shape.rank - weights.shape.rank
+        if missing < 1 or not weights.shape.is_compatible_with(self.eta.shape[: weights.shape.rank]):
+            raise ValueError(
+                f"The loss {term.loss.name!r} must return one value for each position of the outputs. "
+                f"Received: values of shape {tuple(weights.shape)}, outputs of shape {tuple(outputs.shape)}"
+            )
+        for _ in range(missing):
+            weights = weights[..., tf.newaxis]
+        self.root_weights = tf.sqrt(weights)
+        if self.labels is not None and self.labels.dtype.is_floating:
+            # Labels that are not finite (under XLA, also those that failed a check) spoil the whole step, for
+            # Fishers too that do not look at them.
+            spoilt = tf.reduce_any(tf.math.is_nan(self.labels))
+            nan = tf.constant(float("nan"), self.eta.dtype)
+            self.root_weights = tf.where(spoilt, nan, self.root_weights)
+
+
+def mean_weights(heads: list[Head]) -> tf.Tensor:
+    """The weight of an output or position of each example, `(N,)`, averaged over those that have any."""
+    totals, counts = [], []
+    for head in heads:
+        w = tf.square(head.root_weights)
+        axes = list(range(1, w.shape.rank))
+        totals.append(tf.reduce_sum(w, axes))
+        counts.append(tf.reduce_sum(tf.cast(w > 0, w.dtype), axes))
+    return tf.math.divide_no_nan(tf.add_n(totals), tf.add_n(counts))
+
+
+def example_weights(heads: list[Head]) -> tuple[tf.Tensor, tf.Tensor]:
+    """w_n over their sum, `(N,)`, and that sum: the share of each example, over all outputs and positions."""
+    parts = []
+    for head in heads:
+        w = tf.square(head.root_weights)
+        parts.append(tf.reduce_sum(w, list(range(1, w.shape.rank))))
+    weights = tf.add_n(parts)
+    total = tf.reduce_sum(weights)
+    return tf.math.divide_no_nan(weights, total), total

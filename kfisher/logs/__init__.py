@@ -1,0 +1,1 @@
+"""What is logged: its names, how it is written and read."""

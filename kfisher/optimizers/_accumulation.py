@@ -1,0 +1,69 @@
+"""Steps whose gradient is the mean over several batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher._common.vectors import Tensors
+
+
+class Accumulation:
+    """Gradients and losses of the batches of one step, until the last has come.
+
+    Keras would add up gradients behind `apply`; here the sum must be there before the solve.
+
+    Args:
+        steps: `gradient_accumulation_steps`, an integer of at least 2, or `None`.
+
+    Attributes:
+        parts: In how many batches each step comes, 1 where nothing is accumulated.
+    """
+
+    def __init__(self, steps: Any):
+        self.parts = _parts(steps)
+        self._part: keras.Variable | None = None
+
+    def build(self, optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
+        """Makes the state."""
+        if self.parts > 1:
+            self._sums = optimizer.add_optimizer_variables(variables, "gradient_sum")
+            self._part = optimizer.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="part_of_step"
+            )
+            self._loss = optimizer.add_variable((), dtype="float64", name="loss_sum")
+
+    def part(self) -> tf.Tensor:
+        """The number of the next batch among those of its step, from 0."""
+        return tf.zeros((), tf.int32) if self._part is None else tf.cast(self._part.value, tf.int32)
+
+    def add(self, gradient: Tensors, loss: tf.Tensor, then: Callable[[Tensors, tf.Tensor], None]) -> None:
+        """Takes in a batch; `then` is called with the means over the step, once the last has come."""
+        if self._part is None:
+            then(gradient, loss)
+            return
+        first = tf.equal(self._part.value, 0)
+        for total, g in zip(self._sums, gradient):
+            kept = tf.where(first, tf.zeros_like(g), tf.convert_to_tensor(total.value))
+            total.assign(kept + g / self.parts)
+        known = tf.where(first, tf.zeros_like(loss), self._loss.value)
+        self._loss.assign(known + loss / self.parts)
+        mean = [tf.convert_to_tensor(total.value) for total in self._sums]
+        mean_loss = tf.convert_to_tensor(self._loss.value)
+        last = tf.equal(self._part.value, self.parts - 1)
+        tf.cond(last, lambda: then(mean, mean_loss), lambda: None)
+        self._part.assign((self._part.value + 1) % self.parts)
+
+
+def _parts(gradient_accumulation_steps: Any) -> int:
+    if gradient_accumulation_steps is None:
+        return 1
+    if not isinstance(gradient_accumulation_steps, int) or gradient_accumulation_steps < 2:
+        raise ValueError(
+            "`gradient_accumulation_steps` must be an integer of at least 2, or None. Received: "
+            f"gradient_accumulation_steps={gradient_accumulation_steps}"
+        )
+    return gradient_accumulation_steps

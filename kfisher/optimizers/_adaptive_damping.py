@@ -1,0 +1,141 @@
+"""lambda as the optimizer keeps it: a variable that a policy moves, or a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher import damping as dampings
+from kfisher._common.vectors import Tensors, dot
+from kfisher.optimizers._guard import Judgement
+
+
+class AdaptiveDamping:
+    """The damping of an optimizer, and what its policy makes of the steps.
+
+    Args:
+        damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`.
+        averages: Whether the curvature averages over batches.
+        add_variable: That of the optimizer, so that lambda is saved with it.
+
+    Attributes:
+        policy: The policy or schedule.
+        every: Steps between two judgements on the quadratic model, or `None` if the policy asks for none.
+        variable: lambda; `None` if it follows a schedule.
+        bent: Of the last step delta, until the next batch judges it: its delta^T F delta, or -1; `None` where
+            `every` is.
+    """
+
+    def __init__(self, damping: Any, averages: bool, add_variable: Callable):
+        self.policy: Any = dampings.get(damping)
+        self.every: int | None = getattr(self.policy, "every", None)  # a schedule does not adapt
+        self.variable: keras.Variable | None = None
+        self.bent: keras.Variable | None = None
+        first = getattr(self.policy, "initial", None)
+        if isinstance(self.policy, dampings.Cautious) and not averages:
+            first = self.policy.minimum
+        if first is not None:
+            self.variable = add_variable(
+                (),
+                # initializers.Constant goes through float32
+                lambda shape, dtype: tf.constant(first, dtype),
+                aggregation="only_first_replica",
+                name="damping",
+            )
+        self.caution: keras.Variable | None = None
+        if isinstance(self.policy, dampings.Cautious):
+            self.caution = add_variable(
+                (), "ones", dtype="float32", aggregation="only_first_replica", name="caution"
+            )
+
+    def build(self, add_variable: Callable) -> None:
+        """Makes the state that adapting takes."""
+        if self.every is not None:
+            self.bent = add_variable(
+                (), keras.initializers.Constant(-1), dtype="float64", name="curvature_along_step"
+            )
+
+    def value(self, step: Any) -> Any:
+        """lambda of a step: the variable, or the value of the schedule."""
+        return self.policy(step) if self.variable is None else self.variable
+
+    def set(self, value: Any) -> None:
+        """Gives lambda another value."""
+        if self.variable is None:
+            raise TypeError(
+                "This optimizer was created with a schedule as its `damping`, so its damping cannot be set. "
+                f"Received: damping={value}"
+            )
+        value = dampings.positive("damping", value)
+        if self.caution is not None:
+            self.caution.assign(self.caution * tf.cast(value / self.variable.value, tf.float32))
+        self.variable.assign(value)
+
+    @property
+    def config(self) -> Any:
+        """A float where lambda does not move, else the policy's own config."""
+        if type(self.policy) is dampings.Constant:
+            return float(self.variable.numpy())
+        return keras.saving.serialize_keras_object(self.policy)
+
+    # --- what the steps say -----------------------------------------------------------------------
+
+    def is_judged(self) -> tf.Tensor | bool:
+        """Whether the last step waits for its judgement."""
+        return False if self.bent is None else self.bent.value >= 0
+
+    def is_due(self, step: tf.Tensor) -> tf.Tensor:
+        """Whether the step that follows `step` others is to be judged."""
+        return tf.equal((step + 1) % self.every, 0)
+
+    def after_rejection(self) -> None:
+        """Called when a step was taken back."""
+        if self.caution is not None:
+            self.caution.assign(10 * self.caution.value)
+            self.variable.assign(tf.minimum(10 * self.variable.value, self.policy.maximum))
+            return
+        self._move(lambda damping: self.policy.after_rejection(damping))
+        if self.bent is not None:
+            self.bent.assign(-1)
+
+    def after_step(
+        self, judgement: Judgement, gradient: Tensors, last: Callable[[], Tensors], examples: Any
+    ) -> None:
+        """Called before the next step is taken.
+
+        The last step delta is judged on this batch, which had no part in it. With its gradient g at the end
+        of the step, the quadratic model has the loss change by g . delta - delta^T F delta / 2.
+
+        Args:
+            judgement: What this batch says of the last step.
+            gradient: Its gradient.
+            last: delta.
+            examples: Over how many examples F is averaged.
+        """
+        bent = self.bent
+        if self.caution is not None:
+            self.caution.assign(tf.maximum(0.95 * self.caution.value, 1.0))
+            damping = self.policy.cautious(self.caution.value, tf.cast(examples, tf.float32))
+            self.variable.assign(tf.cast(damping, self.variable.dtype))
+        if bent is None:
+            return
+
+        def adapt():
+            delta = [tf.cast(d, g.dtype) for d, g in zip(last(), gradient)]
+            promised = dot(gradient, delta) - bent.value / 2
+            ratio = (judgement.loss - judgement.before) / promised
+            ratio = tf.where(promised < 0, ratio, tf.constant(float("nan"), tf.float64))
+            self._move(lambda damping: self.policy.adapted(damping, tf.cast(ratio, damping.dtype)))
+
+        tf.cond((bent.value >= 0) & tf.math.is_finite(judgement.before), adapt, lambda: None)
+        bent.assign(-1)
+
+    def _move(self, change: Callable[[tf.Tensor], tf.Tensor]) -> None:
+        if self.variable is not None:
+            damping = tf.convert_to_tensor(self.variable.value)
+            changed = change(damping)
+            if changed is not damping:
+                self.variable.assign(changed)

@@ -1,0 +1,182 @@
+"""The guard of a step: how far it may go, and what becomes of one that went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from kfisher.jacobian.batch import Batch
+
+# The KL divergence of one step, as a share of the loss.
+SHARE = 0.003
+# Over how many steps the loss is averaged.
+_WINDOW = 20.0
+# A loss that exceeds its average by so many times its size is no batch of this problem ...
+_OUTLIER = 100.0
+# ... unless so many come in a row: then the problem has changed.
+_PATIENCE = 3
+# A step that is taken back shortens the next ones; they grow again by a twentieth each.
+_LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
+
+
+class Judgement(NamedTuple):
+    """What a batch says, before its step: two boolean scalars, and the loss with what it is compared to.
+
+    Attributes:
+        outlier: Whether the batch itself is out of all proportion: it is left out.
+        failed: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
+        loss: Of this step's batches with the weights as they are, float64.
+        before: Of the last of them with the weights before the last step; NaN where nobody asked.
+    """
+
+    outlier: tf.Tensor
+    failed: tf.Tensor
+    loss: tf.Tensor
+    before: tf.Tensor
+
+    @property
+    def harmless(self) -> tf.Tensor:
+        """Neither of the two."""
+        return ~(self.outlier | self.failed)
+
+
+class Guard:
+    """Bounds steps by their KL divergence, judges each on the batch after it, and takes back bad ones.
+
+    With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
+    loss is s = max(|l|, d). Then
+
+        c = 0.003 s (EF: 0.003 s^2)  bounds delta^T (F + damping I) delta / 2 where the region is "auto",
+        l_t > l + s                  has the last step judged: the same batch with the weights before it,
+        l_t - before > (s / 2 + 8 sqrt(c s) + 4 c) max(1, |before| / s)     takes it back.
+
+    The judge has seen neither the examples nor the labels that made the step, and costs nothing where the
+    loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 sqrt(c s) + c
+    on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
+
+    Args:
+        radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
+            only the loss before it is known.
+        divergence: `Fisher.divergence`.
+    """
+
+    def __init__(self, radius: str | float | None, divergence: Callable[[tf.Tensor], tf.Tensor]):
+        self._radius, self._divergence = radius, divergence
+
+    def build(self, add_variable: Callable, kept: list[keras.Variable]) -> None:
+        """Makes all state. `kept` is what a step changes, and what is put back if it fails."""
+
+        def scalar(name: str, value: float = 0.0, dtype: str = "float64") -> keras.Variable:
+            return add_variable(
+                (),
+                lambda shape, dtype=dtype: tf.cast(value, dtype),
+                dtype=dtype,
+                aggregation="only_first_replica",
+                name=name,
+            )
+
+        self.level, self.spread = scalar("loss_level"), scalar("loss_spread")
+        self.start = scalar("first_loss")
+        self.judged = scalar("judged_steps", dtype="int32")
+        self.outliers = scalar("outliers_in_a_row", dtype="int32")
+        self.confidence = scalar("confidence", 1.0)
+        self.can_return = scalar("can_return", dtype="int32")
+        self._kept = kept
+        self._previous = [
+            add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name="previous") for v in kept
+        ]
+
+    # --- how far a step may go --------------------------------------------------------------------
+
+    def size(self) -> tf.Tensor:
+        """s, the size of the loss, float64."""
+        return tf.maximum(tf.abs(self.level.value), self.spread.value)
+
+    def radius(self, first: tf.Tensor | float = 0.0) -> tf.Tensor | None:
+        """c of the next step, float64; before there is an average, from the `first` loss."""
+        if self._radius is None:
+            return None
+        if self._radius != "auto":
+            return tf.constant(self._radius, tf.float64) * self.confidence.value
+        size = tf.where(tf.equal(self.judged.value, 0), tf.abs(tf.cast(first, tf.float64)), self.size())
+        return SHARE * self._divergence(size) * self.confidence.value
+
+    # --- what the batch after it says -------------------------------------------------------------
+
+    @property
+    def previous(self) -> list[keras.Variable]:
+        """What `kept` was before the last step."""
+        return self._previous
+
+    def judge(self, batch: Batch, loss: tf.Tensor, own: tf.Tensor, ask: tf.Tensor | bool) -> Judgement:
+        """Compares the loss with its past.
+
+        Args:
+            batch: The last batch of this step.
+            loss: Of all batches of this step, a scalar.
+            own: Of `batch` alone.
+            ask: Whether the loss before the last step is wanted in any case.
+        """
+        loss, own = tf.cast(loss, tf.float64), tf.cast(own, tf.float64)
+        size, known = self.size(), self.judged.value > 0
+        # NaN is far. Not `~(loss <= ...)`: in a graph TensorFlow makes `loss > ...` of that.
+        far = known & (~tf.math.is_finite(loss) | (loss > self.level.value + size))
+        trained = len(batch.model.trainable_variables)
+
+        def before() -> tf.Tensor:
+            values = [tf.convert_to_tensor(v.value) for v in self._previous[:trained]]
+            return tf.cast(batch.loss(values), tf.float64)
+
+        nothing = tf.constant(float("nan"), tf.float64)
+        can_return = self.can_return.value > 0
+        old = tf.cond(can_return & (far | ask), before, lambda: nothing)
+        if self._radius is None:
+            no = tf.constant(False)
+            return Judgement(no, no, loss, old)
+        c = SHARE * size if self._radius == "auto" else tf.constant(self._radius, tf.float64)
+        # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
+        own_size = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
+        tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * own_size
+        failed = far & can_return & tf.math.is_finite(old)
+        failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
+        patient = self.outliers.value < _PATIENCE
+        large = far & patient & (size > 0) & (loss - self.level.value > _OUTLIER * size)
+        return Judgement((~tf.math.is_finite(loss) | large) & ~failed, failed, loss, old)
+
+    # --- what follows from it ---------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Called before a step changes anything."""
+        for before, variable in zip(self._previous, self._kept):
+            before.assign(variable.value)
+
+    def accept(self, judgement: Judgement) -> None:
+        """Called when a step was taken."""
+        loss, none = judgement.loss, tf.zeros_like(judgement.loss)
+        first = tf.equal(self.judged.value, 0)
+        self.start.assign(tf.where(first, loss, self.start.value))
+        anew = first | (self.outliers.value >= _PATIENCE)
+        level, spread = tf.where(anew, loss, self.level.value), tf.where(anew, none, self.spread.value)
+        steps = tf.where(anew, 0, self.judged.value) + 1
+        rate = 1 / tf.minimum(tf.cast(steps, tf.float64), _WINDOW)
+        self.spread.assign(spread + rate * (tf.abs(loss - level) - spread))
+        self.level.assign(level + rate * (loss - level))
+        self.judged.assign(steps)
+        self.outliers.assign(0)
+        self.can_return.assign(1)
+        grown = self.confidence.value * _RECOVERY
+        self.confidence.assign(tf.minimum(grown, tf.ones_like(grown)))
+
+    def count_outlier(self, judgement: Judgement) -> None:
+        """Called when a batch was left out."""
+        self.outliers.assign_add(tf.cast(judgement.outlier, tf.int32))
+
+    def take_back(self) -> None:
+        """Everything as it was before the last step, and less far from now on."""
+        for variable, before in zip(self._kept, self._previous):
+            variable.assign(before.value)
+        self.can_return.assign(0)
+        self.confidence.assign(self.confidence.value * _LOSS_OF_CONFIDENCE)

@@ -1,0 +1,320 @@
+"""How an optimizer sees batches: what every kfisher optimizer is built on.
+
+A Keras optimizer is given gradients and variables. Here `observe` shows it the batch first, from which the
+curvature takes what it needs; `apply` then hands both on to `take_step`.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kfisher import curvature as curvatures
+from kfisher import fisher as fishers
+from kfisher.jacobian import layers, plan
+from kfisher.jacobian.batch import Batch
+from kfisher.jacobian.layers.blocks import Block
+from kfisher.likelihoods import Likelihood
+from kfisher.optimizers import _divergence
+from kfisher.optimizers._accumulation import Accumulation
+
+_UNBOUND = (
+    "{name} has seen no batch, and the gradient alone does not say what the Fisher matrix is. Use one of:\n"
+    "  1. a model made with `kfisher.Model` or `kfisher.Sequential` (or a class with "
+    "`kfisher.FisherMixin` before `keras.Model`),\n"
+    "  2. `kfisher.attach(model)` before `fit`, for a model whose class cannot change (again after it is "
+    "loaded),\n"
+    "  3. `optimizer.observe(model, x, y, sample_weight)` before `apply_gradients`, in a training loop of "
+    "your own."
+)
+
+
+class ObservingOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer that is shown each batch before its gradient.
+
+    Subclasses have a `damping`, and take the step in `take_step`. Arguments as in
+    `kfisher.optimizers.NaturalGradient`, all others as in `keras.optimizers.Optimizer`.
+    """
+
+    def __init__(self, fisher, curvature, likelihood, seed, gradient_accumulation_steps, **kwargs):
+        super().__init__(gradient_accumulation_steps=None, **kwargs)
+        self._accumulation = Accumulation(gradient_accumulation_steps)
+        if isinstance(likelihood, dict):
+            likelihood = keras.saving.deserialize_keras_object(likelihood)
+        if likelihood is not None and not isinstance(likelihood, Likelihood):
+            raise ValueError(
+                "`likelihood` must be an instance of a class of kfisher.likelihoods. Received: "
+                f"likelihood={likelihood!r}"
+            )
+        self.fisher = fishers.get(fisher)
+        self.curvature = curvatures.get(curvature)
+        self.likelihood = likelihood
+        self.seed = random.randrange(2**31) if seed is None else seed
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"`seed` must be an integer from 0 to 2^31 - 1, or None. Received: seed={seed}")
+        self._seen: Batch | None = None  # between `observe` and `apply`
+        self._loss: tf.Tensor | None = None  # between `scale_loss` and `apply`
+        self.guard: Any = None
+        self._model: Callable[[], keras.Model | None] = lambda: None
+        self._blocks: list[Block] | None = None
+        self._curved = False  # whether the state of the curvature is there
+        self._reported: int | None = None  # skipped steps that the user knows of
+
+    @property
+    def damping(self):
+        """lambda of the next step."""
+        raise NotImplementedError
+
+    def take_step(
+        self, batch: Batch, gradient: list, variables: list, missing: set, losses: tuple
+    ) -> None:
+        """Changes the weights.
+
+        Args:
+            batch: The last batch of the step.
+            gradient: Of the loss on all batches of the step, a tensor for each of `variables`.
+            variables: The trainable variables, in the order of the model.
+            missing: The `id`s of those that the loss does not depend on.
+            losses: The loss on all batches of the step, and on the last of them, with the weights before it.
+        """
+        raise NotImplementedError
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def build(self, variables):
+        """Creates all state: counts, sums of gradients, and the curvature's.
+
+        That of a running curvature follows the layers of the model. They are known from the model, from the
+        configuration of an optimizer that was saved, or else from the first batch.
+        """
+        if not self.built:
+            super().build(variables)
+            self._of_keras = [v for v in self.variables if len(v.shape)]  # its averages, if it makes any
+            # Not the variables: Keras would save them with the state of the optimizer.
+            self._built_for = [id(v) for v in variables]
+            self.skipped_steps = self.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
+            )
+            self.failed_steps = self.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="failed_steps_in_a_row"
+            )
+            self.told = self.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="divergence_told"
+            )
+            self._accumulation.build(self, variables)
+            self.build_own(variables)
+        model = self._model() if self.curvature.needs_blocks else None
+        if not self._curved and model is not None and model.built and getattr(model, "inputs", None):
+            self._blocks = _blocks_of(model, None)
+        if not self._curved and (self._blocks is not None or not self.curvature.needs_blocks):
+            self._curved = True
+            self.curvature.build(self.add_variable, variables, self._blocks, self._accumulation.parts)
+            self.build_guard(variables, self._of_keras)
+
+    def build_own(self, variables: list[keras.Variable]) -> None:
+        """Creates the state of a subclass."""
+
+    def build_guard(self, variables: list[keras.Variable], kept: list[keras.Variable]) -> None:
+        """Creates what a subclass needs to judge its steps by, when all other state is there.
+
+        Args:
+            variables: The trainable variables.
+            kept: What else Keras changes in a step.
+        """
+
+    def accepts(self, batch: Batch) -> Callable[[tf.Tensor], tf.Tensor | bool]:
+        """From the loss on `batch`, whether averages over batches may take it in."""
+        return lambda loss: True
+
+    def bind(self, model: keras.Model) -> None:
+        """Tells the optimizer which model it will train, so that `build` need not wait for a batch.
+
+        `compile` of kfisher models and `kfisher.attach` call it.
+        """
+        self._model = weakref.ref(model)
+
+    # --- one step -------------------------------------------------------------------------------
+
+    @tf.autograph.experimental.do_not_convert  # there is no Python control flow on tensors in all of kfisher
+    def observe(self, model: keras.Model, x: Any, y: Any, sample_weight: Any = None) -> None:
+        """Shows the optimizer the batch of the next step; `train_step` of kfisher models calls it.
+
+        Runs the model once more, with nothing in it changed, and keeps what the next `apply` needs. In a loop
+        of your own pass the loss through `scale_loss` before its gradient is taken, as `fit` does: otherwise
+        each step takes one more forward pass to know it.
+
+        Args:
+            model: The model that is trained, compiled with its loss.
+            x, y, sample_weight: The batch, in the structures that `fit` takes.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                f"{type(self).__name__} does not run on several replicas yet. Train without a distribution "
+                f"strategy. Received: num_replicas_in_sync={replicas}"
+            )
+        if self._accumulation.parts > 1 and not self.curvature.accumulates:
+            raise ValueError(
+                f"curvature={type(self.curvature).__name__} knows the Fisher of one batch only: a step "
+                "cannot be put together from several. Use a larger batch, or curvature='kfac'. Received: "
+                f"gradient_accumulation_steps={self._accumulation.parts}"
+            )
+        x, y, sample_weight = keras.tree.map_structure(
+            lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
+        )
+        if not model.built or not model.trainable_variables:
+            model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x))
+        if not self._curved and self._blocks is None and self.curvature.needs_blocks:
+            self._blocks = _blocks_of(model, x)
+        if not self.built or not self._curved:
+            if not self.built:
+                self._reported = 0
+            self.build(model.trainable_variables)
+        if self._reported is None:  # a count that was loaded
+            with tf.init_scope():
+                self._reported = int(self.skipped_steps.value.numpy())
+        self._check_variables(model)
+        part = self._accumulation.part()
+        step = tf.cast(self.iterations.value, tf.int32)
+        seed = tf.stack([self.seed, step * self._accumulation.parts + part])
+        batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood)
+        batch.accepts = self.accepts(batch)
+        self._loss = None
+        damping = tf.convert_to_tensor(self.damping)
+        self.curvature.observe(batch, step, damping, part)
+        self._seen = batch
+
+    def _check_variables(self, model: keras.Model) -> None:
+        if not self.curvature.keeps_state:
+            return
+        if [id(v) for v in model.trainable_variables] != self._built_for:
+            names = [v.path for v in model.trainable_variables]
+            raise ValueError(
+                "The trainable variables of the model are not those that the optimizer was built for: its "
+                f"{type(self.curvature).__name__} has no curvature of the others. Compile the model with a "
+                f"new optimizer. Received: {names}"
+            )
+
+    def scale_loss(self, loss):
+        """As in Keras; `fit` calls it with the loss of each step, which is remembered."""
+        self._loss = loss
+        return super().scale_loss(loss)
+
+    def apply(self, grads, trainable_variables=None):
+        """Takes one natural-gradient step from the gradients of the loss on the observed batch."""
+        batch, self._seen = self._seen, None
+        loss, self._loss = self._loss, None
+        if batch is None:
+            raise ValueError(_UNBOUND.format(name=type(self).__name__))
+        own = batch.model.trainable_variables
+        grads = list(grads)
+        variables = list(own if trainable_variables is None else trainable_variables)
+        gradient = self._gradient(grads, variables, own)
+        missing = {id(v) for v, g in zip(variables, grads) if g is None}
+        # Not known from a loop that does not call `scale_loss`.
+        own_loss = tf.cast(batch.loss() if loss is None else loss, tf.float64)
+
+        def take_step(mean, mean_loss):
+            self.take_step(batch, mean, own, missing, (mean_loss, own_loss))
+
+        self._accumulation.add(gradient, own_loss, take_step)
+
+    def _gradient(self, grads: list, variables: list, own: list) -> list[tf.Tensor]:
+        """The gradient in the order of the variables of the model, zero where there is none."""
+        given = {id(v): g for v, g in zip(variables, grads)}
+        if set(given) != {id(v) for v in own}:
+            raise ValueError(
+                "The gradients must be those of all trainable variables of the observed model. Received: "
+                f"{len(given)} gradients for {[v.name for v in variables]}, a model with "
+                f"{len(own)} trainable variables"
+            )
+        scale = self.loss_scale_factor
+        gradient = []
+        for variable in own:
+            g = given[id(variable)]
+            g = tf.zeros(variable.shape, variable.dtype) if g is None else tf.convert_to_tensor(g)
+            gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
+        return gradient
+
+    def skip(self, xla: bool) -> None:
+        """Leaves a step out, and counts it."""
+        self.iterations.assign_add(1)
+        self.skipped_steps.assign_add(1)
+        self.failed(xla)
+
+    def failed(self, xla: bool) -> None:
+        """Counts a step that was skipped or taken back; says so after a few in a row."""
+        self.failed_steps.assign_add(1)
+        _divergence.warn_once(self, tf.equal(self.failed_steps.value, _divergence.IN_A_ROW), xla)
+
+    def succeeded(self, xla: bool) -> None:
+        """Called when a step was taken."""
+        self.failed_steps.assign(0)
+        if self.guard is not None:
+            start, now = self.guard.start.value, self.guard.level.value
+            _divergence.warn_once(self, _divergence.is_far(start, now), xla)
+
+    def trouble(self) -> str | None:
+        """What is wrong with the training so far, in a sentence with the numbers, or `None`."""
+        return _divergence.trouble(self) if self.built else None
+
+    def finalize_variable_values(self, var_list):
+        """Called by `fit` at its end: reports skipped steps."""
+        super().finalize_variable_values(var_list)
+        skipped, steps = int(self.skipped_steps.numpy()), int(self.iterations.numpy())
+        new = skipped - (self._reported or 0)
+        if new > 0:
+            self._reported = skipped
+            warnings.warn(
+                f"{type(self).__name__} skipped {new} of {steps} steps, in which the batch, its gradient or "
+                "the solve was not finite. Look for NaN or infinite inputs and labels out of range, or raise "
+                "`damping`.",
+                stacklevel=2,
+            )
+        trouble = self.curvature.trouble()
+        if trouble:
+            warnings.warn(trouble, stacklevel=2)
+
+    def apply_steps(self, steps: list, variables: list) -> None:
+        """What Keras does with gradients, done with steps: clipping, weight decay, `update_step`, EMA."""
+        if self.loss_scale_factor is not None:  # Keras divides by it
+            steps = [s if s is None else s * self.loss_scale_factor for s in steps]
+        super().apply(steps, variables)
+
+    # --- serialization --------------------------------------------------------------------------
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        config = {
+            **super().get_config(),
+            "fisher": serialize(self.fisher),
+            "curvature": serialize(self.curvature),
+            "likelihood": None if self.likelihood is None else serialize(self.likelihood),
+            "seed": self.seed,
+            "gradient_accumulation_steps": self._accumulation.parts if self._accumulation.parts > 1 else None,
+        }
+        if self._blocks is not None:
+            config["blocks"] = [block.get_config() for block in self._blocks]
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        blocks = config.pop("blocks", None)
+        optimizer = super().from_config(config, custom_objects)
+        if blocks is not None:
+            optimizer._blocks = [Block.from_config(block) for block in blocks]
+        return optimizer
+
+
+def _blocks_of(model: keras.Model, x: Any) -> list[Block]:
+    """The blocks of all variables that the model uses, by their positions."""
+    positions = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    tapped = [layer for layer in plan.plan(model, x).calls if layer.trainable_variables]
+    return [block.located(lambda v: positions[id(v)]) for block in layers.structure(tapped)]

@@ -1,0 +1,60 @@
+"""How far to go along a natural-gradient step."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from kfisher._common.vectors import Tensors, dot
+from kfisher.jacobian.linearization import Linearization
+
+
+def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The factor, at most 1, that keeps an update within a KL divergence, and what it then uses of it.
+
+        factor = min(1, sqrt(2 c / q)),    q = delta^T (F + damping I) delta
+
+    so that the update factor * delta has (factor delta)^T F (factor delta) / 2 <= c, whatever delta is made
+    of. The idea is that of Ba, Grosse & Martens 2017.
+
+    Args:
+        squared_length: q, a float64 scalar.
+        radius: c, a float64 scalar.
+
+    Returns:
+        The factor, and the length of the update before it as a share of the longest that is allowed.
+    """
+    share = tf.sqrt(tf.maximum(squared_length, 0) / tf.maximum(2 * radius, 1e-300))
+    factor = tf.where(share > 1, 1 / share, tf.ones_like(share))
+    return factor, share
+
+
+def quadratic_model(
+    linearization: Linearization, gradient: Tensors, step: Tensors, last: Tensors, damping: tf.Tensor
+) -> tuple[Tensors, tf.Tensor]:
+    """The best combination delta of the step x and the last update, by the damped quadratic model of L.
+
+        delta = V w,   V = [x, delta_{t-1}],   w = -(V^T F V + damping V^T V)^+ V^T grad L
+
+    Returns delta and delta^T (F + damping I) delta. Martens & Grosse 2015, section 7.
+    """
+    columns = [step, last]
+    fisher = linearization.quadratic(columns)
+    products = tf.convert_to_tensor([[dot(a, b) for b in columns] for a in columns])
+    right = tf.convert_to_tensor([dot(column, gradient) for column in columns])
+    damped = fisher + tf.cast(damping, tf.float64) * products
+    # At the first step the last update is zero. Scaled to a unit diagonal, as the two differ in length.
+    scale = tf.sqrt(tf.linalg.diag_part(damped))
+    scale = tf.where(scale > 0, 1 / scale, tf.zeros_like(scale))
+    model = damped * scale[:, tf.newaxis] * scale
+    w = -scale * tf.linalg.matvec(_pseudo_inverse(model), scale * right)
+    delta = [tf.cast(w[0], a.dtype) * a + tf.cast(w[1], b.dtype) * b for a, b in zip(step, last)]
+    return delta, tf.tensordot(w, tf.linalg.matvec(damped, w), 1)
+
+
+def _pseudo_inverse(matrix: tf.Tensor) -> tf.Tensor:
+    """Of a symmetric positive semidefinite 2 x 2 matrix; NaN goes through it."""
+    values, vectors = tf.linalg.eigh(tf.where(tf.math.is_finite(matrix), matrix, tf.zeros_like(matrix)))
+    inverse = tf.where(values > 1e-10 * values[-1], 1 / values, tf.zeros_like(values))
+    finite = tf.reduce_all(tf.math.is_finite(matrix))
+    inverse = tf.where(finite, inverse, tf.constant(float("nan"), matrix.dtype))
+    return tf.matmul(vectors * inverse, vectors, transpose_b=True)
