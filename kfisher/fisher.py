@@ -162,8 +162,7 @@ class Exact(Fisher):
 
         def product(parts):
             return [
-                w * head.likelihood.fisher_product(head.eta, u)
-                for head, w, u in zip(heads, weights, parts)
+                w * head.likelihood.fisher_product(head.eta, u) for head, w, u in zip(heads, weights, parts)
             ]
 
         return product

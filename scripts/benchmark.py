@@ -19,10 +19,10 @@ from pathlib import Path
 # Read when TensorFlow and NumPy are imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from benchmarking import race, untuned  # noqa: E402
-from benchmarking.cases import CASES  # noqa: E402
-from benchmarking.memory import largest_tensor, state_bytes  # noqa: E402
-from benchmarking.small_problems import SMALL_PROBLEMS  # noqa: E402
+from kfisher_scripts.benchmarking import race, untuned  # noqa: E402
+from kfisher_scripts.benchmarking.cases import CASES  # noqa: E402
+from kfisher_scripts.benchmarking.memory import largest_tensor, state_bytes  # noqa: E402
+from kfisher_scripts.benchmarking.small_problems import SMALL_PROBLEMS  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 

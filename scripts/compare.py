@@ -20,12 +20,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import tensorflow as tf  # noqa: E402
-from comparison import options, report, table  # noqa: E402
-from comparison.problem import Data, Problem, Setting  # noqa: E402
-from comparison.problems import PROBLEMS  # noqa: E402
-from comparison.run import train  # noqa: E402
-from comparison.table_file import TableError  # noqa: E402
-from comparison.tune import tune_all  # noqa: E402
+from kfisher_scripts.comparison import options, report, table  # noqa: E402
+from kfisher_scripts.comparison.problem import Data, Problem, Setting  # noqa: E402
+from kfisher_scripts.comparison.problems import PROBLEMS  # noqa: E402
+from kfisher_scripts.comparison.run import train  # noqa: E402
+from kfisher_scripts.comparison.table_file import TableError  # noqa: E402
+from kfisher_scripts.comparison.tune import tune_all  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from common.folders import writable  # noqa: E402
+from kfisher_scripts.common.folders import writable  # noqa: E402
 
 _PICTURES = Path(__file__).parent / "pictures"
 _EXPERIMENTS = """
@@ -59,7 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    from reproduction import pipeline
+    from kfisher_scripts.reproduction import pipeline
 
     try:
         claims = pipeline.run(

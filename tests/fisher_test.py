@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-import oracle
 import pytest
 import tensorflow as tf
+from helpers import oracle
 
 import kfisher
 from kfisher import fisher as fishers

@@ -99,8 +99,7 @@ class FisherSpectra(keras.callbacks.Callback):
             )
         if probe is not None and (not isinstance(probe, tuple) or len(probe) not in (2, 3)):
             raise ValueError(
-                "`probe` must be a tuple (x, y) or (x, y, sample_weight). Received: a "
-                f"{type(probe).__name__}"
+                f"`probe` must be a tuple (x, y) or (x, y, sample_weight). Received: a {type(probe).__name__}"
             )
         self.log_dir = os.fspath(log_dir)
         self.freq, self.examples, self.draws, self.seed = freq, examples, draws, seed

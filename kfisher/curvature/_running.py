@@ -73,6 +73,7 @@ class Running(Curvature):
 
     def add(self, shape, dtype: tf.DType, name: str) -> keras.Variable:
         """A variable of zeros that is saved with the optimizer."""
+
         # An initializer would go through float32 and floatx.
         def zeros(shape, dtype=dtype):
             return tf.zeros(shape, dtype)

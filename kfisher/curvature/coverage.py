@@ -71,9 +71,7 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     seen = {id(v) for layer in tapped for v in layer.trainable_variables}
     unused = [v for v in model.trainable_variables if id(v) not in seen]
     described = "" if found is None else "damping alone"
-    return Coverage(
-        rows + [Row(v.path.rpartition("/")[0], (v.name,), "not used", described) for v in unused]
-    )
+    return Coverage(rows + [Row(v.path.rpartition("/")[0], (v.name,), "not used", described) for v in unused])
 
 
 def _row(model, layer, variables, rule: str, described: str) -> Row:

@@ -32,7 +32,9 @@ class Dense(Curvature):
         return self.quadratic(batch, solution, damping)
 
     def quadratic(self, batch, vectors, damping):
-        return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
+        return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
+            vectors, vectors
+        )
 
     def solve(self, batch, gradient, damping):
         root = batch.square_root

@@ -67,7 +67,9 @@ class Gram(Curvature):
         return self.quadratic(batch, solution, damping)
 
     def quadratic(self, batch, vectors, damping):
-        return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
+        return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
+            vectors, vectors
+        )
 
     def get_config(self):
         return {"momentum": self.momentum}
@@ -120,7 +122,7 @@ class Gram(Curvature):
                 h = [a + b for a, b in zip(h, ridge_gradient)]
             return solution(c, h)
 
-        if root.loss is not None and root.loss.other_losses:
+        if root.loss.other_losses:
             return otherwise()
         return tf.cond(explained, lambda: solution(c, ridge_gradient), otherwise)
 

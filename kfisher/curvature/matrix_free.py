@@ -74,7 +74,9 @@ class MatrixFree(Curvature):
         return self.quadratic(batch, solution, damping)
 
     def quadratic(self, batch, vectors, damping):
-        return batch.linearization.quadratic([vectors])[0, 0] + tf.cast(damping, tf.float64) * dot(vectors, vectors)
+        return batch.linearization.quadratic([vectors])[0, 0] + tf.cast(damping, tf.float64) * dot(
+            vectors, vectors
+        )
 
     def get_config(self):
         return {"max_iterations": self.max_iterations, "tolerance": self.tolerance}

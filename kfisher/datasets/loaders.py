@@ -125,9 +125,7 @@ def diabetes() -> Data:
 
 _LOADERS = {
     loader.__name__: loader
-    for loader in (
-        a1a, boston_with_caveat, breast_cancer, diabetes, digits, energy, powerplant, wine, yacht
-    )
+    for loader in (a1a, boston_with_caveat, breast_cancer, diabetes, digits, energy, powerplant, wine, yacht)
 }
 
 NAMES = tuple(_LOADERS)

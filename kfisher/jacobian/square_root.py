@@ -33,8 +33,8 @@ class SquareRoot:
         variables: The trainable variables, in the order of the model.
         rules: What each layer says about its part of A.
         ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
-        loss: That of the batch, or `None` if A was not made from a batch.
-        columns: V, weighted, with the coordinates of the gradient; or `None`.
+        loss: That of the batch.
+        columns: V, weighted, with the coordinates of the gradient.
         coordinates: c with A^T c = the gradient of the likelihood part of L, `(R, N)`; `None` where the
             gradient is not in the row space of A (sampled labels, or no labels).
         xla: Whether all this is to be compiled by XLA.
@@ -44,16 +44,16 @@ class SquareRoot:
         self,
         variables: list[keras.Variable],
         rules: list[layers.Rule],
-        loss: Loss | None = None,
-        columns: Columns | None = None,
-        xla: bool = False,
+        loss: Loss,
+        columns: Columns,
+        xla: bool,
     ):
         self.variables = variables
         self.rules = rules
         self.ridge = [ridge_of(v) for v in variables]
         self.loss = loss
         self.columns = columns
-        self.coordinates = None if columns is None else columns.coordinates
+        self.coordinates = columns.coordinates
         self.xla = xla
         self._index = {id(v): i for i, v in enumerate(variables)}
 

@@ -18,9 +18,7 @@ from kfisher.likelihoods.poisson import Poisson
 
 def _binary_crossentropy(from_logits=False, label_smoothing=0.0, axis=-1):
     if axis != -1:
-        raise ValueError(
-            f"Binary cross-entropy is supported along the last axis only. Received: axis={axis}"
-        )
+        raise ValueError(f"Binary cross-entropy is supported along the last axis only. Received: axis={axis}")
     return Bernoulli(from_logits, label_smoothing)
 
 

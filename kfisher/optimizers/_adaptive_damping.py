@@ -32,8 +32,8 @@ class AdaptiveDamping:
     def __init__(self, damping: Any, averages: bool, add_variable: Callable):
         self.policy: Any = dampings.get(damping)
         self.every: int | None = getattr(self.policy, "every", None)  # a schedule does not adapt
-        self.variable: keras.Variable | None = None
-        self.bent: keras.Variable | None = None
+        self.variable: Any = None
+        self.bent: Any = None
         first = getattr(self.policy, "initial", None)
         if isinstance(self.policy, dampings.Cautious) and not averages:
             first = self.policy.minimum
@@ -45,7 +45,7 @@ class AdaptiveDamping:
                 aggregation="only_first_replica",
                 name="damping",
             )
-        self.caution: keras.Variable | None = None
+        self.caution: Any = None
         if isinstance(self.policy, dampings.Cautious):
             self.caution = add_variable(
                 (), "ones", dtype="float32", aggregation="only_first_replica", name="caution"

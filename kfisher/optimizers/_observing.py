@@ -71,9 +71,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """lambda of the next step."""
         raise NotImplementedError
 
-    def take_step(
-        self, batch: Batch, gradient: list, variables: list, missing: set, losses: tuple
-    ) -> None:
+    def take_step(self, batch: Batch, gradient: list, variables: list, missing: set, losses: tuple) -> None:
         """Changes the weights.
 
         Args:

@@ -28,6 +28,11 @@ def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.
     return factor, share
 
 
+def damped_length(linearization: Linearization, delta: Tensors, damping: tf.Tensor) -> tf.Tensor:
+    """delta^T (F + damping I) delta, a float64 scalar."""
+    return linearization.quadratic([delta])[0, 0] + tf.cast(damping, tf.float64) * dot(delta, delta)
+
+
 def quadratic_model(
     linearization: Linearization, gradient: Tensors, step: Tensors, last: Tensors, damping: tf.Tensor
 ) -> tuple[Tensors, tf.Tensor]:

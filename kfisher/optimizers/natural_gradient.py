@@ -9,12 +9,12 @@ import tensorflow as tf
 
 from kfisher import damping as dampings
 from kfisher._common.checks import probability
-from kfisher._common.vectors import Tensors, dot
+from kfisher._common.vectors import Tensors
 from kfisher.jacobian.batch import Batch
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
 from kfisher.optimizers._guard import Guard
 from kfisher.optimizers._observing import ObservingOptimizer
-from kfisher.optimizers._step_size import quadratic_model, within
+from kfisher.optimizers._step_size import damped_length, quadratic_model, within
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -184,7 +184,8 @@ class NaturalGradient(ObservingOptimizer):
             raise ValueError(
                 "With `gradient_accumulation_steps` the quadratic model of a step would need all its batches "
                 "at once. Use step='fixed' and a `damping` that does not adapt. Received: "
-                f"gradient_accumulation_steps={self._accumulation.parts}, step={self.step!r}, damping={self._adaptive.policy!r}"
+                f"gradient_accumulation_steps={self._accumulation.parts}, step={self.step!r}, "
+                f"damping={self._adaptive.policy!r}"
             )
         super().observe(model, x, y, sample_weight)
 
@@ -243,9 +244,7 @@ class NaturalGradient(ObservingOptimizer):
             self.failed(batch.xla)
 
         # 3. One of three.
-        tf.cond(
-            judgement.failed, take_back, lambda: tf.cond(finite & ~judgement.outlier, go_on, skip)
-        )
+        tf.cond(judgement.failed, take_back, lambda: tf.cond(finite & ~judgement.outlier, go_on, skip))
 
     def _prepared(self, batch, gradient, solution, damping, radius, variables, missing):
         """Whether there is a step, and the function that takes it."""
@@ -295,16 +294,14 @@ class NaturalGradient(ObservingOptimizer):
             return solution, 1.0, None
         else:
             step, rate = solution, tf.cast(self.learning_rate, tf.float64)
-            exact = self.fisher.draws and not self.curvature.averages_batches
-            if self.momentum or exact:
-                whole = [-tf.cast(rate, x.dtype) * x for x in solution]
-                if self.momentum:
-                    whole = [self.momentum * m + x for m, x in zip(last, whole)]
-                if exact:  # A single draw does not see all that its examples do.
-                    length = batch.exact_linearization.quadratic([whole])[0, 0]
-                    length += tf.cast(damping, tf.float64) * dot(whole, whole)
-                else:
-                    length = self.curvature.quadratic(batch, whole, damping)
+            change = [-tf.cast(rate, x.dtype) * x for x in solution]
+            if self.momentum:
+                change = [self.momentum * m + x for m, x in zip(last, change)]
+            if self.fisher.draws and not self.curvature.averages_batches:
+                # A single draw does not see all that its examples do.
+                length = damped_length(batch.exact_linearization, change, damping)
+            elif self.momentum:
+                length = self.curvature.quadratic(batch, change, damping)
             else:
                 length = rate**2 * self.curvature.squared_length(batch, gradient, solution, damping)
         return step, *((1.0, None) if radius is None else within(length, radius))

@@ -56,7 +56,8 @@ def spectra(source: Source | FisherOperator, step: int | None = None, ax: Axes |
     ax.axhline(measurement.damping, **REFERENCE, label="damping λ")
     partly = [LOOKS[kind]["label"] for kind, spectrum in measurement.spectra.items() if not spectrum.complete]
     return finish(
-        ax, f"Eigenvalues at step {measurement.step}, {measurement.examples} examples",
+        ax,
+        f"Eigenvalues at step {measurement.step}, {measurement.examples} examples",
         "rank of the eigenvalue" + (f" ({', '.join(partly)}: the leading ones)" if partly else ""),
         "eigenvalue (units of the loss)",
     )
@@ -106,7 +107,9 @@ def ratio_eigenvalues(source: Source, step: int | None = None, ax: Axes | None =
     ax.axhline(1.0, **REFERENCE, label="EF = F")
     count_on_x(ax)
     return finish(
-        ax, f"Eigenvalues of (F + λI)⁻¹(EF + λI) at step {measurement.step}", "rank of the eigenvalue",
+        ax,
+        f"Eigenvalues of (F + λI)⁻¹(EF + λI) at step {measurement.step}",
+        "rank of the eigenvalue",
         "eigenvalue",
     )
 
@@ -143,7 +146,9 @@ def overlap(source: Source, step: int | None = None, ax: Axes | None = None) -> 
     ax.set_xticks([], minor=True)
     ax.set_ylim(-0.03, 1.03)
     return finish(
-        ax, f"Overlap with the leading eigenvectors of F at step {measurement.step}", "eigenvectors k",
+        ax,
+        f"Overlap with the leading eigenvectors of F at step {measurement.step}",
+        "eigenvectors k",
         "overlap (1 = same space)",
     )
 
@@ -183,7 +188,9 @@ def layers(source: Source, step: int | None = None, most: int | None = 20, ax: A
     ax.set_yticks(rows, [f"{_short(layer['name'])} ({layer['parameters']})" for layer in found])
     ax.set_ylim(len(found) - 0.5, -0.5)
     return finish(
-        ax, f"Trace in {where} at step {measurement.step}", "trace (units of the loss)",
+        ax,
+        f"Trace in {where} at step {measurement.step}",
+        "trace (units of the loss)",
         "layer (parameters)",
     )
 

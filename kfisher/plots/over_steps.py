@@ -19,8 +19,18 @@ _NAMES = (
     "rejected_steps",
 )  # fmt: skip
 _COLOURS = (
-    "0.45", "#000000", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288", "#AA4499", "#661100",
-    "#6699CC", "#44AA99",
+    "0.45",
+    "#000000",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#882255",
+    "#999933",
+    "#332288",
+    "#AA4499",
+    "#661100",
+    "#6699CC",
+    "#44AA99",
 )
 _MARKERS = "DovsP^X<>phd"
 
@@ -146,7 +156,11 @@ def steps(source: Log | Source, names: Sequence[str] | None = None, ax: Axes | N
     for i, name in enumerate(chosen):
         own = _NAMES.index(name) if name in _NAMES else i % len(_NAMES)
         ax.plot(
-            log.steps["step"], table[name], color=_COLOURS[own], marker=_MARKERS[own], markersize=4.5,
+            log.steps["step"],
+            table[name],
+            color=_COLOURS[own],
+            marker=_MARKERS[own],
+            markersize=4.5,
             linewidth=1 if count < 500 else 0.6,
             label=(name.removesuffix("_norm") if norms else name).replace("_", " "),
             markevery=(i * count // 40, max(1, count // 10)),

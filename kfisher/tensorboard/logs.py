@@ -113,9 +113,7 @@ class Logs:
 
     def _scalars(self, runs: list[str] | None) -> Any:
         chosen = provider.RunTagFilter(runs=runs)
-        return self._provider.list_scalars(
-            **self._request, plugin_name="scalars", run_tag_filter=chosen
-        )
+        return self._provider.list_scalars(**self._request, plugin_name="scalars", run_tag_filter=chosen)
 
     def _tensors(self, run: str, tag: str) -> list[str]:
         """JSON texts by ascending step, the last one of a step that was logged again."""

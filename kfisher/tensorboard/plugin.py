@@ -78,9 +78,7 @@ class FisherPlugin(base_plugin.TBPlugin):
                 return request.args[name]
 
             environ = request.environ
-            logs = Logs(
-                self._data_provider, plugin_util.context(environ), plugin_util.experiment_id(environ)
-            )
+            logs = Logs(self._data_provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
             try:
                 content, code = read(logs, argument), 200
             except errors.PublicError as error:
@@ -125,9 +123,7 @@ def _static_files() -> frozenset[str]:
 
 @wrappers.Request.application
 def _serve_plotly(request):
-    return http_util.Respond(
-        request, _plotly(), "text/javascript", content_encoding="gzip", expires=_DAY
-    )
+    return http_util.Respond(request, _plotly(), "text/javascript", content_encoding="gzip", expires=_DAY)
 
 
 @functools.cache

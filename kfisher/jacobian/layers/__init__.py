@@ -65,5 +65,9 @@ def rules(layer_calls: list[LayerCall]) -> list[Rule]:
     layers = list(dict.fromkeys(layer_call.layer for layer_call in layer_calls))
     found = []
     for group in groups(layers):
-        found.append(rule_for(group)(variables_of(group), [layer_call for layer_call in layer_calls if layer_call.layer in group]))
+        found.append(
+            rule_for(group)(
+                variables_of(group), [layer_call for layer_call in layer_calls if layer_call.layer in group]
+            )
+        )
     return found

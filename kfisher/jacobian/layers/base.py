@@ -88,7 +88,9 @@ class Rule:
         if not layer_call.repeatable:
             example = tf.tile(tf.range(size), [count])
             rows = map_rows(
-                lambda e: self._whole_batch_gradient(layer_call, e[0], e[1:]), (example, *grads), layer_call.vectorizes
+                lambda e: self._whole_batch_gradient(layer_call, e[0], e[1:]),
+                (example, *grads),
+                layer_call.vectorizes,
             )
         else:
             inputs, rebuild = _split_tensors(layer_call)
@@ -108,9 +110,7 @@ class Rule:
 
     def _whole_batch_gradient(self, layer_call, example, grads):
         size = tf.shape(layer_call.grads[0])[1]
-        placed = [
-            tf.tensordot(tf.one_hot(example, size, dtype=g.dtype), g, 0) for g in grads
-        ]
+        placed = [tf.tensordot(tf.one_hot(example, size, dtype=g.dtype), g, 0) for g in grads]
         return vjp(layer_call, self.variables, placed, layer_call.args, layer_call.kwargs)
 
 
@@ -190,7 +190,9 @@ def _split_tensors(layer_call: LayerCall) -> tuple[list[tf.Tensor], Callable]:
     return [t for t, b in zip(flat, layer_call.batched, strict=True) if b], rebuild
 
 
-def vjp(layer_call: LayerCall, variables, grads: list[tf.Tensor], args: tuple, kwargs: dict) -> list[tf.Tensor]:
+def vjp(
+    layer_call: LayerCall, variables, grads: list[tf.Tensor], args: tuple, kwargs: dict
+) -> list[tf.Tensor]:
     """J^T g for one call: the gradient of sum(z * g) with respect to the layer's variables."""
     values = [tf.convert_to_tensor(v.value) for v in variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -93,7 +93,11 @@ class MatrixRule(AffineRule):
         if has_bias:
             a = tf.concat([a, tf.ones_like(a[..., :1])], -1)
         # Layers of one kind that read the same tensor in the same way have the same A.
-        key = (type(self), tuple(id(layer_call.args[0]) for layer_call in self.layer_calls), *block.pieces[0].shape[:2])
+        key = (
+            type(self),
+            tuple(id(layer_call.args[0]) for layer_call in self.layer_calls),
+            *block.pieces[0].shape[:2],
+        )
         return Positions(a, g, (*key, has_bias, *(self.reads(layer_call) for layer_call in self.layer_calls)))
 
     def reads(self, layer_call: LayerCall) -> tuple:
@@ -130,7 +134,9 @@ class MatrixRule(AffineRule):
             return _scale_blocks(outer(g), kernel_scale * outer(a[tf.newaxis]) + bias_scale)
         total = kernel_scale * _gram_of_positions(a, g)
         if id(getattr(layer, "bias", None)) in scale:
-            total += bias_scale * outer(tf.add_n([self.bias_rows(layer_call) for layer_call in self.layer_calls]))
+            total += bias_scale * outer(
+                tf.add_n([self.bias_rows(layer_call) for layer_call in self.layer_calls])
+            )
         return total
 
 

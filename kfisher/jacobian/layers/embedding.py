@@ -35,7 +35,9 @@ class EmbeddingRule(AffineRule):
         return [(block, Lookup(indices, block.inputs, grads))]
 
     def _rows_of_call(self, layer_call: LayerCall) -> list[tf.Tensor]:
-        one_hot = tf.one_hot(_flat_indices(layer_call), self.variables[0].shape[0], dtype=layer_call.grads[0].dtype)
+        one_hot = tf.one_hot(
+            _flat_indices(layer_call), self.variables[0].shape[0], dtype=layer_call.grads[0].dtype
+        )
         grads = flatten_positions(layer_call.grads[0], 2, 1)
         return [tf.einsum("nsv,rnsd->rnvd", one_hot, grads)]
 

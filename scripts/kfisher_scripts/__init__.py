@@ -1,0 +1,1 @@
+"""The parts of compare.py, reproduce.py and benchmark.py."""

@@ -1,0 +1,84 @@
+"""The direction of imports, and that no room reaches into what another keeps to itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kfisher
+
+ROOT = Path(kfisher.__file__).parent
+
+# From the bottom up: a module imports from rooms on lower floors, and from its own.
+FLOORS = [
+    {"version"},
+    {"_common", "_keras", "model"},
+    {"likelihoods", "spectra", "damping", "datasets"},
+    {"fisher", "losses"},
+    {"jacobian"},
+    {"curvature", "operator", "diagnosis"},
+    {"optimizers", "logs"},
+    {"plots", "tensorboard"},
+    {"callbacks"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Two rooms of one floor that import from each other's public side, one way.
+NEIGHBOURS = {("model", "_keras"), ("_keras", "_common"), ("curvature", "operator")}
+
+
+def modules():
+    return sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+def imported(path):
+    """`(module, name)` of every import of kfisher in a file, those for types only left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("kfisher"):
+            yield from ((node.module, alias.name) for alias in node.names)
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names if alias.name.startswith("kfisher"))
+
+
+def room_of(parts):
+    return parts[0] if parts else ""
+
+
+def test_every_room_has_a_floor():
+    rooms = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in modules()}
+    assert rooms == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for module, name in imported(path):
+        parts = [*module.split(".")[1:], *([name] if (ROOT / name).exists() and module == "kfisher" else [])]
+        if not parts and (ROOT / f"{name}.py").exists():
+            parts = [name]
+        other = room_of(parts)
+        assert other, f"{path.name} imports from kfisher itself: {module}.{name}"
+        if other == own:
+            continue
+        allowed = FLOOR[other] < FLOOR[own] or (own, other) in NEIGHBOURS
+        assert allowed, f"{own} imports {module}.{name}"
+        private = [part for part in parts[1:] if part.startswith("_")]
+        assert not private, f"{own} reaches into {module}"
+
+
+def test_the_package_shows_its_public_names_only():
+    assert sorted(dir(kfisher)) == sorted(kfisher.__all__)
+
+
+def test_files_hold_one_idea():
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in modules()}
+    assert max(lengths.values()) <= 340
+    assert len([p for p, length in lengths.items() if length > 250]) <= 5, lengths

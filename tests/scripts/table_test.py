@@ -1,0 +1,348 @@
+"""compare.py --data: a person's own table, and what is said about tables that cannot be learnt from."""
+
+import csv
+import re
+
+import compare
+import numpy as np
+import pytest
+from kfisher_scripts.comparison import options, report, tune
+from kfisher_scripts.comparison.optimizers import OPTIMIZERS
+from kfisher_scripts.comparison.problem import Setting
+from kfisher_scripts.comparison.run import Run, batches_of
+from kfisher_scripts.comparison.system import system
+from kfisher_scripts.comparison.table_file import TableError
+from tqdm import tqdm
+
+RNG = np.random.default_rng(0)
+N = 120
+NUMBERS = RNG.normal(size=(N, 2))
+PRICE = NUMBERS @ [3.0, -1.0] + RNG.normal(size=N)
+LABEL = np.where(PRICE > 0, "yes", "no")
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a CSV file of named columns and returns its path."""
+
+    def write(**columns):
+        path = tmp_path / "house.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values()))
+        return path
+
+    return write
+
+
+def run(path, *more):
+    compare.main(["--data", str(path), "--out", str(path.parent / "out"), *more])
+
+
+FAST = [
+    "--optimizers",
+    "natural_gradient",
+    "empirical_fisher",
+    "--epochs",
+    "8",
+    "--learning-rates",
+    "natural_gradient=1",
+    "empirical_fisher=1",
+    "--dampings",
+    "natural_gradient=1e-8",
+    "empirical_fisher=0.1",
+]
+
+
+# A network is not solved in one step.
+CAREFUL = [
+    "--epochs",
+    "40",
+    "--learning-rates",
+    "natural_gradient=0.3",
+    "empirical_fisher=0.3",
+    "--dampings",
+    "natural_gradient=0.01",
+    "empirical_fisher=0.1",
+]
+
+
+def test_a_regression_ends_at_least_squares_with_curves_cosine_and_verdict(table, capsys):
+    path = table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], flat=[7] * N, price=PRICE)
+    run(path, "--target", "price", *FAST)
+    said = capsys.readouterr().out
+    assert "constant: flat" in said and "damped by 0.1" in said  # the damping of the empirical Fisher
+    assert "Where natural_gradient ended: " in said and "Where empirical_fisher ended: " in said
+    rows = list(csv.DictReader((path.parent / "out" / "house.csv").open()))
+    ended = [float(r["loss"]) for r in rows if r["optimizer"] == "natural_gradient"][-1]
+    assert [bool(r["cosine"]) for r in rows if r["step"] == "0"] == [True, True]
+    # In units of its noise, least squares leaves 1/2 for each degree of freedom of the N - P.
+    train, test = np.split(np.random.default_rng(0).permutation(N), [N // 5])[::-1]
+    assert ended == pytest.approx((len(train) - 3) / len(train) / 2, rel=1e-6)
+    a = np.c_[NUMBERS, np.ones(N)]
+    theta, squares, *_ = np.linalg.lstsq(a[train], PRICE[train], rcond=None)
+    unit = squares[0] / (len(train) - 3)
+    held_out = [float(r["test_loss"]) for r in rows if r["optimizer"] == "natural_gradient"][-1]
+    assert held_out == pytest.approx(np.mean((PRICE - a @ theta)[test] ** 2) / unit / 2, rel=1e-6)
+    assert all(-1 <= float(r["cosine"]) <= 1 for r in rows if r["cosine"])
+    assert (path.parent / "out" / "house.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes, network"])
+def test_a_classification_by_text_labels(kind, table, capsys):
+    labels, more = LABEL, []
+    if kind != "two classes":
+        labels, more = np.where(PRICE > 2, "maybe", LABEL), ["--hidden", "5", *CAREFUL]
+    run(table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], label=labels), "--target", "label", *FAST, *more)
+    said = capsys.readouterr().out
+    assert ("2 classes (no, yes)" if kind == "two classes" else "3 classes (maybe, no, yes)") in said
+    line = next(line for line in said.splitlines() if line.startswith("natural_gradient "))
+    assert float(line.split()[4]) > 0.7  # accuracy
+
+
+def test_settings_come_from_a_grid_where_none_are_named(table, capsys):
+    path = table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], price=PRICE)
+    run(path, "--target", "price", "--optimizers", "sgd", "--epochs", "4")
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith("sgd "))
+    assert float(line.split()[1]) == 1.0  # standardised features: the largest rate of the grid is the best
+    assert "sgd: the best of its grid is at its edge; try --learning-rates sgd=10" in said
+    assert "damped by 0.01" in said  # no optimizer has a damping
+
+
+@pytest.mark.parametrize("noise, verdict, warning", [(None, "is fine", False), ("10", "Do not trust", True)])
+def test_the_verdict_on_a_regression_is_that_of_its_noise(noise, verdict, warning, table, capsys):
+    """Labels of a linear model with noise of 1: EF is right where the loss takes it to be 1."""
+    x = RNG.normal(size=(1500, 2))
+    path = table(a=x[:, 0], b=x[:, 1], price=x @ [3, -1] + RNG.normal(size=1500))
+    more = ["--optimizers", "sgd", "--learning-rates", "sgd=0.5", "--epochs", "40"]
+    run(path, "--target", "price", *more, *(["--noise", noise] if noise else []))
+    said = capsys.readouterr().out
+    assert verdict in said.partition("Where sgd ended: ")[2].splitlines()[0]
+    assert ("pass --noise" in said) == warning
+    assert re.search(r"standard deviation is (1|0.9\d*|1.0\d*), ", said)
+    assert "From 1000 of the rows" in said
+
+
+def test_many_classes_are_judged_from_fewer_examples(table, capsys):
+    x = RNG.normal(size=(1300, 2))
+    label = np.digitize(x[:, 0], np.linspace(-1.5, 1.5, 9))
+    path = table(a=x[:, 0], b=x[:, 1], label=label)
+    more = ["--optimizers", "sgd", "--learning-rates", "sgd=0.5", "--epochs", "2", "--seeds", "0", "1"]
+    run(path, "--target", "label", "--hidden", "40", *more)
+    said = capsys.readouterr().out
+    assert "10 classes (0, 1, 2, 3, 4, 5, ...)" in said
+    assert "From 444 of the rows" in said and said.count("Where sgd ended") == 1
+
+
+def test_a_run_that_is_not_finite_has_no_verdict():
+    runs = [Run("sgd", 0, Setting(0.1), [dict(loss=float("nan"))])]
+    assert report.verdicts(runs, 1.0) == "Where sgd ended: The loss is not finite there: no verdict."
+    assert np.isnan(report.target_of(runs))
+
+
+@pytest.mark.parametrize("loss, target", [(1.23431, 1.235), (0.02984, 0.02984), (1430.0, 1430.0)])
+def test_the_slowest_just_reaches_the_target(loss, target):
+    runs = [Run("sgd", 0, Setting(0.1), [dict(loss=end)]) for end in (loss / 2, loss)]
+    assert report.target_of(runs) == target >= loss
+
+
+def test_a_setting_of_the_grid_is_a_run_of_its_own(table):
+    """Rate and damping are those of the setting, though the model was traced with another; from the start."""
+    path = table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], label=LABEL)
+    problem, _ = problem_of(path, "--target", "label", "--epochs", "3")
+    settings = [Setting(0.03, 1.0), Setting(0.3, 0.01), Setting(0.1, 0.1)]
+    losses = []
+    for setting in settings:
+        model = problem.model()
+        model.compile(OPTIMIZERS["empirical_fisher"](setting, problem.curvature, 0), problem.loss())
+        batches = batches_of(problem.data(), None, 0)
+        model.fit(batches, epochs=3, shuffle=False, verbose=0)
+        losses.append(model.evaluate(batches, verbose=0))
+    assert np.argmin(losses) == 1
+    found = tune.losses(problem, problem.data(), "empirical_fisher", settings, 0, tqdm(disable=True))
+    np.testing.assert_allclose([loss for loss, _ in found], losses, rtol=1e-6)
+
+
+def problem_of(path, *arguments):
+    return compare.problem_of(
+        options.parse(["--data", str(path), "--out", str(path.parent / "out"), *arguments])
+    )
+
+
+def broken(column, *entries):
+    column = [str(v) for v in column]
+    column[3 : 3 + len(entries)] = entries
+    return column
+
+
+A = NUMBERS[:, 0]
+
+
+REFUSED = {
+    "no target": ({"a": A, "price": PRICE}, [], "--data needs --target"),
+    "unknown target": ({"a": A, "price": PRICE}, ["--target", "cost"], "no column 'cost'.*It has: a, price"),
+    "unknown drop": ({"a": A, "price": PRICE}, ["--target", "price", "--drop", "b"], "no column 'b'"),
+    "target dropped":
+        ({"a": A, "price": PRICE}, ["--target", "price", "--drop", "price"], "--drop names the target"),
+    "text": ({"my a": LABEL, "price": PRICE}, ["--target", "price"], "hold text: my a .*--drop 'my a'$"),
+    "decimal comma":
+        ({"a": broken(A, "1,5"), "price": PRICE}, ["--target", "price"], r"a \('1,5'\).*decimal commas"),
+    "missing":
+        ({"a": broken(A, "", "NA"), "price": PRICE}, ["--target", "price"], "a has 2 missing .* 120 rows"),
+    "missing of pandas": ({"a": broken(A, "<NA>"), "price": PRICE}, ["--target", "price"], "such as '<NA>'"),
+    "infinite": ({"a": broken(A, "inf"), "price": PRICE}, ["--target", "price"], "not finite: a.*--drop a$"),
+    "constant": ({"a": [1] * N, "price": PRICE}, ["--target", "price"], "No column that varies is left"),
+    "constant target": ({"a": A, "price": [1] * N}, ["--target", "price"], "target 'price' is constant"),
+    "missing target":
+        ({"a": A, "c": broken(PRICE, "?")}, ["--target", "c"], r"'c' has 1 missing .* such as '\?'\. Fill"),
+    "infinite target":
+        ({"a": A, "c": broken(PRICE, "inf")}, ["--target", "c"], "target 'c' holds .* not finite"),
+    "no classes":
+        ({"a": A, "c": PRICE}, ["--target", "c", "--task", "classification"], "no classes. Pass --task regr"),
+    "decimal comma in target":
+        ({"a": A, "c": broken(PRICE, "1,5")}, ["--target", "c"], "decimal commas: '1,5' in row 4"),
+    "text among numbers":
+        ({"a": A, "c": broken(PRICE, "8 y")}, ["--target", "c"], "119 numbers, and text: '8 y' in row 4"),
+    "class held out":
+        ({"a": A, "c": ["no", "yes", *["no"] * (N - 2)]}, ["--target", "c"], "None .* has c = yes"),
+    "text regressed":
+        ({"a": A, "l": LABEL}, ["--target", "l", "--task", "regression"], "cannot be regressed"),
+    "noise of classes":
+        ({"a": A, "l": LABEL}, ["--target", "l", "--noise", "1"], "--noise goes with a regression"),
+    "unnamed": ({"a": A, "": A, "c": PRICE}, ["--target", "c"], "no name for column 2"),
+    "short": ({"a": [1], "price": [2]}, ["--target", "price"], "at least 10"),
+    "too large":
+        ({"a": A, "c": PRICE}, ["--target", "c", "--hidden", "99999", "--curvature", "dense"], "too many"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_keeps_a_table_from_being_learnt_from_is_said(case, table, capsys):
+    columns, arguments, said = REFUSED[case]
+    assert re.search(said, refused(capsys, table(**columns), *arguments))
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (None, "cannot be read .No such file.*Check the path"),
+        (b"", "is empty"),
+        (b"a|b\n1|2\n", "single column, 'a.b'. Columns are separated by comma, semicolon or tab"),
+        (b'"a,b,c";d\n' + 10 * b"1;2\n", "no column 'price' .* It has: a,b,c, d$"),
+        (b"a,b,a,b\n", "of one name: 'a', 'b'"),
+        (b"a,price\n1,2\n\n1,2,3\n", "Line 4 .* has 3 entries, the header has 2"),
+        ("a,größe\n1,2\n".encode("latin-1"), "not in UTF-8"),
+    ],
+    ids=["no file", "empty", "bars", "quoted", "doubled", "ragged", "latin-1"],
+)
+def test_a_file_that_is_no_table_is_refused(content, said, tmp_path, capsys):
+    path = tmp_path / "house.csv"
+    if content is not None:
+        path.write_bytes(content)
+    assert re.search(said, refused(capsys, path, "--target", "price"))
+
+
+def refused(capsys, path, *arguments):
+    with pytest.raises(SystemExit):
+        run(path, *arguments)
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("separator", [";", "\t"], ids=["semicolon", "tab"])
+def test_separators_of_other_countries_and_a_byte_order_mark(separator, table):
+    path = table(a=A, price=PRICE)
+    path.write_bytes(path.read_bytes().replace(b",", separator.encode()))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    data = problem_of(path, "--target", "price")[0].data()
+    assert len(data.x) == N - N // 5 and len(data.x_test) == N // 5
+    np.testing.assert_allclose(data.x.std(0), 1)  # of the rows trained on
+
+
+def test_few_whole_numbers_are_classes_only_where_they_repeat(table):
+    whole = np.arange(12)
+    for target, classes in ((whole, False), (whole % 3, True)):
+        path = table(a=A[:12], count=target)
+        assert (problem_of(path, "--target", "count")[0].correct is not None) == classes
+
+
+@pytest.mark.parametrize(
+    "examples, outputs, parameters, asked, expected",
+    [
+        (400, 1, 14, (None, None), ("dense", None)),
+        (400, 1, 5000, (None, None), ("gram", None)),
+        (400, 3, 900, (None, None), ("dense", None)),
+        (100_000, 1, 5000, (None, None), ("gram", 2000)),
+        (100_000, 10, 5000, (None, None), ("gram", 200)),
+        (10**7, 1, 10, (None, None), ("dense", 2**25 // 10)),
+        (400, 1, 14, ("gram", 100), ("gram", 100)),
+        (400, 1, 14, (None, 400), ("dense", None)),
+    ],
+)
+def test_the_smaller_system_is_solved_on_as_many_rows_as_fit(examples, outputs, parameters, asked, expected):
+    assert system(examples, outputs, parameters, *asked) == expected
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (("dense", None), "--curvature dense. Leave it out"),
+        (("gram", 50_000), "--batch-size 50000 .* at most 16000"),
+    ],
+    ids=["dense", "gram"],
+)
+def test_a_system_that_does_not_fit_is_refused(asked, message):
+    with pytest.raises(TableError, match=message):
+        system(100_000, 1, 20_000, *asked)
+
+
+def test_a_grid_without_a_finite_loss_is_said(table, monkeypatch, capsys):
+    monkeypatch.setitem(tune.RATES, "sgd", (1e200, 1e201))
+    path = table(a=A, price=PRICE)
+    said = refused(capsys, path, "--target", "price", "--optimizers", "sgd", "--epochs", "4")
+    assert "no setting of its grid" in said and "--learning-rates sgd=1e+198" in said
+
+
+@pytest.mark.parametrize(
+    "best, further",
+    [
+        (Setting(1.0, 1e-4), []),
+        (Setting(0.03, 1.0), ["--learning-rates natural_gradient=0.003 --dampings natural_gradient=10"]),
+    ],
+)
+def test_a_best_setting_at_the_edge_of_the_grid_is_noted(best, further):
+    notes = tune.at_edge("natural_gradient", tune.grid("natural_gradient"), best)
+    assert [note.partition("try ")[2] for note in notes] == further
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_trained(table, capsys):
+    path = table(a=A, price=PRICE)
+    assert "--out: cannot write to" in refused(capsys, path, "--target", "price", "--out", str(path))
+
+
+def test_a_table_is_not_overwritten_by_its_results(table, capsys):
+    path = table(a=A, price=PRICE)
+    before = path.read_bytes()
+    assert "would overwrite" in refused(capsys, path, "--target", "price", "--out", str(path.parent))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-9, 1e9, 1e300])
+def test_numbers_of_any_size_are_standardised(scale, table):
+    path = table(a=scale * A, b=1e9 + A, price=scale * PRICE)
+    data = problem_of(path, "--target", "price")[0].data()
+    np.testing.assert_allclose(data.x.std(0), 1)
+    small = problem_of(table(a=A, b=1e9 + A, price=PRICE), "--target", "price")[0].data()
+    np.testing.assert_allclose(data.y, small.y, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--target", "x"], ["--drop", "x"], ["--hidden", "3"], ["--task", "regression"], ["--noise", "2"]],
+    ids=lambda option: option[0],
+)
+def test_options_of_tables_need_one(option, capsys):
+    with pytest.raises(SystemExit):
+        compare.main(["--problem", "wine", *option])
+    assert "goes with --data" in capsys.readouterr().err
