@@ -49,9 +49,9 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     Example:
 
     >>> print(kfisher.coverage(model, "kfac"))
-    layer    variables     rule   curvature
-    -------  ------------  -----  ---------
-    dense    kernel, bias  dense  4 x 1
+    layer  variables     rule   curvature
+    -----  ------------  -----  ---------
+    dense  kernel, bias  dense  4 x 1
     """
     found = None if curvature is None else curvatures.get(curvature)
     rows = []

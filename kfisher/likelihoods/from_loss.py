@@ -62,7 +62,7 @@ def from_loss(loss: Any) -> Likelihood:
     Example:
 
     >>> kfisher.likelihoods.from_loss("mse")
-    <kfisher.likelihoods.Normal ...>
+    <kfisher.likelihoods.normal.Normal object at ...>
     """
     resolved = keras.losses.get(loss) if isinstance(loss, (str, dict)) else loss
     resolved = resolved() if isinstance(resolved, type) else resolved
