@@ -13,8 +13,12 @@ fi
 
 # One BLAS thread: where other processes want the same cores, two are slower by a factor of ten and more.
 export TF_CPP_MIN_LOG_LEVEL=3 OPENBLAS_NUM_THREADS=1
-echo "== flake8"
+echo "== formatter and linters"
+# ruff reads no setup.cfg, so its settings are here.
+.venv/bin/ruff format --check --isolated --line-length 110 kfisher scripts tests
+.venv/bin/ruff check --isolated --select I kfisher scripts tests --line-length 110
 .venv/bin/python -m flake8 kfisher scripts tests
+.venv/bin/oxlint kfisher/tensorboard/static
 echo "== mypy"
 .venv/bin/python -m mypy
 # Two at a time: most of the suite is tracing, which is Python on one core. The tests of a file stay together,
