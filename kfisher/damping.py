@@ -20,7 +20,7 @@ class Damping:
         every: Steps between two adaptations, or `None` if it does not adapt.
     """
 
-    every: int | None = None
+    every: Any = None
 
     def __init__(self, initial: float):
         self.initial = positive("initial", initial)

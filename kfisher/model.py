@@ -59,7 +59,10 @@ def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Calla
     return told
 
 
-class FisherMixin:
+_Base: Any = object  # for types: what stands beside it is a `keras.Model`
+
+
+class FisherMixin(_Base):
     """Hands each training batch to the optimizer, then trains as the model does.
 
     To be put before a `keras.Model` in the bases of a class. With an optimizer that needs no batch (Adam,

@@ -55,7 +55,6 @@ class Batch:
             )
         self.fisher.check_labels(self.y)
         self.x, self.y, self.sample_weight = check_batch(x=self.x, y=self.y, sample_weight=self.sample_weight)
-        self.compute_loss = self.compute_loss or self.model.compute_loss
         self.state = self.state or state_of(self.model)
 
     def part(self, limit: int | None) -> Batch:

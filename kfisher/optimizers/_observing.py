@@ -10,7 +10,7 @@ import random
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -23,6 +23,9 @@ from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods import Likelihood
 from kfisher.optimizers import _divergence
 from kfisher.optimizers._accumulation import Accumulation
+
+# What `learning_rate` may be.
+Rate: TypeAlias = "float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]"
 
 _UNBOUND = (
     "{name} has seen no batch, and the gradient alone does not say what the Fisher matrix is. Use one of:\n"
@@ -53,7 +56,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
                 f"likelihood={likelihood!r}"
             )
         self.fisher = fishers.get(fisher)
-        self.curvature = curvatures.get(curvature)
+        self.curvature: Any = curvatures.get(curvature)
         self.likelihood = likelihood
         self.seed = random.randrange(2**31) if seed is None else seed
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:

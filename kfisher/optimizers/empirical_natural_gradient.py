@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
+from kfisher.curvature import Curvature
 from kfisher.fisher import Empirical
+from kfisher.likelihoods import Likelihood
+from kfisher.optimizers._observing import Rate
 from kfisher.optimizers.natural_gradient import NaturalGradient
 
 
@@ -18,8 +23,8 @@ class EmpiricalNaturalGradient(NaturalGradient):
     distorts both the direction and the length of the step (Kunstner, Balles, Hennig 2019, section 4).
 
     Args:
-        learning_rate, curvature, damping, momentum, likelihood, seed, and all others: as in
-            `NaturalGradient`.
+        learning_rate, curvature, damping, momentum, trust_region, step, likelihood, seed, and all others:
+            as in `NaturalGradient`.
 
     Example:
 
@@ -28,14 +33,25 @@ class EmpiricalNaturalGradient(NaturalGradient):
 
     def __init__(
         self,
-        learning_rate=0.3,
-        curvature="kfac",
-        damping="auto",
-        momentum=0.0,
-        likelihood=None,
-        seed=None,
-        name="empirical_natural_gradient",
-        **kwargs,
+        learning_rate: Rate = 0.3,
+        curvature: str | Curvature = "kfac",
+        damping: Any = "auto",
+        momentum: float = 0.0,
+        trust_region: str | float | None = "auto",
+        step: str = "fixed",
+        likelihood: Likelihood | None = None,
+        seed: int | None = None,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str = "empirical_natural_gradient",
+        **kwargs: Any,
     ):
         super().__init__(
             learning_rate=learning_rate,
@@ -43,8 +59,19 @@ class EmpiricalNaturalGradient(NaturalGradient):
             curvature=curvature,
             damping=damping,
             momentum=momentum,
+            trust_region=trust_region,
+            step=step,
             likelihood=likelihood,
             seed=seed,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
             **kwargs,
         )

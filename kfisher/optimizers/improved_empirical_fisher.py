@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kfisher.curvature import Dense, Gram
+from kfisher.curvature import Curvature, Dense, Gram
 from kfisher.jacobian.square_root import SquareRoot
+from kfisher.likelihoods import Likelihood
 from kfisher.likelihoods.weighted import mean_weights
+from kfisher.optimizers._observing import Rate
 from kfisher.optimizers.empirical_natural_gradient import EmpiricalNaturalGradient
 
 
@@ -47,16 +50,46 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
 
     def __init__(
         self,
-        learning_rate=0.3,
-        curvature="gram",
-        damping="auto",
-        momentum=0.0,
-        trust_region="auto",
-        name="improved_empirical_fisher",
-        **kwargs,
+        learning_rate: Rate = 0.3,
+        curvature: str | Curvature = "gram",
+        damping: Any = "auto",
+        momentum: float = 0.0,
+        trust_region: str | float | None = "auto",
+        step: str = "fixed",
+        likelihood: Likelihood | None = None,
+        seed: int | None = None,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str = "improved_empirical_fisher",
+        **kwargs: Any,
     ):
         super().__init__(
-            learning_rate, curvature, damping, momentum, trust_region=trust_region, name=name, **kwargs
+            learning_rate=learning_rate,
+            curvature=curvature,
+            damping=damping,
+            momentum=momentum,
+            trust_region=trust_region,
+            step=step,
+            likelihood=likelihood,
+            seed=seed,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            **kwargs,
         )
         if not isinstance(self.curvature, (Gram, Dense)):
             raise ValueError(
