@@ -11,6 +11,7 @@ import keras
 from kfisher._common.checks import positive_integer
 from kfisher.callbacks._recorder import StepRecorder
 from kfisher.callbacks._train_function import Hook
+from kfisher.logs import schema
 from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.logs.writer import ScalarWriter
 
@@ -85,14 +86,19 @@ class StepStatistics(keras.callbacks.Callback):
             self._recorder = StepRecorder(self.model, self.every, capacity, self.per_layer)
         if self._writer is None:
             layout = custom_scalars_layout(self._recorder.names, fisher=False)
-            self._writer = ScalarWriter(os.path.join(self.log_dir, "steps"), self._recorder.tags, layout)
-        self._recorder.resume()
+            self._writer = ScalarWriter(
+                os.path.join(self.log_dir, schema.STEPS_FOLDER), self._recorder.tags, layout
+            )
+        self._begun = False
         self._latest = dict.fromkeys(self._recorder.names, float("nan"))
         self._pending = 0
         self._flushed = time.monotonic()
 
     # At the begin of a batch and not at its end: Keras then need not wait for the logs of each step.
     def on_train_batch_begin(self, batch, logs=None):
+        if not self._begun:  # another callback may have restored an optimizer since the begin of `fit`
+            self._recorder.resume()
+            self._begun = True
         steps = self.model.steps_per_execution
         full = self._pending + steps > self._recorder.capacity * self.every // 2
         if full or time.monotonic() - self._flushed > 1.0:
