@@ -33,4 +33,10 @@ def test_the_package_loads_neither_plots_nor_distributions():
     found = loaded(f"{blocked}\nimport kfisher")
     assert "kfisher.optimizers" in found
     assert not {name.split(".")[0] for name in found} & {"tensorflow_probability", "tf_keras", "matplotlib"}
-    assert not found & {"kfisher.plots", "kfisher.callbacks", "kfisher.diagnosis", "scipy.stats", "scipy.sparse"}
+    assert not found & {
+        "kfisher.plots",
+        "kfisher.callbacks",
+        "kfisher.diagnosis",
+        "scipy.stats",
+        "scipy.sparse",
+    }
