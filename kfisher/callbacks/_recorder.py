@@ -69,13 +69,28 @@ class StepRecorder:
         ]
         self._rows = tf.Variable(tf.zeros([capacity, len(self.tags)], tf.float64), trainable=False)
         self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self._read = 0
+        self._read = self._parts = 0
         self.traced: tuple[Any, list, Any] = (None, [], None)  # the training function with this in it
 
     def resume(self) -> None:
-        """The count goes on from that of the optimizer, which may have trained without this."""
-        self._read = max(self._read, parts_taken(self._optimizer))
+        """The count goes on from that of the optimizer, which may have trained without this.
+
+        It goes back if that of the optimizer has, which was restored; otherwise it is ahead of it by parts of
+        an accumulated step, or by skipped ones.
+        """
+        parts = parts_taken(self._optimizer)
+        self._read = parts if parts < self._parts else max(self._read, parts)
         self._count.assign(self._read)
+
+    @property
+    def start(self) -> list[tf.Variable]:
+        """The weights from which distances count, a variable for each trainable one."""
+        return [self._start[id(v)] for v in self._trainable_variables]
+
+    def start_here(self) -> None:
+        """Distances count from the weights as they are now."""
+        for variable in self._trainable_variables:
+            self._start[id(variable)].assign(variable.value)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -159,6 +174,7 @@ class StepRecorder:
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Steps and rows since the last call, `(S,)` and `(S, len(tags))`."""
         last = self.steps
+        self._parts = parts_taken(self._optimizer)
         steps = np.arange(self._read + 1, last + 1)
         steps = steps[steps % self._every == 0][-self.capacity :]
         self._read = last

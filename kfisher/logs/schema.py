@@ -16,6 +16,8 @@ TRAIN_FOLDER, VALIDATION_FOLDER = "train", "validation"
 OUR_FOLDERS = (STEPS_FOLDER, SPECTRA_FOLDER, VERDICT_FOLDER)
 FOLDERS = (*OUR_FOLDERS, TRAIN_FOLDER, VALIDATION_FOLDER)
 
+START_FILE = "start.npz"  # the weights before the first step, beside the statistics of steps
+
 # What tags begin with: statistics of each step, the same of each layer, numbers of a measurement, and what
 # Keras logs of each epoch.
 STEP, LAYER, FISHER, EPOCH = "step/", "layer/", "fisher/", "epoch_"
