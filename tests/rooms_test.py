@@ -54,7 +54,7 @@ def is_module(package, name):
 
 
 def room_of(parts):
-    """The first part of a module's name; the schema of the logs, which is names only, is a room of its own."""
+    """The first part of a module's name; the schema of logs, names only, is a room of its own."""
     return "logs.schema" if list(parts[:2]) == ["logs", "schema"] else parts[0] if parts else ""
 
 

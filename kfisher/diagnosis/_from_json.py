@@ -27,7 +27,8 @@ def from_json(cls: type[T], text: str | bytes) -> T:
 def _of_type(kind: Any, value: Any, where: str) -> Any:
     """`value`, or what it stands for, if it is of the declared type."""
     if dataclasses.is_dataclass(kind):
-        return kind(**_fields(kind, {f.name for f in dataclasses.fields(kind)}, value, where))
+        make: Any = kind
+        return make(**_fields(kind, {f.name for f in dataclasses.fields(kind)}, value, where))
     if kind is Any:
         return _with_nan(value)
     if kind is float:

@@ -9,8 +9,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
 from kfisher.logs import schema
 
-# Titles, and the names of the tags that share the chart: regular expressions. The tab draws a line for each tag
-# of each run that one matches from its beginning on.
+# Titles, and the names of the tags that share the chart: regular expressions. The tab draws a line for each
+# tag of each run that one matches from its beginning on.
 _STEPS = {
     "Update norm and gradient norm": (schema.UPDATE_NORM, schema.GRADIENT_NORM),
     "Update norm ÷ gradient norm": (schema.UPDATE_TO_GRADIENT,),

@@ -129,7 +129,7 @@ def _nothing_in(log_dir: str) -> str:
 
 
 def _read(paths: list[str], faults: Faults) -> dict[str, dict[int, Any]]:
-    """`{tag: {step: value}}` of all single numbers, measurements and verdicts, later files over earlier ones."""
+    """`{tag: {step: value}}` of single numbers, measurements and verdicts, later files over earlier."""
     series: dict[str, dict[int, Any]] = {}
     for path in sorted(paths, key=_start):
         for event in events(path, faults):

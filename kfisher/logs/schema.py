@@ -147,7 +147,7 @@ def layer_tag(layer: str, name: str) -> str:
 
 
 def layer_and_name(tag: str) -> tuple[str, str] | None:
-    """The layer, which may have slashes in its name, and the statistic; `None` for a tag of something else."""
+    """The layer, which may have slashes in its name, and the statistic; `None` for any other tag."""
     match = re.fullmatch(f"{LAYER}(.+)/([^/]+)", tag)
     return (match[1], match[2]) if match else None
 
