@@ -11,8 +11,9 @@ import time
 from tqdm import tqdm
 
 BAR = 1.2
-# In a process of its own, which ends once the server listens. What the command `tensorboard` does before, where
-# TensorFlow is installed, is left out: it loads that, tab or no tab, and what the tab adds would be lost in it.
+# In a process of its own, which ends once the server listens. What the command `tensorboard` does before,
+# where TensorFlow is installed, is left out: it loads that anyway, and what the tab adds would be
+# lost in it.
 _SERVER = """
 import os, sys
 from importlib import metadata
