@@ -1,6 +1,7 @@
 """What kfisher costs: ratios of whole training steps, measured in one run.
 
     python scripts/benchmark.py
+    python scripts/benchmark.py --start      # of TensorBoard, with the tab and without
     python scripts/benchmark.py --untuned    # losses with nothing tuned, about ten minutes
 
 Each case is timed against its reference in turn, A B A B ..., and the median of the ratios pair by pair is
@@ -19,7 +20,7 @@ from pathlib import Path
 # Read when TensorFlow and NumPy are imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from kfisher_scripts.benchmarking import race, untuned  # noqa: E402
+from kfisher_scripts.benchmarking import race, starting, untuned  # noqa: E402
 from kfisher_scripts.benchmarking.cases import CASES  # noqa: E402
 from kfisher_scripts.benchmarking.memory import largest_tensor, state_bytes  # noqa: E402
 from kfisher_scripts.benchmarking.small_problems import SMALL_PROBLEMS  # noqa: E402
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     group.add_argument(
         "--untuned", action="store_true", help="only nine small problems with nothing tuned, about 10 minutes"
     )
+    group.add_argument("--start", action="store_true", help="only how long TensorBoard takes to start")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every epoch of --untuned as CSV")
     options = parser.parse_args(arguments)
     if options.out is not None and not options.untuned:
@@ -43,6 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--only {options.only!r} is in none of {', '.join(SMALL_PROBLEMS)}")
     if options.race:
         race.run()
+        return
+    if options.start:
+        starting.run(options.rounds)
         return
     if options.untuned:
         untuned.run(options.only, options.out)

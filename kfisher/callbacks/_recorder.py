@@ -14,12 +14,26 @@ from kfisher._common.vectors import dot
 from kfisher._keras.optimizers import inner
 from kfisher._keras.patching import replaced
 from kfisher.callbacks._updates import Updates
+from kfisher.logs import schema
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
 
-_STATISTICS = ("update_norm", "gradient_norm", "update_to_gradient", "cosine", "weight_norm", "distance")
+_STATISTICS = (
+    schema.UPDATE_NORM,
+    schema.GRADIENT_NORM,
+    schema.UPDATE_TO_GRADIENT,
+    schema.COSINE,
+    schema.WEIGHT_NORM,
+    schema.DISTANCE,
+)
 _LARGE = 16384  # entries of a tensor, from which on its own operations pay
-_OF_LAYERS = ("update_norm", "gradient_norm", "weight_norm")
-_HYPER_PARAMETERS = ("learning_rate", "damping", "radius", "skipped_steps", "rejected_steps")
+# Attributes of the optimizer that are logged under their own names.
+_HYPER_PARAMETERS = (
+    schema.LEARNING_RATE,
+    schema.DAMPING,
+    schema.RADIUS,
+    schema.SKIPPED_STEPS,
+    schema.REJECTED_STEPS,
+)
 
 
 class StepRecorder:
@@ -48,18 +62,35 @@ class StepRecorder:
         hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
         self._hyper_parameters = hyper_parameters
         self._has_kl = _knows_kl(self._inner)
-        self.names = [*_STATISTICS, *hyper_parameters, *(["kl"] if self._has_kl else [])]
-        self.tags = [f"step/{name}" for name in self.names]
-        self.tags += [f"layer/{layer}/{name}" for layer in self._layers for name in _OF_LAYERS]
+        self.names = [*_STATISTICS, *hyper_parameters, *([schema.KL] if self._has_kl else [])]
+        self.tags = [schema.step_tag(name) for name in self.names]
+        self.tags += [
+            schema.layer_tag(layer, name) for layer in self._layers for name in schema.LAYER_STATISTICS
+        ]
         self._rows = tf.Variable(tf.zeros([capacity, len(self.tags)], tf.float64), trainable=False)
         self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self._read = 0
+        self._read = self._parts = 0
         self.traced: tuple[Any, list, Any] = (None, [], None)  # the training function with this in it
 
     def resume(self) -> None:
-        """The count goes on from that of the optimizer, which may have trained without this."""
-        self._read = max(self._read, parts_taken(self._optimizer))
+        """The count goes on from that of the optimizer, which may have trained without this.
+
+        It goes back if that of the optimizer has, which was restored; otherwise it is ahead of it by parts of
+        an accumulated step, or by skipped ones.
+        """
+        parts = parts_taken(self._optimizer)
+        self._read = parts if parts < self._parts else max(self._read, parts)
         self._count.assign(self._read)
+
+    @property
+    def start(self) -> list[tf.Variable]:
+        """The weights from which distances count, a variable for each trainable one."""
+        return [self._start[id(v)] for v in self._trainable_variables]
+
+    def start_here(self) -> None:
+        """Distances count from the weights as they are now."""
+        for variable in self._trainable_variables:
+            self._start[id(variable)].assign(variable.value)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -103,26 +134,26 @@ class StepRecorder:
         if not self._layers:
             updates, after, grads, start = map(_few, (updates, after, grads, start))
         squares = {
-            "update_norm": _squares(updates),
-            "gradient_norm": _squares(grads),
-            "weight_norm": _squares(after),
-            "distance": _squares([a - s for a, s in zip(after, start)]),
+            schema.UPDATE_NORM: _squares(updates),
+            schema.GRADIENT_NORM: _squares(grads),
+            schema.WEIGHT_NORM: _squares(after),
+            schema.DISTANCE: _squares([a - s for a, s in zip(after, start)]),
         }
-        squares["gradient_norm"] /= scale**2
+        squares[schema.GRADIENT_NORM] /= scale**2
         norms = {name: tf.sqrt(tf.reduce_sum(square)) for name, square in squares.items()}
-        update, gradient = norms["update_norm"], norms["gradient_norm"]
+        update, gradient = norms[schema.UPDATE_NORM], norms[schema.GRADIENT_NORM]
         product = dot(updates, grads) / scale
         statistics = {
             **norms,
-            "update_to_gradient": tf.math.divide_no_nan(update, gradient),
-            "cosine": tf.math.divide_no_nan(-product, update * gradient),
+            schema.UPDATE_TO_GRADIENT: tf.math.divide_no_nan(update, gradient),
+            schema.COSINE: tf.math.divide_no_nan(-product, update * gradient),
         }
         row = [statistics[name] for name in _STATISTICS] + values
         if self._has_kl:
-            row.append(self._kl(-product, values[self._hyper_parameters.index("learning_rate")]))
+            row.append(self._kl(-product, values[self._hyper_parameters.index(schema.LEARNING_RATE)]))
         for members in self._layers.values():
             mask = tf.constant([float(id(v) in members) for v in variables], tf.float64)
-            row += [tf.sqrt(tf.tensordot(mask, squares[name], 1)) for name in _OF_LAYERS]
+            row += [tf.sqrt(tf.tensordot(mask, squares[name], 1)) for name in schema.LAYER_STATISTICS]
         return tf.stack(row)
 
     def _kl(self, descent: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
@@ -143,6 +174,7 @@ class StepRecorder:
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Steps and rows since the last call, `(S,)` and `(S, len(tags))`."""
         last = self.steps
+        self._parts = parts_taken(self._optimizer)
         steps = np.arange(self._read + 1, last + 1)
         steps = steps[steps % self._every == 0][-self.capacity :]
         self._read = last

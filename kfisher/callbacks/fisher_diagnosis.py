@@ -10,7 +10,7 @@ from kfisher.callbacks.fisher_spectra import FisherSpectra
 from kfisher.diagnosis.findings import Thresholds
 from kfisher.diagnosis.measurement import Verdict
 from kfisher.diagnosis.verdict import judge
-from kfisher.logs import writer
+from kfisher.logs import schema, writer
 
 
 class FisherDiagnosis(FisherSpectra):
@@ -72,10 +72,10 @@ class FisherDiagnosis(FisherSpectra):
         last = self.verdict
         self.verdict = judge(self.measurements, frame, self.thresholds, self.seed)
         if self._verdicts is None:
-            self._verdicts = writer.EventWriter(os.path.join(self.log_dir, "verdict"))
+            self._verdicts = writer.EventWriter(os.path.join(self.log_dir, schema.VERDICT_FOLDER))
         values = [
-            writer.text("fisher/verdict", self.verdict.to_json(), "fisher"),
-            writer.text("fisher/verdict_text", _markdown(self.verdict), "text"),
+            writer.text(schema.VERDICT_TAG, self.verdict.to_json(), schema.PLUGIN),
+            writer.text(schema.VERDICT_TEXT_TAG, _markdown(self.verdict), "text"),
         ]
         self._verdicts.write([(measurement.step, time.time(), values)])
         if self.verbose and (last is None or last.verdict != self.verdict.verdict):

@@ -20,7 +20,7 @@ from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.meter import Meter, TooManyRows, examples
 from kfisher.diagnosis.verdict import damping_of
-from kfisher.logs import writer
+from kfisher.logs import schema, writer
 from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.model import wants_batches
 
@@ -121,7 +121,7 @@ class FisherSpectra(keras.callbacks.Callback):
             self._step, self._unlogged_picture, self._undrawn = 0, False, True
         if self._writer is None:
             layout = custom_scalars_layout(step_names=())
-            self._writer = writer.EventWriter(os.path.join(self.log_dir, "spectra"), layout)
+            self._writer = writer.EventWriter(os.path.join(self.log_dir, schema.SPECTRA_FOLDER), layout)
         self._budget.start()
         self._pending, self._size, self._skipped = False, 0, False
         self._attaches = wants_batches(self.model)
@@ -193,7 +193,7 @@ class FisherSpectra(keras.callbacks.Callback):
     def measured(self, measurement: Measurement, frame: Frame) -> None:
         """Logs a measurement; may be extended."""
         values = writer.scalars(measurement.scalars())
-        values.append(writer.text("fisher/measurement", measurement.to_json(), "fisher"))
+        values.append(writer.text(schema.MEASUREMENT_TAG, measurement.to_json(), schema.PLUGIN))
         self._writer.write([(measurement.step, time.time(), values)])
 
     def _draw(self) -> None:
@@ -203,7 +203,7 @@ class FisherSpectra(keras.callbacks.Callback):
         started = time.perf_counter()
         measurement = self.measurements[-1]
         try:
-            value = writer.image("fisher/overview", *picture(measurement))
+            value = writer.image(schema.OVERVIEW_TAG, *picture(measurement))
             self._writer.write([(measurement.step, time.time(), [value])])
         except Exception as error:
             message = f"No picture of step {measurement.step}; training goes on. Received: {error}"

@@ -7,10 +7,13 @@ import time
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kfisher._common.checks import positive_integer
+from kfisher.callbacks import _start
 from kfisher.callbacks._recorder import StepRecorder
 from kfisher.callbacks._train_function import Hook
+from kfisher.logs import schema
 from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.logs.writer import ScalarWriter
 
@@ -33,7 +36,9 @@ class StepStatistics(keras.callbacks.Callback):
                          descent
     weight_norm          ||theta|| after the step                              of the parameters
     distance             ||theta - theta_0|| after the step, theta_0 as the    of the parameters
-                         first `fit` with this callback found it
+                         first `fit` with this callback found it (up to ten
+                         million parameters it is kept in `log_dir`, for a
+                         training that resumes)
     learning_rate        of the step                                           the optimizer's
     damping              of the step (kfisher optimizers)                      loss / parameter^2
     radius               c of the trust region in use (natural gradient and    loss (EF: loss^2)
@@ -83,16 +88,21 @@ class StepStatistics(keras.callbacks.Callback):
             if self.model.built and not self._optimizer.built:
                 self._optimizer.build(self.model.trainable_variables)
             self._recorder = StepRecorder(self.model, self.every, capacity, self.per_layer)
+            self._started = False
         if self._writer is None:
             layout = custom_scalars_layout(self._recorder.names, fisher=False)
-            self._writer = ScalarWriter(os.path.join(self.log_dir, "steps"), self._recorder.tags, layout)
-        self._recorder.resume()
+            self._writer = ScalarWriter(
+                os.path.join(self.log_dir, schema.STEPS_FOLDER), self._recorder.tags, layout
+            )
+        self._begun = False
         self._latest = dict.fromkeys(self._recorder.names, float("nan"))
         self._pending = 0
         self._flushed = time.monotonic()
 
     # At the begin of a batch and not at its end: Keras then need not wait for the logs of each step.
     def on_train_batch_begin(self, batch, logs=None):
+        if not self._begun:
+            self._begin()
         steps = self.model.steps_per_execution
         full = self._pending + steps > self._recorder.capacity * self.every // 2
         if full or time.monotonic() - self._flushed > 1.0:
@@ -101,6 +111,22 @@ class StepStatistics(keras.callbacks.Callback):
         hook = Hook.on(self.model)
         hook.record(self._recorder)
         hook.failed.append(self._flush)
+
+    def _begin(self) -> None:
+        """Before the first step, when other callbacks have restored what they restore."""
+        self._recorder.resume()
+        if not self._started:
+            start = self._recorder.start
+            kept = (
+                _start.load(self.log_dir, [tuple(v.shape) for v in start]) if self._recorder.steps else None
+            )
+            if kept is None:
+                self._recorder.start_here()
+                _start.save(self.log_dir, [v.numpy() for v in start])
+            else:
+                for variable, value in zip(start, kept):
+                    variable.assign(tf.cast(value, variable.dtype))
+        self._begun = self._started = True
 
     def on_epoch_end(self, epoch, logs=None):
         self._flush()

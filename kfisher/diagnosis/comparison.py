@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kfisher.diagnosis.basis import EMPIRICAL, EXACT, Frame, draws
-from kfisher.diagnosis.measurement import Measurement, Spectrum
+from kfisher.diagnosis.measurement import LayerTraces, Measurement, Spectrum, SpectrumError
 from kfisher.diagnosis.rows import JointRoot
 
 _OVERLAPS = (1, 2, 5, 10, 20, 50)
@@ -103,7 +103,9 @@ def _spectrum(frame: Frame, keys) -> Spectrum:
     length = min(len(e.values) for e in found)
     values = np.array([e.values[:length] for e in found])
     dimensions = [e.effective_dimension for e in found]
-    error = {"effective_dimension": e.error for e in found if e.error}
+    error = SpectrumError()
+    if found[-1].error:
+        error = {"effective_dimension": found[-1].error}
     if len(keys) > 1:
         error = {
             "trace": _error([e.trace for e in found]),
@@ -131,9 +133,10 @@ def _by_kind(found: dict, sampled: list) -> dict[str, float]:
     return {"exact": found[EXACT], **kinds} if EXACT in found else kinds
 
 
-def _layers(frame: Frame, root: JointRoot) -> list[dict]:
+def _layers(frame: Frame, root: JointRoot) -> list[LayerTraces]:
     """The trace of each kind in each layer; drawn labels averaged over draws."""
-    found, counts = [], frame.layout.counts
+    found: list[LayerTraces] = []
+    counts = frame.layout.counts
     for (name, parameters), traces in zip(frame.layout.layers, root.layer_traces):
         parts = dict(zip(counts, np.split(traces.astype(np.float64), np.cumsum(list(counts.values()))[:-1])))
         found.append(

@@ -6,9 +6,33 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
-KINDS = ("exact", "sampled", "empirical")
+from kfisher.diagnosis._from_json import from_json
+from kfisher.logs import schema
+from kfisher.logs.schema import fisher_tag
+
+# Attributes of a measurement that are logged under their own names.
+_NUMBERS = (schema.TRACE_RATIO, schema.LENGTH_RATIO, schema.GRADIENT_NORM, schema.DAMPING, schema.SECONDS)
+_NUMBERS_BY_KIND = (schema.COSINE, schema.STEP_NORM, schema.GAMMA)
+
+
+class SpectrumError(TypedDict, total=False):
+    """One standard error over draws of labels."""
+
+    trace: float
+    effective_dimension: float
+    eigenvalues: list[float]
+
+
+class LayerTraces(TypedDict):
+    """The trace of each kind in one layer."""
+
+    name: str
+    parameters: int
+    exact: float
+    sampled: float
+    empirical: float
 
 
 @dataclass
@@ -30,7 +54,7 @@ class Spectrum:
     trace: float
     effective_dimension: float
     condition: float
-    error: dict[str, Any] = field(default_factory=dict)
+    error: SpectrumError = field(default_factory=SpectrumError)
 
 
 @dataclass
@@ -79,7 +103,7 @@ class Measurement:
     cosine: dict[str, float]
     step_norm: dict[str, float]
     gamma: dict[str, float]
-    layers: list[dict[str, Any]]
+    layers: list[LayerTraces]
     error: dict[str, float]
     dimension: int
     complete: bool
@@ -94,33 +118,36 @@ class Measurement:
         """Every number that is one, by the tag that TensorBoard shows it under."""
         found = {}
         for kind, spectrum in self.spectra.items():
-            found[f"fisher/trace/{kind}"] = spectrum.trace
-            found[f"fisher/effective_dimension/{kind}"] = spectrum.effective_dimension
-            found[f"fisher/condition/{kind}"] = spectrum.condition
+            for name in (schema.TRACE, schema.EFFECTIVE_DIMENSION, schema.CONDITION):
+                found[fisher_tag(name, kind)] = getattr(spectrum, name)
             if spectrum.eigenvalues:
-                found[f"fisher/largest_eigenvalue/{kind}"] = spectrum.eigenvalues[0]
+                found[fisher_tag(schema.LARGEST_EIGENVALUE, kind)] = spectrum.eigenvalues[0]
         for kind, values in self.overlap.items():
-            found |= {f"fisher/overlap_{k}/{kind}": v for k, v in zip(self.overlap_sizes, values)}
+            for k, value in zip(self.overlap_sizes, values):
+                found[fisher_tag(f"{schema.OVERLAP}{k}", kind)] = value
         if self.ratio_eigenvalues:
-            found["fisher/ratio_eigenvalue/largest"] = self.ratio_eigenvalues[0]
-            found["fisher/ratio_eigenvalue/smallest"] = self.ratio_eigenvalues[-1]
-        found["fisher/trace_ratio"] = self.trace_ratio
-        found["fisher/length_ratio"] = self.length_ratio
-        found["fisher/gradient_norm"] = self.gradient_norm
-        found["fisher/damping"] = self.damping
-        found["fisher/seconds"] = self.seconds
-        for name in ("cosine", "step_norm", "gamma"):
-            found |= {f"fisher/{name}/{kind}": v for kind, v in getattr(self, name).items()}
+            found[fisher_tag(schema.RATIO_EIGENVALUE, "largest")] = self.ratio_eigenvalues[0]
+            found[fisher_tag(schema.RATIO_EIGENVALUE, "smallest")] = self.ratio_eigenvalues[-1]
+        for name in _NUMBERS:
+            found[fisher_tag(name)] = getattr(self, name)
+        for name in _NUMBERS_BY_KIND:
+            found |= {fisher_tag(name, kind): v for kind, v in getattr(self, name).items()}
         return found
 
     def to_json(self) -> str:
         return json.dumps(_without_nan(dataclasses.asdict(self)))
 
     @classmethod
-    def from_json(cls, text: str) -> Measurement:
-        values = _with_nan(json.loads(text))
-        values["spectra"] = {kind: Spectrum(**spectrum) for kind, spectrum in values["spectra"].items()}
-        return cls(**values)
+    def from_json(cls, text: str | bytes) -> Measurement:
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        found = from_json(cls, text)
+        if not {"exact", "empirical"} <= set(found.step_norm):
+            raise ValueError(f"`step_norm` must have F and EF. Received: {found.step_norm}")
+        return found
 
 
 @dataclass
@@ -168,10 +195,13 @@ class Verdict:
         return json.dumps(_without_nan(dataclasses.asdict(self)))
 
     @classmethod
-    def from_json(cls, text: str) -> Verdict:
-        values = _with_nan(json.loads(text))
-        values["findings"] = [Finding(**finding) for finding in values["findings"]]
-        return cls(**values)
+    def from_json(cls, text: str | bytes) -> Verdict:
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        return from_json(cls, text)
 
 
 def _without_nan(value: Any) -> Any:
@@ -181,11 +211,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_nan(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(v) for v in value]
-    return math.nan if value is None else value

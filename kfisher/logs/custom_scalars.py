@@ -7,31 +7,33 @@ from collections.abc import Iterable
 import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
-# Titles, and the names of the tags that share the chart. The tab draws a line for each tag of each run that
-# a regular expression matches from its beginning on.
+from kfisher.logs import schema
+
+# Titles, and the names of the tags that share the chart: regular expressions. The tab draws a line for each
+# tag of each run that one matches from its beginning on.
 _STEPS = {
-    "Update norm and gradient norm": "update_norm|gradient_norm",
-    "Update norm ÷ gradient norm": "update_to_gradient",
-    "Cosine of the update and minus the gradient": "cosine",
-    "Weight norm, and distance from the start": "weight_norm|distance",
-    "Learning rate and damping": "learning_rate|damping",
-    "KL divergence of the step": "kl",
-    "Trust region": "radius",
-    "Skipped steps": "skipped_steps",
-    "Rejected steps": "rejected_steps",
+    "Update norm and gradient norm": (schema.UPDATE_NORM, schema.GRADIENT_NORM),
+    "Update norm ÷ gradient norm": (schema.UPDATE_TO_GRADIENT,),
+    "Cosine of the update and minus the gradient": (schema.COSINE,),
+    "Weight norm, and distance from the start": (schema.WEIGHT_NORM, schema.DISTANCE),
+    "Learning rate and damping": (schema.LEARNING_RATE, schema.DAMPING),
+    "KL divergence of the step": (schema.KL,),
+    "Trust region": (schema.RADIUS,),
+    "Skipped steps": (schema.SKIPPED_STEPS,),
+    "Rejected steps": (schema.REJECTED_STEPS,),
 }
 _FISHER = {
-    "Trace of F, sampled F and EF": "trace/.*",
-    "Effective dimension": "effective_dimension/.*",
-    "Largest eigenvalue": "largest_eigenvalue/.*",
-    "Condition": "condition/.*",
-    "Eigenvalues of (F + λI)⁻¹(EF + λI): all 1 if EF = F": "ratio_eigenvalue/.*",
-    "tr((F + λI)⁻¹EF)": "trace_ratio",
-    "Cosine with the natural-gradient step": "cosine/.*",
-    "Step lengths, and the gradient norm": "step_norm/.*|gradient_norm",
-    "EF step length ÷ natural-gradient step length": "length_ratio",
-    "γ relative to the gradient's (lower is better)": "gamma/.*",
-    "Overlap of the k leading eigenvectors with those of F": "overlap_.*",
+    "Trace of F, sampled F and EF": (f"{schema.TRACE}/.*",),
+    "Effective dimension": (f"{schema.EFFECTIVE_DIMENSION}/.*",),
+    "Largest eigenvalue": (f"{schema.LARGEST_EIGENVALUE}/.*",),
+    "Condition": (f"{schema.CONDITION}/.*",),
+    "Eigenvalues of (F + λI)⁻¹(EF + λI): all 1 if EF = F": (f"{schema.RATIO_EIGENVALUE}/.*",),
+    "tr((F + λI)⁻¹EF)": (schema.TRACE_RATIO,),
+    "Cosine with the natural-gradient step": (f"{schema.COSINE}/.*",),
+    "Step lengths, and the gradient norm": (f"{schema.STEP_NORM}/.*", schema.GRADIENT_NORM),
+    "EF step length ÷ natural-gradient step length": (schema.LENGTH_RATIO,),
+    "γ relative to the gradient's (lower is better)": (f"{schema.GAMMA}/.*",),
+    "Overlap of the k leading eigenvectors with those of F": (f"{schema.OVERLAP}.*",),
 }
 
 
@@ -59,19 +61,19 @@ def custom_scalars_layout(
     steps = _STEPS
     if step_names is not None:
         logged = set(step_names)
-        steps = {title: names for title, names in _STEPS.items() if logged & set(names.split("|"))}
-    categories = [_category("Steps", "step", steps)]
+        steps = {title: names for title, names in _STEPS.items() if logged & set(names)}
+    categories = [_category("Steps", schema.STEP, steps)]
     if fisher:
-        categories.append(_category("Fisher against EF", "fisher", _FISHER))
+        categories.append(_category("Fisher against EF", schema.FISHER, _FISHER))
     return summary.pb(layout_pb2.Layout(category=[c for c in categories if c.chart]))
 
 
-def _category(title: str, prefix: str, charts: dict[str, str]) -> layout_pb2.Category:
+def _category(title: str, prefix: str, charts: dict[str, tuple[str, ...]]) -> layout_pb2.Category:
     return layout_pb2.Category(
         title=title,
         chart=[
             layout_pb2.Chart(
-                title=chart, multiline=layout_pb2.MultilineChartContent(tag=[f"{prefix}/({names})$"])
+                title=chart, multiline=layout_pb2.MultilineChartContent(tag=[f"{prefix}({'|'.join(names)})$"])
             )
             for chart, names in charts.items()
         ],

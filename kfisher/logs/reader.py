@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from kfisher.diagnosis.measurement import Measurement, Verdict
+from kfisher.logs import schema
+from kfisher.logs.records import Faults, events
 
 Table = dict[str, np.ndarray]
-_FOLDERS = ("steps", "spectra", "verdict", "train", "validation")
+_OBJECTS: dict[str, Callable[[bytes], Any]] = {
+    schema.MEASUREMENT_TAG: Measurement.from_json,
+    schema.VERDICT_TAG: Verdict.from_json,
+}
 
 
 @dataclass(repr=False)
@@ -57,7 +63,8 @@ def read_log(log_dir: str | os.PathLike) -> Log:
     """Reads back every number that the callbacks logged in a directory.
 
     All event files in it are merged, whichever `fit` wrote them; of a step that was logged twice, each number
-    is the one of the later file. A run may still be going on.
+    is the one of the later file. A run may still be going on. Records that are damaged, or no measurement or
+    verdict where there should be one, are left out, with a warning for each file.
 
     Args:
         log_dir: String or path, the `log_dir` that the callbacks were given.
@@ -66,7 +73,7 @@ def read_log(log_dir: str | os.PathLike) -> Log:
         A `kfisher.log.Log`.
 
     Raises:
-        FileNotFoundError: If nothing was logged in `log_dir`.
+        FileNotFoundError: If nothing was logged in `log_dir`, or if it is deleted meanwhile.
 
     Example:
 
@@ -76,23 +83,26 @@ def read_log(log_dir: str | os.PathLike) -> Log:
     >>> log.measurements[-1].ratio_eigenvalues
     """
     log_dir = os.fspath(log_dir)
-    files = {folder: _event_files(log_dir, folder) for folder in _FOLDERS}
+    files = {folder: _event_files(log_dir, folder) for folder in schema.FOLDERS}
     if not any(files.values()):
         raise FileNotFoundError(_nothing_in(log_dir))
-    series = {folder: _read(files[folder]) for folder in _FOLDERS}
-    measurements = [Measurement.from_json(text) for text in _texts(series["spectra"], "fisher/measurement")]
+    faults = Faults()
+    series = {folder: _read(files[folder], faults) for folder in schema.FOLDERS}
+    faults.warn()
+    steps, spectra = series[schema.STEPS_FOLDER], series[schema.SPECTRA_FOLDER]
+    measurements = _by_step(spectra, schema.MEASUREMENT_TAG)
     for measurement in measurements:  # in float64, where the scalars of an event file are float32
         for tag, value in measurement.scalars().items():
-            series["spectra"].setdefault(tag, {})[measurement.step] = value
+            spectra.setdefault(tag, {})[measurement.step] = value
     return Log(
         log_dir=log_dir,
-        steps=_table(_below(series["steps"], "step/")),
-        layers=_layer_tables(_below(series["steps"], "layer/")),
-        spectra=_table(_below(series["spectra"], "fisher/")),
+        steps=_table(_below(steps, schema.STEP)),
+        layers=_layer_tables(steps),
+        spectra=_table(_below(spectra, schema.FISHER)),
         measurements=measurements,
-        verdicts=[Verdict.from_json(text) for text in _texts(series["verdict"], "fisher/verdict")],
-        train=_table(_below(series["train"], "epoch_"), "epoch"),
-        validation=_table(_below(series["validation"], "epoch_"), "epoch"),
+        verdicts=_by_step(series[schema.VERDICT_FOLDER], schema.VERDICT_TAG),
+        train=_table(_below(series[schema.TRAIN_FOLDER], schema.EPOCH), "epoch"),
+        validation=_table(_below(series[schema.VALIDATION_FOLDER], schema.EPOCH), "epoch"),
     )
 
 
@@ -107,43 +117,60 @@ def _nothing_in(log_dir: str) -> str:
     if not tf.io.gfile.isdir(log_dir):
         return f"No such directory. Pass the `log_dir` of the callback. Received: log_dir={log_dir!r}"
     inside = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(log_dir))
-    runs = [name for name in inside if any(_event_files(os.path.join(log_dir, name), f) for f in _FOLDERS)]
+    runs = [
+        name for name in inside if any(_event_files(os.path.join(log_dir, name), f) for f in schema.FOLDERS)
+    ]
     return (
-        f"Nothing was logged here: none of the folders {', '.join(_FOLDERS)} in it has an event file. "
+        f"Nothing was logged here: none of the folders {', '.join(schema.FOLDERS)} in it has an event file. "
         + (f"It holds the runs {', '.join(runs)}: pass one of them. " if runs else "")
         + ("" if runs else "Pass the `log_dir` of the callback. ")
         + f"Received: log_dir={log_dir!r}"
     )
 
 
-def _events(path: str) -> Iterator[Any]:
-    """The events of a file up to its end, or up to a record that is still being written."""
-    try:
-        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            yield tf.compat.v1.Event.FromString(record)
-    except tf.errors.DataLossError:
-        return
-
-
-def _read(paths: list[str]) -> dict[str, dict[int, Any]]:
-    """`{tag: {step: value}}` of all single numbers and strings, later files over earlier ones."""
-    starts = {path: next((event.wall_time for event in _events(path)), 0.0) for path in paths}
+def _read(paths: list[str], faults: Faults) -> dict[str, dict[int, Any]]:
+    """`{tag: {step: value}}` of single numbers, measurements and verdicts, later files over earlier."""
     series: dict[str, dict[int, Any]] = {}
-    for path in sorted(paths, key=starts.__getitem__):
-        for event in _events(path):
-            step = event.step
+    for path in sorted(paths, key=_start):
+        for event in events(path, faults):
             for value in event.summary.value:
-                kind = value.WhichOneof("value")
-                if kind == "simple_value":
-                    series.setdefault(value.tag, {})[step] = value.simple_value
-                elif kind == "tensor" and not value.tensor.tensor_shape.dim:
-                    series.setdefault(value.tag, {})[step] = tf.make_ndarray(value.tensor).item()
+                try:
+                    found = _content(value)
+                except (TypeError, ValueError) as error:
+                    faults.add(path, f"{value.tag} at step {event.step}", error)
+                    continue
+                if found is not None:
+                    series.setdefault(value.tag, {})[event.step] = found
     return series
 
 
-def _texts(series: dict[str, dict[int, Any]], tag: str) -> list[str]:
-    """The strings under a tag, by step; out of the series, where numbers remain."""
-    return [text.decode() for _, text in sorted(series.pop(tag, {}).items())]
+def _start(path: str) -> float:
+    """When the first event of a file was written."""
+    times = (event.wall_time for event in events(path, Faults()))
+    return next(filter(math.isfinite, times), 0.0)
+
+
+def _content(value: Any) -> Any:
+    """A number, a measurement or a verdict; `None` for what is none of these.
+
+    Raises:
+        TypeError, ValueError: If it is damaged.
+    """
+    kind = value.WhichOneof("value")
+    tensor = kind == "tensor" and not value.tensor.tensor_shape.dim
+    found = tf.make_ndarray(value.tensor).item() if tensor else None
+    if value.tag in _OBJECTS:
+        if not isinstance(found, bytes):
+            raise ValueError("must be a text")
+        return _OBJECTS[value.tag](found)
+    if kind == "simple_value":
+        return value.simple_value
+    return float(found) if isinstance(found, (bool, int, float)) else None
+
+
+def _by_step(series: dict[str, dict[int, Any]], tag: str) -> list[Any]:
+    """The objects under a tag; out of the series, where numbers remain."""
+    return [found for _, found in sorted(series.pop(tag, {}).items())]
 
 
 def _below(series: dict[str, dict[int, Any]], prefix: str) -> dict[str, dict[int, float]]:
@@ -155,13 +182,14 @@ def _table(columns: dict[str, dict[int, float]], index: str = "step") -> Table:
     rows = sorted(set().union(*columns.values()))
     table = {index: np.array(rows, "int64")}
     for name, values in columns.items():
-        table[name] = np.array([values.get(row, np.nan) for row in rows], "float64")
+        if name != index:  # no statistic may take the place of the rows
+            table[name] = np.array([values.get(row, np.nan) for row in rows], "float64")
     return table
 
 
-def _layer_tables(columns: dict[str, dict[int, float]]) -> dict[str, Table]:
+def _layer_tables(series: dict[str, dict[int, float]]) -> dict[str, Table]:
     layers: dict[str, dict[str, dict[int, float]]] = {}
-    for tag, values in columns.items():
-        layer, name = tag.rsplit("/", 1)
-        layers.setdefault(layer, {})[name] = values
+    for tag, values in series.items():
+        if parts := schema.layer_and_name(tag):
+            layers.setdefault(parts[0], {})[parts[1]] = values
     return {layer: _table(own) for layer, own in layers.items()}

@@ -33,6 +33,7 @@ class EventWriter:
         self._log_dir = os.fspath(log_dir)
         self._layout = layout
         self._file: Any = None
+        self._path = ""
         self._failed = False
 
     def write(self, events: list[tuple[int, float, list[Value]]]) -> None:
@@ -42,6 +43,8 @@ class EventWriter:
         try:
             if self._file is None:
                 self._open()
+            elif not tf.io.gfile.exists(self._path):  # the system would let us write on, for nobody
+                raise FileNotFoundError(f"{self._path!r} was deleted")
             for step, moment, values in events:
                 summary = tf.compat.v1.Summary(value=values)
                 event = tf.compat.v1.Event(step=step, wall_time=moment, summary=summary)
@@ -54,7 +57,8 @@ class EventWriter:
     def _open(self) -> None:
         tf.io.gfile.makedirs(self._log_dir)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{uuid.uuid4().hex}"
-        self._file = tf.io.TFRecordWriter(os.path.join(self._log_dir, name))
+        self._path = os.path.join(self._log_dir, name)
+        self._file = tf.io.TFRecordWriter(self._path)
         version = tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2")
         self._file.write(version.SerializeToString())
         if self._layout is not None:
@@ -70,8 +74,8 @@ def warn_once(log_dir: str, error: Exception) -> None:
     if log_dir not in _warned:
         _warned.add(log_dir)
         warnings.warn(
-            f"Nothing more is logged to {log_dir!r}; training goes on. Free the disk, or pass a `log_dir` "
-            f"that can be written to. Received: {error}",
+            f"Nothing more is logged to {log_dir!r}; training goes on. Pass a `log_dir` that can be written "
+            f"to, with space on its disk, and keep it. Received: {error}",
             stacklevel=3,
         )
 

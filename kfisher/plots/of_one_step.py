@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kfisher import fisher as fishers
-from kfisher.diagnosis.measurement import KINDS
+from kfisher.logs.schema import KINDS
 from kfisher.operator import FisherOperator
 from kfisher.plots.sources import Source, measurements_of, nearest
 from kfisher.plots.style import LOOKS, REFERENCE, count_on_x, finish, look, new_axes

@@ -7,32 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from kfisher.diagnosis.measurement import KINDS, Measurement
+from kfisher.diagnosis.measurement import Measurement
+from kfisher.logs import schema
 from kfisher.logs.reader import Log
+from kfisher.logs.schema import KINDS
 from kfisher.plots.sources import Source, log_of, measurements_of
-from kfisher.plots.style import REFERENCE, count_on_x, finish, look, new_axes
+from kfisher.plots.style import LOOKS, REFERENCE, count_on_x, finish, look, new_axes
 
-NORMS = ("gradient_norm", "update_norm", "weight_norm", "distance")
+NORMS = (schema.GRADIENT_NORM, schema.UPDATE_NORM, schema.WEIGHT_NORM, schema.DISTANCE)
 # A quantity looks the same in every chart; none has the colour of a Fisher.
-_NAMES = (
-    *NORMS, "cosine", "learning_rate", "damping", "update_to_gradient", "kl", "skipped_steps", "radius",
-    "rejected_steps",
-)  # fmt: skip
-_COLOURS = (
-    "0.45",
-    "#000000",
-    "#CC79A7",
-    "#56B4E9",
-    "#E69F00",
-    "#882255",
-    "#999933",
-    "#332288",
-    "#AA4499",
-    "#661100",
-    "#6699CC",
-    "#44AA99",
-)
-_MARKERS = "DovsP^X<>phd"
+_LOOKS = {
+    schema.GRADIENT_NORM: ("0.45", "D"),
+    schema.UPDATE_NORM: ("#000000", "o"),
+    schema.WEIGHT_NORM: ("#CC79A7", "v"),
+    schema.DISTANCE: ("#56B4E9", "s"),
+    schema.COSINE: ("#E69F00", "P"),
+    schema.LEARNING_RATE: ("#882255", "^"),
+    schema.DAMPING: ("#999933", "X"),
+    schema.UPDATE_TO_GRADIENT: ("#332288", "<"),
+    schema.KL: ("#AA4499", ">"),
+    schema.SKIPPED_STEPS: ("#661100", "p"),
+    schema.RADIUS: ("#6699CC", "h"),
+    schema.REJECTED_STEPS: ("#44AA99", "d"),
+}
+_OTHERS = list(_LOOKS.values())
 
 
 def cosine(source: Source, ax: Axes | None = None) -> Axes:
@@ -56,9 +54,9 @@ def cosine(source: Source, ax: Axes | None = None) -> Axes:
     >>> kfisher.plots.cosine("runs/yacht")
     """
     measurements, ax = measurements_of(source), new_axes(ax)
-    _by_kind(ax, measurements, "cosine")
+    _by_kind(ax, measurements, schema.COSINE)
     ax.axhline(0.0, **REFERENCE)
-    ax.axhspan(-1.05, 0, color="#D55E00", alpha=0.06, linewidth=0)
+    ax.axhspan(-1.05, 0, color=LOOKS["empirical"]["color"], alpha=0.06, linewidth=0)
     ax.set_ylim(-1.05, 1.05)
     return finish(ax, "Cosine with the natural-gradient step", "optimizer step", "1 = same direction")
 
@@ -83,7 +81,7 @@ def gamma(source: Source, ax: Axes | None = None) -> Axes:
     """
     measurements, ax = measurements_of(source), new_axes(ax)
     ax.set_yscale("log")
-    _by_kind(ax, measurements, "gamma")
+    _by_kind(ax, measurements, schema.GAMMA)
     ax.axhline(1.0, **REFERENCE, label="gradient")
     return finish(ax, "γ of each direction (lower is better)", "optimizer step", "γ ÷ γ of the gradient")
 
@@ -110,7 +108,7 @@ def step_lengths(source: Source, ax: Axes | None = None) -> Axes:
     """
     measurements, ax = measurements_of(source), new_axes(ax)
     ax.set_yscale("log")
-    _by_kind(ax, measurements, "step_norm")
+    _by_kind(ax, measurements, schema.STEP_NORM)
     norms = [m.gradient_norm for m in measurements]
     ax.plot([m.step for m in measurements], norms, **look("gradient", len(norms)))
     return finish(ax, "Length of each step, and of the gradient", "optimizer step", "Euclidean norm")
@@ -154,12 +152,12 @@ def steps(source: Log | Source, names: Sequence[str] | None = None, ax: Axes | N
     ax = new_axes(ax)
     count, norms = len(log.steps["step"]), set(chosen) <= set(NORMS)
     for i, name in enumerate(chosen):
-        own = _NAMES.index(name) if name in _NAMES else i % len(_NAMES)
+        colour, marker = _LOOKS.get(name, _OTHERS[i % len(_OTHERS)])
         ax.plot(
             log.steps["step"],
             table[name],
-            color=_COLOURS[own],
-            marker=_MARKERS[own],
+            color=colour,
+            marker=marker,
             markersize=4.5,
             linewidth=1 if count < 500 else 0.6,
             label=(name.removesuffix("_norm") if norms else name).replace("_", " "),

@@ -13,9 +13,11 @@ from kfisher.diagnosis.measurement import Verdict
 from kfisher.plots.of_one_step import layers, overlap, ratio_eigenvalues, spectra
 from kfisher.plots.over_steps import cosine, gamma, step_lengths, steps
 from kfisher.plots.sources import Source, log_of, nearest
+from kfisher.plots.style import LOOKS
 
 _WIDTH, _ROW, _LINE = 10.0, 3.2, 0.19  # inches
-_COLOURS = {"fine": "#009E73", "unknown": "0.45"}
+# Of verdicts; all others speak against EF.
+_COLOURS = {"fine": LOOKS["sampled"]["color"], "unknown": "0.45"}
 
 
 def overview(source: Source, step: int | None = None) -> Figure:
@@ -54,7 +56,7 @@ def overview(source: Source, step: int | None = None) -> Figure:
     if text:
         ax = parts.pop(0).add_subplot()
         ax.set_axis_off()
-        colour = _COLOURS.get(nearest(log.verdicts, step).verdict, "#D55E00")
+        colour = _COLOURS.get(nearest(log.verdicts, step).verdict, LOOKS["empirical"]["color"])
         ax.axvline(0, color=colour, linewidth=8)
         ax.set_xlim(0, 1)
         ax.text(0.012, 0.97, "\n".join(text), va="top", fontsize=9, linespacing=1.35)

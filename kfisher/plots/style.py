@@ -11,19 +11,21 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Colours of Okabe & Ito: told apart with any colour vision; dashes and markers tell them apart without any.
+from kfisher.logs import schema
+
+# The words of the table in those of matplotlib.
+_DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": (0, (1, 1))}
+_MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D"}
 LOOKS: dict[str, dict[str, Any]] = {
-    "exact": {"color": "#0072B2", "linestyle": "-", "marker": "o", "label": "F exact"},
-    "sampled": {
-        "color": "#009E73",
-        "linestyle": "--",
-        "marker": "s",
-        "markerfacecolor": "none",  # what lies below, often F itself, stays visible
-        "label": "F sampled",
-    },
-    "empirical": {"color": "#D55E00", "linestyle": "-.", "marker": "^", "label": "EF"},
-    "gradient": {"color": "0.45", "linestyle": (0, (1, 1)), "marker": "D", "label": "gradient"},
+    kind: {
+        "color": one.colour,
+        "linestyle": _DASHES[one.dash],
+        "marker": _MARKERS[one.symbol],
+        "label": one.label,
+    }
+    for kind, one in schema.LOOKS.items()
 }
+LOOKS["sampled"]["markerfacecolor"] = "none"  # what lies below, often F itself, stays visible
 REFERENCE: dict[str, Any] = {"color": "0.6", "linewidth": 1, "linestyle": "--", "zorder": 1}
 
 

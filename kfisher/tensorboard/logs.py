@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
+import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tensorboard import errors
 from tensorboard.data import provider
+from tensorboard.util import tb_logging
 
+from kfisher.diagnosis.measurement import Measurement, Verdict
+from kfisher.logs import schema
 from kfisher.tensorboard import compact
 
-PLUGIN_NAME = "fisher"
-MEASUREMENT_TAG = "fisher/measurement"
-VERDICT_TAG = "fisher/verdict"
-LAYER_STATISTICS = ("update_norm", "gradient_norm", "weight_norm")
 MAX_POINTS = 1000
+logger = tb_logging.get_logger()
 
-_PARTS = ("steps", "spectra", "verdict")  # sub-directories of a `log_dir`
 _EVERYTHING = 1_000_000  # a data provider must be told a number
-_LAYER_TAG = re.compile(r"layer/(?P<layer>.+)/(?P<statistic>[^/]+)")
 
 
 class Logs:
@@ -44,16 +44,16 @@ class Logs:
         A page that asks again needs to fetch only what has a new time.
         """
         found: dict[str, dict[str, Any]] = {}
-        tensors = self._provider.list_tensors(**self._request, plugin_name=PLUGIN_NAME)
+        tensors = self._provider.list_tensors(**self._request, plugin_name=schema.PLUGIN)
         for run, tags in tensors.items():
-            for tag, name in ((MEASUREMENT_TAG, "measurements"), (VERDICT_TAG, "verdicts")):
+            for tag, name in ((schema.MEASUREMENT_TAG, "measurements"), (schema.VERDICT_TAG, "verdicts")):
                 if tag in tags:
                     found.setdefault(_parent(run), {})[name] = _version(tags[tag])
         for run, tags in self._scalars(None).items():
-            ours = {tag: series for tag, series in tags.items() if tag.startswith("step/")}
+            ours = {tag: series for tag, series in tags.items() if tag.startswith(schema.STEP)}
             if ours:
                 entry = found.setdefault(_parent(run), {})
-                entry["steps"] = _version(max(ours.values(), key=lambda series: series.max_wall_time))
+                entry["steps"] = max(map(_version, ours.values()), key=lambda version: version[1])
                 entry["last_step"] = max(series.max_step for series in ours.values())
         return [{"name": name, **found[name]} for name in sorted(found)]
 
@@ -64,16 +64,18 @@ class Logs:
             `{"ranks": {count: [...]}, "measurements": [...], "total": ...}`, see `compact_measurement`;
             of more than `MAX_MEASUREMENTS`, so many evenly.
         """
-        everything = self._tensors(run, MEASUREMENT_TAG)
+        everything = self._tensors(run, schema.MEASUREMENT_TAG)
         ranks: dict[str, tuple[int, ...]] = {}
         shown = compact.evenly(everything, compact.MAX_MEASUREMENTS)
-        small = [compact.compact_measurement(json.loads(text), ranks) for text in shown]
+        found = _objects(run, schema.MEASUREMENT_TAG, shown, Measurement.from_json)
+        small = [compact.compact_measurement(values, ranks) for values in found]
         return {"ranks": ranks, "measurements": small, "total": len(everything)}
 
     def verdicts(self, run: str) -> dict[str, Any]:
         """The verdicts of a run, by ascending step: `{"verdicts": [...]}`."""
-        texts = compact.evenly(self._tensors(run, VERDICT_TAG), compact.MAX_MEASUREMENTS)
-        return {"verdicts": [compact.rounded(json.loads(text)) for text in texts]}
+        shown = compact.evenly(self._tensors(run, schema.VERDICT_TAG), compact.MAX_MEASUREMENTS)
+        found = _objects(run, schema.VERDICT_TAG, shown, Verdict.from_json)
+        return {"verdicts": [compact.rounded(values) for values in found]}
 
     def steps(self, run: str) -> dict[str, Any]:
         """The statistics of each step: lines of at most `MAX_POINTS` points.
@@ -84,8 +86,8 @@ class Logs:
         """
         listed = self._scalars(self._existing(run))
         tags = [tag for series in listed.values() for tag in series]
-        layers = {match["layer"] for tag in tags if (match := _LAYER_TAG.fullmatch(tag))}
-        ours = {tag: tag.removeprefix("step/") for tag in tags if tag.startswith("step/")}
+        layers = {found[0] for tag in tags if (found := schema.layer_and_name(tag))}
+        ours = {tag: tag.removeprefix(schema.STEP) for tag in tags if tag.startswith(schema.STEP)}
         last = max((s.max_step for series in listed.values() for s in series.values()), default=0)
         return {**self._lines(run, ours), "last_step": last, "layers": sorted(layers)}
 
@@ -95,13 +97,13 @@ class Logs:
         Raises:
             tensorboard.errors.InvalidArgumentError: For a statistic that layers do not have.
         """
-        if statistic not in LAYER_STATISTICS:
+        if statistic not in schema.LAYER_STATISTICS:
             raise errors.InvalidArgumentError(
-                f"`statistic` must be one of {', '.join(LAYER_STATISTICS)}. Received: {statistic}"
+                f"`statistic` must be one of {', '.join(schema.LAYER_STATISTICS)}. Received: {statistic}"
             )
         tags = [tag for series in self._scalars(self._existing(run)).values() for tag in series]
-        matches = [match for tag in tags if (match := _LAYER_TAG.fullmatch(tag))]
-        return self._lines(run, {m[0]: m["layer"] for m in matches if m["statistic"] == statistic})
+        parts = {tag: found for tag in tags if (found := schema.layer_and_name(tag))}
+        return self._lines(run, {tag: layer for tag, (layer, name) in parts.items() if name == statistic})
 
     def _existing(self, run: str) -> list[str]:
         """The sub-runs of a run."""
@@ -115,14 +117,14 @@ class Logs:
         chosen = provider.RunTagFilter(runs=runs)
         return self._provider.list_scalars(**self._request, plugin_name="scalars", run_tag_filter=chosen)
 
-    def _tensors(self, run: str, tag: str) -> list[str]:
-        """JSON texts by ascending step, the last one of a step that was logged again."""
+    def _tensors(self, run: str, tag: str) -> list[tuple[int, np.ndarray]]:
+        """Steps, ascending, with their arrays; the last one of a step that was logged again."""
         chosen = provider.RunTagFilter(runs=self._existing(run), tags=[tag])
         read = self._provider.read_tensors(
-            **self._request, plugin_name=PLUGIN_NAME, downsample=_EVERYTHING, run_tag_filter=chosen
+            **self._request, plugin_name=schema.PLUGIN, downsample=_EVERYTHING, run_tag_filter=chosen
         )
         by_step = {datum.step: datum.numpy for tags in read.values() for datum in tags.get(tag, [])}
-        return [by_step[step].item().decode("utf-8") for step in sorted(by_step)]
+        return sorted(by_step.items(), key=lambda item: item[0])
 
     def _lines(self, run: str, names: dict[str, str]) -> dict[str, Any]:
         """The scalar series with the given tags; lines with the same steps share the list of these."""
@@ -146,8 +148,30 @@ class Logs:
 def _parent(subrun: str) -> str:
     """ "runs/yacht/steps" -> "runs/yacht"; a run that is none of ours is its own parent."""
     head, _, tail = subrun.replace("\\", "/").rpartition("/")
-    return (head or ".") if tail in _PARTS else subrun
+    return (head or ".") if tail in schema.OUR_FOLDERS else subrun
 
 
 def _version(series: Any) -> list[float]:
-    return [series.max_step, series.max_wall_time]
+    """Step and time of the last record; JSON has no word for a time that is not a number."""
+    return [series.max_step, series.max_wall_time if math.isfinite(series.max_wall_time) else 0.0]
+
+
+_warned: set[tuple[str, str, int]] = set()
+
+
+def _objects(
+    run: str, tag: str, records: list[tuple[int, np.ndarray]], parse: Callable[[bytes], Any]
+) -> list[dict[str, Any]]:
+    """What the JSON texts hold; those that are no such object are left out, with one warning each."""
+    found = []
+    for step, array in records:
+        try:
+            if array.size != 1 or not isinstance(array.item(), bytes):
+                raise ValueError("must be a text")
+            parse(array.item())
+            found.append(json.loads(array.item()))
+        except ValueError as error:
+            if (run, tag, step) not in _warned:
+                _warned.add((run, tag, step))
+                logger.warning("kfisher: %s of run %r at step %d is left out: %s", tag, run, step, error)
+    return found

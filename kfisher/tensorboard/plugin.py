@@ -16,7 +16,8 @@ from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
-from kfisher.tensorboard.logs import PLUGIN_NAME, Logs
+from kfisher.logs import schema
+from kfisher.tensorboard.logs import Logs
 
 _DAY = 24 * 3600
 
@@ -34,6 +35,7 @@ class FisherPlugin(base_plugin.TBPlugin):
     `/steps?run=`              see `Logs.steps`
     `/layers?run=&statistic=`  see `Logs.layers`
     `/static/...`              the page
+    `/static/schema.js`        names and looks, out of `kfisher.logs.schema`
     `/plotly.min.js`           the chart library, out of the package `plotly`
     ========================== ============================================
 
@@ -41,7 +43,7 @@ class FisherPlugin(base_plugin.TBPlugin):
         context: TensorBoard's `TBContext`; only its `data_provider` is read.
     """
 
-    plugin_name = PLUGIN_NAME
+    plugin_name = schema.PLUGIN
 
     def __init__(self, context: base_plugin.TBContext):
         super().__init__(context)
@@ -98,7 +100,7 @@ class FisherLoader(base_plugin.TBLoader):
 
     def fix_flags(self, flags: Any) -> None:
         if isinstance(getattr(flags, "samples_per_plugin", None), dict):
-            flags.samples_per_plugin.setdefault(PLUGIN_NAME, 0)  # 0 is TensorBoard's word for all
+            flags.samples_per_plugin.setdefault(schema.PLUGIN, 0)  # 0 is TensorBoard's word for all
 
     def load(self, context: base_plugin.TBContext) -> FisherPlugin:
         return FisherPlugin(context)
@@ -108,11 +110,24 @@ class FisherLoader(base_plugin.TBLoader):
 def _serve_static(request):
     name = request.path.rpartition("/static/")[2]
     folder = importlib.resources.files(__package__) / "static"
+    if name == "schema.js":
+        return http_util.Respond(request, _schema(), "text/javascript")
     if name not in _static_files():
         return http_util.Respond(request, {"error": f"no such file: {name}"}, "application/json", code=404)
     # What `mimetypes` says of .js depends on the machine, and a module must be JavaScript.
     kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
     return http_util.Respond(request, folder.joinpath(name).read_bytes(), kind)
+
+
+def _schema() -> str:
+    """A module for the page with the names that are logged, and how each kind is drawn."""
+    content = {
+        "kinds": {kind: look._asdict() for kind, look in schema.LOOKS.items()},
+        "matrices": schema.KINDS,
+        "statistics": {name: about._asdict() for name, about in schema.STATISTICS.items()},
+        "layerStatistics": schema.LAYER_STATISTICS,
+    }
+    return f"export const schema = {json.dumps(content, indent=1)};\n"
 
 
 def _static_files() -> frozenset[str]:

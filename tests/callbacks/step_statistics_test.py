@@ -198,6 +198,59 @@ def test_distance_is_from_where_the_first_fit_began(tmp_path):
         )
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_restored_training_goes_on_with_its_history(before, tmp_path):
+    def train(folder, epochs, backup):
+        callbacks = [StepStatistics(folder)]
+        if backup:
+            restoring = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+            callbacks.insert(1 if before else 0, restoring)
+        model = network(keras.optimizers.SGD(0.05, momentum=0.9))
+        model.set_weights([w + epochs * (epochs < 4) for w in START] if backup else [w + 2 for w in START])
+        fit(model, callbacks, epochs=epochs)
+        return kfisher.read_log(folder).steps
+
+    train(tmp_path / "parts", 2, True)
+    resumed, whole = train(tmp_path / "parts", 4, True), train(tmp_path / "whole", 4, False)
+    assert resumed["step"].tolist() == whole["step"].tolist() == list(range(1, 13))
+    for name in ("update_norm", "gradient_norm", "weight_norm", "distance"):
+        # the same float32 steps, in graphs that may order sums differently
+        np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-5)
+
+
+def test_a_training_that_went_back_counts_from_there(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 8:
+                raise RuntimeError
+
+    statistics = StepStatistics(tmp_path / "log")
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    model = network(keras.optimizers.SGD(0.05))
+    with pytest.raises(RuntimeError):
+        fit(model, [statistics, backup, Stop()], epochs=3)
+    fit(model, [statistics, backup], epochs=3)  # restored to step 6, the end of the second epoch
+    assert kfisher.read_log(tmp_path / "log").steps["step"].tolist() == list(range(1, 10))
+
+
+@pytest.mark.parametrize("content", [b"", b"no file of NumPy"])
+def test_a_start_that_cannot_be_read_is_said(content, tmp_path):
+    model = network(keras.optimizers.SGD(0.05))
+    fit(model, epochs=1)
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "start.npz").write_bytes(content)
+    with pytest.warns(UserWarning, match="Distances count from here on"):
+        fit(model, [StepStatistics(tmp_path)], epochs=1)
+    table = kfisher.read_log(tmp_path).steps
+    assert table["distance"][0] == pytest.approx(table["update_norm"][0], rel=1e-3)  # of float32 weights
+
+
+def test_the_start_of_a_large_model_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(kfisher.callbacks._start, "MOST", 25)  # the network has 26 parameters
+    fit(network(keras.optimizers.SGD(0.05)), [StepStatistics(tmp_path)], epochs=1)
+    assert not (tmp_path / "steps" / "start.npz").exists()
+
+
 def test_loss_scaling_is_taken_out_of_the_gradient(tmp_path):
     plain, scaled = tmp_path / "plain", tmp_path / "scaled"
     fit(network(keras.optimizers.SGD(0.05)), [StepStatistics(plain)])

@@ -7,6 +7,7 @@ from importlib import metadata
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers.fisher_logs import make_measurement, write_run, write_texts
 from tensorboard.backend.event_processing import data_ingester, data_provider
 from tensorboard.backend.event_processing import plugin_event_multiplexer as multiplexers
@@ -16,6 +17,7 @@ from tensorboard.util import grpc_util
 from werkzeug.test import Client
 
 from kfisher.diagnosis.measurement import Measurement
+from kfisher.logs import writer
 from kfisher.tensorboard import FisherLoader
 from kfisher.tensorboard.compact import MAX_MEASUREMENTS, MAX_RANKS, display_ranks
 
@@ -148,6 +150,37 @@ def test_many_measurements_are_thinned(tmp_path):
     answer = _json(_client(tmp_path, "old"), "/measurements", run=".")
     steps = [m["step"] for m in answer["measurements"]]
     assert len(steps) == MAX_MEASUREMENTS and steps[0] == 1 and steps[-1] == 500 and answer["total"] == 500
+
+
+@pytest.mark.parametrize("loader", ["fast", "old"])
+def test_what_is_malformed_is_left_out_and_told_of_once(loader, tmp_path, caplog):
+    generator = np.random.default_rng(0)
+    good = [(step, make_measurement(step, 0.2, generator).to_json()) for step in (1, 3)]
+    texts = [good[0], (2, "{"), good[1], (4, "[]"), (5, json.dumps({"step": 5}))]
+    write_texts(tmp_path / loader / "spectra", "fisher/measurement", texts)
+    write_texts(tmp_path / loader / "verdict", "fisher/verdict", [(1, "null"), (2, '{"findings": 3}')])
+    client = _client(tmp_path, loader)
+    for _ in range(2):
+        answer = _json(client, "/measurements", run=loader)
+        assert [m["step"] for m in answer["measurements"]] == [1, 3]
+        assert _json(client, "/verdicts", run=loader) == {"verdicts": []}
+    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(told) == 5
+    assert f"fisher/measurement of run '{loader}' at step 2 is left out" in told[0]
+
+
+def test_a_time_that_is_not_a_number_leaves_the_list_of_runs_json(tmp_path):
+    for part, tag in (("spectra", "fisher/measurement"), ("steps", "step/a")):
+        (tmp_path / part).mkdir()
+        with tf.io.TFRecordWriter(str(tmp_path / part / "events.out.tfevents.1.host")) as file:
+            event = tf.compat.v1.Event(step=7, wall_time=np.nan)
+            text = make_measurement(7, 0.2, np.random.default_rng(0)).to_json()
+            values = [writer.text(tag, text, "fisher")] if part == "spectra" else writer.scalars({tag: 1.0})
+            event.summary.value.extend(values)
+            file.write(event.SerializeToString())
+    response = _client(tmp_path, "old").get("/runs")
+    [run] = json.loads(response.data, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["runs"]
+    assert run["measurements"] == run["steps"] == [7, 0.0]
 
 
 def test_verdicts(client):

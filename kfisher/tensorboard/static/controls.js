@@ -71,7 +71,7 @@ export function createSide(parent, shownNow) {
   parent.append(side);
 
   for (const [kind, style] of Object.entries(KINDS)) {
-    const [label, box] = checkbox(style.label, sample(style));
+    const [label, box] = checkbox(style.long_label, sample(style));
     box.dataset.kind = kind;
     box.checked = true;
     box.addEventListener('change', () => {

@@ -1,14 +1,10 @@
 // How the three Fishers and the gradient are drawn, and how runs are: colours that are told apart on light and on
-// dark grey, and a dash and a marker for those who see them alike.
+// dark grey, and a dash and a marker for those who see them alike. The server makes schema.js.
 
-export const KINDS = {
-  exact: {label: 'F, exact', colour: '#2b8ce0', dash: 'solid', symbol: 'circle'},
-  sampled: {label: 'F, sampled labels', colour: '#1a9e8f', dash: 'dash', symbol: 'triangle-up'},
-  empirical: {label: 'EF, empirical', colour: '#e8612c', dash: 'dashdot', symbol: 'square'},
-  gradient: {label: 'Gradient', colour: '#8a8f98', dash: 'dot', symbol: 'diamond'},
-};
+import {schema} from './schema.js';
 
-export const MATRICES = ['exact', 'sampled', 'empirical'];
+export const KINDS = schema.kinds;
+export const MATRICES = schema.matrices;
 
 const RUN_COLOURS = ['#8e63d6', '#c2479b', '#9a8b1f', '#a1664a', '#5f7f3f', '#5b6bd0'];
 const RUN_DASHES = ['solid', 'dash', 'dot', 'dashdot'];

@@ -112,7 +112,15 @@ function showPanel(panel, frame, runs, kept) {
     entry.chart.element.hidden = Boolean(missing);
     if (missing) continue;
     const context = {run, data, measurement, step, shared, store};
-    const spec = panel.spec(context);
+    let spec;
+    try {
+      spec = panel.spec(context);
+    } catch (error) { // the others are drawn
+      entry.message.textContent = `This chart cannot be drawn: ${error.message}`;
+      entry.message.hidden = false;
+      entry.chart.element.hidden = true;
+      continue;
+    }
     if (course) spec.cursor = step;
     spec.key = keyOf(panel.id, course ? null : measurement.step, runs);
     if (spec.note) notes.push(runs.length > 1 ? `${run.name}: ${spec.note}` : spec.note);

@@ -110,7 +110,7 @@ function courses({data, store}, kinds, read, readError = () => null) {
     const errors = data.measurements.map((m) => finite(readError(m, kind)));
     return {
       kind,
-      name: KINDS[kind].label,
+      name: KINDS[kind].long_label,
       style: KINDS[kind],
       x: data.measurements.map((m) => m.step),
       y: data.measurements.map((m) => finite(read(m, kind))),

@@ -20,7 +20,7 @@ export const AT_STEP = [
       const series = MATRICES.filter((kind) => store.kinds.has(kind) && measurement.spectra[kind]).map((kind) => {
         const {eigenvalues, error} = measurement.spectra[kind];
         return {
-          name: KINDS[kind].label,
+          name: KINDS[kind].long_label,
           style: KINDS[kind],
           x: data.ranks[eigenvalues.count],
           y: eigenvalues.values.map(positive),
@@ -74,7 +74,7 @@ export const AT_STEP = [
     needs: 'measurements',
     spec({measurement, store}) {
       const series = Object.keys(measurement.overlap).filter((kind) => store.kinds.has(kind)).map((kind) => ({
-        name: KINDS[kind].label,
+        name: KINDS[kind].long_label,
         style: KINDS[kind],
         x: measurement.overlap_sizes,
         y: measurement.overlap[kind],
@@ -111,10 +111,10 @@ export const AT_STEP = [
         mean: 'trace / number of parameters (loss / parameter²)',
       };
       const series = kinds.map((kind) => ({
-        name: KINDS[kind].label,
+        name: KINDS[kind].long_label,
         style: KINDS[kind],
         bars: true,
-        pattern: {exact: '', sampled: '.', empirical: '/'}[kind],
+        pattern: KINDS[kind].pattern,
         x: traces(layers, kind, store.layerTrace),
         y: layers.map((layer) => layer.name),
       }));
@@ -152,7 +152,7 @@ function ends(values) {
 }
 
 function labels(kinds) {
-  return kinds.map((kind) => KINDS[kind].label).join(', ');
+  return kinds.map((kind) => KINDS[kind].long_label).join(', ');
 }
 
 export function shorten(name, length) {

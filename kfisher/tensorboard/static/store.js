@@ -2,6 +2,7 @@
 
 import {fetchJson} from './api.js';
 import {KINDS} from './kinds.js';
+import {schema} from './schema.js';
 
 const LISTS = ['measurements', 'verdicts', 'steps'];
 const SHOWN_AT_FIRST = 2;
@@ -18,7 +19,7 @@ class Store {
     this.stepAxis = 'linear';
     this.size = 'effective_dimension';
     this.layerTrace = 'trace';
-    this.layerStatistic = 'update_norm';
+    [this.layerStatistic] = schema.layerStatistics;
     this.error = '';
     this.loaded = false;
     this.dark = false;

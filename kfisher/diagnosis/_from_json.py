@@ -1,0 +1,78 @@
+"""Dataclasses out of JSON, with every value of the type that its field declares."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Set
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def from_json(cls: type[T], text: str | bytes) -> T:
+    """An object of a dataclass; `null` stands for NaN.
+
+    Raises:
+        ValueError: If the text is not JSON, or lacks a field, or has a value of another type.
+    """
+    try:
+        return _of_type(cls, json.loads(text), cls.__name__)
+    except RecursionError:
+        raise ValueError(f"{cls.__name__} must not be nested so deeply.") from None
+
+
+def _of_type(kind: Any, value: Any, where: str) -> Any:
+    """`value`, or what it stands for, if it is of the declared type."""
+    if dataclasses.is_dataclass(kind):
+        make: Any = kind
+        return make(**_fields(kind, {f.name for f in dataclasses.fields(kind)}, value, where))
+    if kind is Any:
+        return _with_nan(value)
+    if kind is float:
+        return _number(value, where)
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is list and isinstance(value, list):
+        if arguments[0] is float and all(type(v) is float for v in value):
+            return value  # thousands of eigenvalues
+        return [_of_type(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        return {key: _of_type(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
+    if typing.is_typeddict(kind):
+        return _fields(kind, kind.__required_keys__, value, where)
+    if type(value) is not kind:
+        raise ValueError(f"`{where}` must be of type {getattr(kind, '__name__', kind)}. {_received(value)}")
+    return value
+
+
+def _fields(cls: Any, required: Set[str], value: Any, where: str) -> dict[str, Any]:
+    kinds = typing.get_type_hints(cls)
+    if not isinstance(value, dict) or not required <= set(value) <= set(kinds):
+        raise ValueError(f"`{where}` must have the fields {', '.join(kinds)}. {_received(value)}")
+    return {name: _of_type(kinds[name], v, f"{where}.{name}") for name, v in value.items()}
+
+
+def _number(value: Any, where: str) -> float:
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float):
+        raise ValueError(f"`{where}` must be a number. {_received(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"`{where}` must fit into a float. {_received(value)}") from None
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(v) for v in value]
+    return math.nan if value is None else value
+
+
+def _received(value: Any) -> str:
+    text = repr(sorted(value) if isinstance(value, dict) else value)
+    return f"Received: {text if len(text) <= 80 else text[:79] + '…'}"
