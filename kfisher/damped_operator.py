@@ -98,7 +98,8 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
 
     def _solve(self, rhs, adjoint=False, adjoint_arg=False):
         columns = rhs if adjoint_arg else tf.linalg.matrix_transpose(rhs)
-        solutions = tf.map_fn(self._solver(), tf.reshape(columns, [-1, self.shape[-1]]))
+        solver = tf.autograph.experimental.do_not_convert(self._solver())
+        solutions = tf.map_fn(solver, tf.reshape(columns, [-1, self.shape[-1]]))
         return tf.linalg.matrix_transpose(tf.reshape(solutions, tf.shape(columns)))
 
     def _determinant(self):
@@ -108,8 +109,8 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
         way = self._way()
         if way == "products":
             raise ValueError(
-                "The log-determinant takes a factorisation, and this matrix is too large for one. Estimate it: "
-                "P * kfisher.spectra.density(F).mean(lambda t: np.log(t + damping)). Received: "
+                "The log-determinant takes a factorisation, and this matrix is too large for one. Estimate "
+                "it: P * kfisher.spectra.density(F).mean(lambda t: np.log(t + damping)). Received: "
                 f"operator of shape {tuple(self.shape)}, with {self._root.num_rows} rows of examples"
             )
         total = 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self._factor(way))))
@@ -180,9 +181,7 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
 
     def _by_products(self, right: tf.Tensor) -> tf.Tensor:
         tolerance = self.dtype.as_numpy_dtype(np.sqrt(np.finfo(self.dtype.as_numpy_dtype).eps))
-        solved = tf.linalg.experimental.conjugate_gradient(
-            self, right, tol=tolerance, max_iter=_ITERATIONS
-        )
+        solved = tf.linalg.experimental.conjugate_gradient(self, right, tol=tolerance, max_iter=_ITERATIONS)
         left = tf.norm(right - self._matvec(solved.x))
         reached = left <= 10 * tolerance * tf.norm(right)  # what the iteration knows of it has rounding, too
         message = (

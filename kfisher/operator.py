@@ -100,7 +100,7 @@ class FisherOperator(tf.linalg.LinearOperator):
         )
 
     def damped(self, damping: float) -> DampedFisherOperator:
-        """F + damping I, as a positive definite linear operator: with `solve`, `log_abs_determinant` and so on.
+        """F + damping I, a positive definite linear operator, with `solve`, `log_abs_determinant` and so on.
 
         Args:
             damping: Positive float, in the units of F (loss / parameter^2).
@@ -134,7 +134,9 @@ class FisherOperator(tf.linalg.LinearOperator):
 
     def _matmul(self, x, adjoint=False, adjoint_arg=False):
         columns = x if adjoint_arg else tf.linalg.matrix_transpose(x)
-        products = tf.map_fn(self._product, tf.reshape(columns, [-1, self._size]))
+        # Converting all that is called would take seconds.
+        product = tf.autograph.experimental.do_not_convert(self._product)
+        products = tf.map_fn(product, tf.reshape(columns, [-1, self._size]))
         return tf.linalg.matrix_transpose(tf.reshape(products, tf.shape(columns)))
 
     def _to_dense(self):
@@ -168,8 +170,8 @@ class FisherOperator(tf.linalg.LinearOperator):
 def _without_meaning(name: str) -> Callable:
     def method(self, *args, **kwargs):
         raise ValueError(
-            f"F is positive semidefinite and in general singular, so `{name}` has no meaning for it. Use that "
-            f"of F + damping I, `F.damped(damping).{name}`. Received: F of shape {tuple(self.shape)}"
+            f"F is positive semidefinite and in general singular, so `{name}` has no meaning for it. Use "
+            f"that of F + damping I, `F.damped(damping).{name}`. Received: F of shape {tuple(self.shape)}"
         )
 
     method.__name__ = name

@@ -47,7 +47,7 @@ def require(needed: float | tf.Tensor, what: str, instead: str, **received: Any)
                 f"Received: {values}"
             )
         return []
-    numbers = [part for name, value in received.items() for part in (f"{name} =", value)]
+    numbers = [part for name, value in {**received, "bytes": needed}.items() for part in (f"{name} =", value)]
     message = [f"{what} would not fit into the {_gib(there)} that are available. {instead} Received:"]
     assertion = tf.debugging.Assert(tf.cast(needed, tf.float64) <= there, [*message, *numbers])
     return [] if assertion is None else [assertion]
@@ -80,7 +80,9 @@ _LIMITS = [
 def _of_group(limit: str, use: str, statistics: str) -> float:
     try:
         most, used = ((_GROUPS / name).read_text().strip() for name in (limit, use))
-        cached = [line for line in (_GROUPS / statistics).read_text().splitlines() if "inactive_file " in line]
+        cached = [
+            line for line in (_GROUPS / statistics).read_text().splitlines() if "inactive_file " in line
+        ]
     except OSError:
         return float("inf")
     if most == "max":
