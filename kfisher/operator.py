@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kfisher import fisher as fishers
+from kfisher._common import memory
 from kfisher._common.vectors import flatten, unflatten
+from kfisher.damped_operator import DampedFisherOperator
 from kfisher.jacobian.batch import Batch
 
 
@@ -21,6 +24,9 @@ class FisherOperator(tf.linalg.LinearOperator):
 
     Products never form an N x P tensor for dense layers; `to_dense`, `diag_part` and `trace` do.
 
+    F is self-adjoint and positive semidefinite, and in general singular: it has no inverse, determinant or
+    Cholesky factor. `F.damped(damping)`, that is F + damping I, has all of them.
+
     Args:
         model: A built `keras.Model`.
         x: Inputs, as for `model.fit`: one batch, arrays or tensors.
@@ -32,7 +38,9 @@ class FisherOperator(tf.linalg.LinearOperator):
         training: Whether layers run in training mode (dropout; batch statistics). Defaults to `False`.
 
     Raises:
-        ValueError: If there is no loss, the loss has no likelihood, or labels are needed and missing.
+        ValueError: If there is no loss, the loss has no likelihood, or labels are needed and missing; from
+            a method that has no meaning for a singular matrix; and where what is asked for does not fit into
+            memory.
 
     Reference:
         Kunstner, Balles, Hennig 2019, equations (3)-(5); Martens 2020, section 5.
@@ -42,6 +50,7 @@ class FisherOperator(tf.linalg.LinearOperator):
     >>> F = kfisher.FisherOperator(model, x)
     >>> F.matvec(tf.ones(F.shape[-1]))
     >>> F.eigvals()
+    >>> F.damped(1e-3).solvevec(tf.ones(F.shape[-1]))
     """
 
     def __init__(
@@ -90,6 +99,23 @@ class FisherOperator(tf.linalg.LinearOperator):
             name="FisherOperator",
         )
 
+    def damped(self, damping: float) -> DampedFisherOperator:
+        """F + damping I, a positive definite linear operator, with `solve`, `log_abs_determinant` and so on.
+
+        Args:
+            damping: Positive float, in the units of F (loss / parameter^2).
+
+        Raises:
+            ValueError: If `damping` is not a positive float.
+
+        Example:
+
+        >>> damped = kfisher.FisherOperator(model, x).damped(1e-3)
+        >>> damped.solvevec(gradient)
+        >>> tf.linalg.experimental.conjugate_gradient(damped, gradient).x
+        """
+        return DampedFisherOperator(self, damping)
+
     def _shape(self):
         return tf.TensorShape([self._size, self._size])
 
@@ -108,10 +134,18 @@ class FisherOperator(tf.linalg.LinearOperator):
 
     def _matmul(self, x, adjoint=False, adjoint_arg=False):
         columns = x if adjoint_arg else tf.linalg.matrix_transpose(x)
-        products = tf.map_fn(self._product, tf.reshape(columns, [-1, self._size]))
+        # Converting all that is called would take seconds.
+        product = tf.autograph.experimental.do_not_convert(self._product)
+        products = tf.map_fn(product, tf.reshape(columns, [-1, self._size]))
         return tf.linalg.matrix_transpose(tf.reshape(products, tf.shape(columns)))
 
     def _to_dense(self):
+        memory.require(
+            2.0 * self._size**2 * self.dtype.size,
+            "The dense matrix",
+            "Use products (`matvec`), or kfisher.spectra for eigenvalues.",
+            parameters=self._size,
+        )
         rows = self.root.rows()
         matrix = tf.matmul(rows, rows, transpose_a=True)
         return tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + self._ridge())
@@ -131,6 +165,32 @@ class FisherOperator(tf.linalg.LinearOperator):
     def _ridge(self):
         diagonal = [tf.fill(t.shape, tf.constant(d, t.dtype)) for t, d in zip(self._like, self.root.ridge)]
         return tf.cast(flatten(diagonal), self.dtype)
+
+
+def _without_meaning(name: str) -> Callable:
+    def method(self, *args, **kwargs):
+        raise ValueError(
+            f"F is positive semidefinite and in general singular, so `{name}` has no meaning for it. Use "
+            f"that of F + damping I, `F.damped(damping).{name}`. Received: F of shape {tuple(self.shape)}"
+        )
+
+    method.__name__ = name
+    method.__doc__ = f"Has no meaning for a singular matrix: see `F.damped(damping).{name}`."
+    return method
+
+
+for _name in (
+    "solve",
+    "solvevec",
+    "inverse",
+    "determinant",
+    "log_abs_determinant",
+    "cholesky",
+    "cond",
+    "assert_non_singular",
+    "assert_positive_definite",
+):
+    setattr(FisherOperator, _name, _without_meaning(_name))
 
 
 def _compute_loss(model: keras.Model, loss: Any, y: Any):

@@ -11,6 +11,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 import tensorflow as tf
 
+from kfisher._common import memory
 from kfisher._common.checks import positive_integer
 
 _DENSE = 2048  # rows; up to this size all eigenvalues take less than two seconds
@@ -54,6 +55,7 @@ def eigenvalues(operator: tf.linalg.LinearOperator, k: int | None = None) -> np.
         raise ValueError(
             f"`k` must be a positive integer smaller than the size of the operator, {size}. Received: k={k}"
         )
+    _fits(max(2 * k + 1, 20), size, "Take a smaller `k`.")  # the vectors that ARPACK keeps
     product = scipy.sparse.linalg.LinearOperator((size, size), _matvec(operator), dtype=np.float64)
     start = np.random.default_rng(0).normal(size=size)  # ARPACK's own start is another one at each call
     values = scipy.sparse.linalg.eigsh(product, int(k), which="LA", v0=start, return_eigenvectors=False)
@@ -124,6 +126,7 @@ def quadrature(
     """`density` for a product with NumPy vectors."""
     rng = np.random.default_rng(seed)
     num_steps = min(num_steps, size)
+    _fits(num_steps, size, "Take a smaller `num_steps`.")
     nodes, weights = np.zeros((2, num_vectors, num_steps))
     for i in range(num_vectors):
         diagonal, off = _lanczos(matvec, rng.normal(size=size), num_steps)
@@ -149,6 +152,11 @@ def _lanczos(matvec, start: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.
         off.append(norm)
         q = w / norm
     return np.array(diagonal), np.array(off)
+
+
+def _fits(vectors: int, size: int, instead: str) -> None:
+    """Raises if so many float64 vectors do not fit into memory."""
+    memory.require(8.0 * vectors * size, "Lanczos' vectors", instead, vectors=vectors, parameters=size)
 
 
 def _size(operator: Any) -> int:

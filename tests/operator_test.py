@@ -7,6 +7,8 @@ import tensorflow as tf
 from helpers import oracle
 
 import kfisher
+from kfisher import damped_operator
+from kfisher._common import memory
 
 L = keras.losses
 N, C = 5, 3
@@ -246,3 +248,113 @@ def test_outputs_without_an_axis_are_refused():
 def test_an_unknown_fisher_is_refused():
     with pytest.raises(ValueError, match="fisher='emprical'"):
         fisher(network(), batch()[0], fisher="emprical")
+
+
+# --- F + lambda I ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damping", [0.3, 1e-9])
+def test_the_damped_operator_agrees_with_the_dense_matrix(case, damping):
+    operator, matrix = case
+    damped, size = operator.damped(damping), len(matrix)
+    matrix = matrix + damping * np.eye(size)
+    rng = np.random.default_rng(3)
+    v, several, stacked = rng.normal(size=size), rng.normal(size=(size, 3)), rng.normal(size=(2, size, 3))
+    assert damped.is_self_adjoint and damped.is_positive_definite and damped.is_non_singular
+    assert oracle.distance(damped.to_dense(), matrix) < TIGHT
+    assert oracle.distance(damped.matvec(v), matrix @ v) < TIGHT
+    assert oracle.distance(damped.matmul(several), matrix @ several) < TIGHT
+    assert oracle.distance(damped.matmul(several.T, adjoint_arg=True), matrix @ several) < TIGHT
+    assert oracle.distance(damped.eigvals(), np.linalg.eigvalsh(matrix)) < TIGHT
+    # A solution is right if its residual is: NumPy's own has errors of the condition number, up to 1e9.
+    in_its_range = operator.matvec(v).numpy()
+    for b in (v, in_its_range):
+        x = damped.solvevec(b).numpy()
+        assert np.linalg.norm(matrix @ x - b) < TIGHT * (np.linalg.norm(matrix) * np.linalg.norm(x))
+        assert oracle.distance(x, np.linalg.solve(matrix, b)) < 1e-5
+    assert oracle.distance(damped.solve(several), np.linalg.solve(matrix, several)) < 1e-6
+    assert oracle.distance(damped.solve(several.T, adjoint_arg=True), damped.solve(several)) < TIGHT
+    assert oracle.distance(damped.solve(stacked), np.linalg.solve(matrix, stacked)) < 1e-6
+    assert oracle.distance(damped.inverse().matvec(v), damped.solvevec(v)) < TIGHT
+    assert float(damped.log_abs_determinant()) == pytest.approx(np.linalg.slogdet(matrix)[1], rel=1e-7)
+    assert float(damped.determinant()) == pytest.approx(np.linalg.det(matrix), rel=1e-5)
+
+
+def test_the_damped_operator_works_in_conjugate_gradients_and_in_a_graph(case):
+    operator, matrix = case
+    damped, b = operator.damped(0.3), np.random.default_rng(3).normal(size=len(matrix))
+    expected = np.linalg.solve(matrix + 0.3 * np.eye(len(b)), b)
+    found = tf.linalg.experimental.conjugate_gradient(damped, tf.constant(b), tol=1e-12, max_iter=100)
+    assert oracle.distance(found.x, expected) < TIGHT
+    assert oracle.distance(tf.function(damped.solvevec, autograph=False)(b), expected) < TIGHT
+    assert oracle.distance(damped.solvevec(b), expected) < TIGHT  # nothing of that graph is left
+
+
+def test_what_is_too_large_for_a_factorisation_is_solved_by_products(case, monkeypatch):
+    operator, matrix = case
+    monkeypatch.setattr(damped_operator, "_DIRECT", 5)
+    damped, b = operator.damped(0.1), np.random.default_rng(3).normal(size=len(matrix))
+    assert oracle.distance(damped.solvevec(b), np.linalg.solve(matrix + 0.1 * np.eye(len(b)), b)) < 1e-6
+    with pytest.raises(ValueError, match="density"):
+        damped.log_abs_determinant()
+    monkeypatch.setattr(damped_operator, "_ITERATIONS", 2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not converged: raise `damping`"):
+        damped.solvevec(b)
+
+
+def test_what_has_no_meaning_on_a_singular_matrix_says_what_has(case):
+    operator, matrix = case
+    b = np.ones(len(matrix))
+    attempts = {
+        "solve": lambda: tf.linalg.solve(operator, b[:, None]),
+        "solvevec": lambda: operator.solvevec(b),
+        "inverse": lambda: tf.linalg.inv(operator),
+        "determinant": lambda: tf.linalg.det(operator),
+        "log_abs_determinant": lambda: operator.log_abs_determinant(),
+        "cholesky": lambda: tf.linalg.cholesky(operator),
+        "cond": lambda: operator.cond(),
+        "assert_non_singular": lambda: operator.assert_non_singular(),
+        "assert_positive_definite": lambda: operator.assert_positive_definite(),
+    }
+    for name, attempt in attempts.items():
+        with pytest.raises(ValueError, match=rf"F\.damped\(damping\)\.{name}`"):
+            attempt()
+        assert callable(getattr(operator.damped(1.0), name))
+    assert operator.is_self_adjoint and operator.adjoint() is operator
+
+
+@pytest.mark.parametrize("damping", [0, -1.0, float("nan"), float("inf"), "large", None, True])
+def test_a_damping_that_is_no_positive_number_is_refused(damping):
+    operator = kfisher.FisherOperator(network(), batch()[0])
+    with pytest.raises(ValueError, match="`damping` must be a positive float. Received: damping="):
+        operator.damped(damping)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_made(monkeypatch):
+    x, y, _ = batch()
+    operator = kfisher.FisherOperator(network(), x, y)
+    v = tf.ones(operator.shape[-1], tf.float64)
+    monkeypatch.setattr(memory, "available", lambda: 1000.0)
+    for attempt in (operator.to_dense, operator.diag_part, operator.trace, operator.eigvals):
+        with pytest.raises(ValueError, match="GiB or more, and .* are available.*(rows=10|parameters=27)"):
+            attempt()
+    with pytest.raises(ValueError, match="would take .* are available"):
+        operator.damped(1.0).solvevec(v)
+    with pytest.raises(ValueError, match="Take a smaller `num_steps`. Received: vectors=27, parameters=27"):
+        kfisher.spectra.density(operator)
+    with pytest.raises(ValueError, match="Take a smaller `k`. Received: vectors=20, parameters=27"):
+        kfisher.spectra.eigenvalues(operator, k=2)
+    operator.matvec(v)  # which needs next to nothing
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float64), tf.TensorSpec((None,), tf.int64)])
+    def in_graph(x, y):
+        return kfisher.FisherOperator(network_in_graph, x, y).diag_part()
+
+    network_in_graph = network()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="would not fit into"):
+        in_graph(x, y)
+    monkeypatch.setattr(memory, "available", lambda: 1e9)
+    assert operator.to_dense().shape == (27, 27)

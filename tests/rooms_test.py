@@ -16,6 +16,7 @@ FLOORS = [
     {"likelihoods", "spectra", "damping", "datasets"},
     {"fisher", "losses"},
     {"jacobian"},
+    {"damped_operator"},
     {"curvature", "operator", "diagnosis"},
     {"optimizers", "logs"},
     {"plots", "tensorboard"},

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
+from kfisher._common import memory
 from kfisher._common.vectors import dot, flatten, unflatten
 from kfisher.curvature._base import Curvature
 from kfisher.curvature._factorisation import cholesky_solve
@@ -24,6 +27,15 @@ class Dense(Curvature):
 
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.Dense())
     """
+
+    def build(self, add_variable, variables, blocks, parts):
+        size = sum(math.prod(v.shape) for v in variables)
+        memory.require(
+            16.0 * size**2,  # in float64, and once more with the damping
+            "The matrix of curvature='dense'",
+            "Use curvature='gram' for small batches, 'kfac', or 'matrix_free'.",
+            parameters=size,
+        )
 
     def observe(self, batch, step, damping, part):
         batch.square_root  # noqa: B018  its pass runs now

@@ -9,6 +9,9 @@ from kfisher._common.checks import positive_integer
 from kfisher.curvature._factorisation import eigensystems
 from kfisher.curvature._kronecker import Kronecker, times, times_right
 
+# An eigenvalue below so many machine epsilons of the largest is zero: a few are what sums and LAPACK leave.
+_ROUNDING = 32
+
 
 @keras.saving.register_keras_serializable("kfisher")
 class EKFAC(Kronecker):
@@ -21,6 +24,9 @@ class EKFAC(Kronecker):
     and damping is exact in it, at every step the one of that step. The basis is refreshed rarely, s with
     every update; after a new basis s starts from K-FAC's products. A decomposition that fails leaves the
     last good basis in place, until the next update tries again; `failures` counts.
+
+    A singular factor says nothing of a basis in its null space. There s is the mean over the null space, so
+    that the step is the same in all bases.
 
     Args:
         decay: Float in [0, 1), of the running averages. Defaults to `0.95`.
@@ -60,6 +66,11 @@ class EKFAC(Kronecker):
             [self.add_like(v, "basis") if len(v.shape) == 3 else None for v in factors]
             for factors in self.averages
         ]
+        # Of each basis, how many vectors span the null space: the first.
+        self.nullities = [
+            [self.add((v.shape[0],), tf.int32, "nullity") if len(v.shape) == 3 else None for v in factors]
+            for factors in self.averages
+        ]
         self.eigenvalues = [
             self.add((block.groups, block.inputs, block.outputs), dtype, "eigenvalues")
             for block, dtype in zip(blocks, self._dtypes)
@@ -72,12 +83,23 @@ class EKFAC(Kronecker):
             if examples is None:
                 measured.append([tf.zeros(s.shape, s.dtype)])
             else:
-                measured.append([tf.cast(examples.squares(*self._basis(number)), s.dtype)])
+                squares = examples.squares(*self._basis(number))
+                measured.append([tf.cast(self._levelled(number, squares), s.dtype)])
         finite = tf.reduce_all([self.is_finite(tf.reshape(s, [-1])) for (s,) in measured])
         tf.cond(finite, lambda: self.mix([[s] for s in self.eigenvalues], measured), lambda: None)
 
     def _basis(self, number: int) -> list[tf.Tensor | None]:
         return [None if q is None else tf.convert_to_tensor(q.value) for q in self.bases[number]]
+
+    def _levelled(self, number: int, s: tf.Tensor) -> tf.Tensor:
+        """s, `(G, I, O)`, with its mean in the null space of either factor."""
+        left, right = (None if k is None else tf.convert_to_tensor(k.value) for k in self.nullities[number])
+        s = s if left is None else _mean_of_first(left, s)
+        return (
+            s
+            if right is None
+            else tf.linalg.matrix_transpose(_mean_of_first(right, tf.linalg.matrix_transpose(s)))
+        )
 
     def _refresh(self, xla: bool) -> None:
         """A new basis, and K-FAC's eigenvalues in it."""
@@ -87,11 +109,15 @@ class EKFAC(Kronecker):
         variables, values = [], []
         for number, s in enumerate(self.eigenvalues):
             (a, left), (b, right) = pairs[2 * number : 2 * number + 2]
+            spectra = [x if q is None else _without_rounding(x) for x, q in ((a, left), (b, right))]
             variables.append(s)
-            # Rounding leaves some of those that are zero below it.
-            values.append(tf.nn.relu(a)[:, :, tf.newaxis] * tf.nn.relu(b)[:, tf.newaxis])
-            variables += [q for q in self.bases[number] if q is not None]
-            values += [q for q in (left, right) if q is not None]
+            values.append(spectra[0][:, :, tf.newaxis] * spectra[1][:, tf.newaxis])
+            for basis, nullity, q, x in zip(
+                self.bases[number], self.nullities[number], (left, right), spectra
+            ):
+                if q is not None:
+                    variables += [basis, nullity]
+                    values += [q, tf.reduce_sum(tf.cast(tf.equal(x, 0), tf.int32), -1)]
         self.keep(variables, values)
 
     def solve_block(self, number, gradient, damping, xla):
@@ -111,3 +137,17 @@ class EKFAC(Kronecker):
 
     def get_config(self):
         return {**super().get_config(), "basis_every": self.basis_every}
+
+
+def _without_rounding(values: tf.Tensor) -> tf.Tensor:
+    """Eigenvalues `(G, n)`, those that rounding alone may have left of zero set to it."""
+    epsilon = 2.0**-52 if values.dtype == tf.float64 else 2.0**-23
+    return tf.where(values > _ROUNDING * epsilon * values[:, -1:], values, tf.zeros_like(values))
+
+
+def _mean_of_first(count: tf.Tensor, s: tf.Tensor) -> tf.Tensor:
+    """s, `(G, n, m)`, in which the first `count`, `(G,)`, rows are replaced by their mean."""
+    first = (tf.range(s.shape[1]) < count[:, tf.newaxis])[..., tf.newaxis]
+    total = tf.reduce_sum(tf.where(first, s, tf.zeros_like(s)), 1, keepdims=True)
+    mean = total / tf.cast(tf.maximum(count, 1), s.dtype)[:, tf.newaxis, tf.newaxis]
+    return tf.where(first, mean, s)

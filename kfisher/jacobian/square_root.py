@@ -5,11 +5,14 @@ Built from one recorded pass over a batch; A itself is never formed here, only i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
+from kfisher._common import memory
 from kfisher._common.vectors import Tensors, dot
 from kfisher.fisher import Columns
 from kfisher.jacobian import layers
@@ -56,6 +59,7 @@ class SquareRoot:
         self.coordinates = columns.coordinates
         self.xla = xla
         self._index = {id(v): i for i, v in enumerate(variables)}
+        self._size = sum(math.prod(v.shape) for v in variables)
 
     def ridge_gradient(self) -> Tensors:
         """The gradient of the L2 regularisers, diag(ridge) theta."""
@@ -90,11 +94,31 @@ class SquareRoot:
         return tf.add_n([tf.reduce_sum(tf.square(seen)), *ridged])
 
     def gram(self, scales: Tensors) -> tf.Tensor:
-        """sum_i scales[i] A_i A_i^T over the variables i, shape `(R N, R N)`."""
-        return tf.add_n([r.gram([scales[i] for i in self._positions(r)]) for r in self.rules])
+        """sum_i scales[i] A_i A_i^T over the variables i, shape `(R N, R N)`; an error where too large."""
+        # A sum, and a term of it that is a product of two.
+        entry = 3.0 * max(tf.as_dtype(v.dtype).size for v in self.variables)
+        with tf.control_dependencies(self._fits("The Gram matrix", lambda rows: entry * rows**2)):
+            return tf.add_n([r.gram([scales[i] for i in self._positions(r)]) for r in self.rules])
+
+    def _fits(self, what: str, needed: Callable) -> list[tf.Operation]:
+        """Raises if something, of which the number of rows says the bytes, does not fit into memory."""
+        rows = self.num_rows
+        return memory.require(
+            needed(tf.cast(rows, tf.float64) if tf.is_tensor(rows) else float(rows)),
+            f"{what} of all rows (examples times vectors of each)",
+            "Take fewer examples, curvature='kfac', or products alone (curvature='matrix_free', `matvec`).",
+            rows=rows,
+            parameters=self._size,
+        )
 
     def rows(self) -> tf.Tensor:
-        """A, shape `(R N, P)`: for small P."""
+        """A, shape `(R N, P)`: for small P; an error where too large."""
+        # Its pieces, and all of them side by side.
+        row = 2.0 * self._size * max(tf.as_dtype(v.dtype).size for v in self.variables)
+        with tf.control_dependencies(self._fits("The square root", lambda rows: row * rows)):
+            return self._rows()
+
+    def _rows(self) -> tf.Tensor:
         pieces: list[Any] = [None] * len(self.variables)
         for rule in self.rules:
             for i, part in zip(self._positions(rule), rule.rows()):

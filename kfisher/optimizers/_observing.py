@@ -154,11 +154,14 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             model: The model that is trained, compiled with its loss.
             x, y, sample_weight: The batch, in the structures that `fit` takes.
         """
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:
+        strategy = tf.distribute.get_strategy()
+        # One with a single replica synchronises all the same, and cannot where a step is taken conditionally.
+        mirrored = isinstance(strategy, (tf.distribute.MirroredStrategy, tf.distribute.TPUStrategy))
+        if mirrored or strategy.num_replicas_in_sync > 1:
             raise ValueError(
-                f"{type(self).__name__} does not run on several replicas yet. Train without a distribution "
-                f"strategy. Received: num_replicas_in_sync={replicas}"
+                f"{type(self).__name__} does not run on replicas yet. Train without a distribution strategy, "
+                "or with tf.distribute.OneDeviceStrategy. Received: "
+                f"strategy={type(strategy).__name__}, num_replicas_in_sync={strategy.num_replicas_in_sync}"
             )
         if self._accumulation.parts > 1 and not self.curvature.accumulates:
             raise ValueError(

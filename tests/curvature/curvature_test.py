@@ -7,8 +7,10 @@ import tensorflow as tf
 
 import kfisher
 from kfisher import fisher as fishers
+from kfisher._common import memory
 from kfisher.curvature._factorisation import cholesky_solve
 from kfisher.jacobian.batch import Batch
+from kfisher.optimizers import NaturalGradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -106,3 +108,15 @@ def test_names_configs_and_instances_give_the_same_curvature(name):
     curvature = kfisher.curvature.get(name)
     assert kfisher.curvature.get(curvature) is curvature
     assert type(kfisher.curvature.get(keras.saving.serialize_keras_object(curvature))) is type(curvature)
+
+
+@pytest.mark.parametrize("curvature", ["dense", "gram"])
+def test_a_matrix_that_does_not_fit_into_memory_is_refused_before_it_is_made(curvature, monkeypatch):
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    model.compile(NaturalGradient(curvature=curvature), "mse")
+    before = model.get_weights()
+    monkeypatch.setattr(memory, "available", lambda: 500.0)
+    message = "matrix.*(would take|would not fit).*available.*kfac.*matrix_free"
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+        model.fit(np.ones((8, 3)), np.ones((8, 4)), batch_size=8, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))

@@ -15,7 +15,8 @@ from keras import layers
 
 import kfisher
 from kfisher._common.vectors import flatten, unflatten
-from kfisher.curvature import EKFAC, KFAC, Diagonal
+from kfisher.curvature import EKFAC, KFAC, Diagonal, ekfac
+from kfisher.curvature._factorisation import eigensystems
 from kfisher.jacobian.batch import Batch
 from kfisher.optimizers import NaturalGradient
 
@@ -183,6 +184,36 @@ def test_eigenvalues_of_ekfac_are_exact_in_its_basis_and_never_worse_than_those_
         assert ours <= theirs + 1e-12 * np.linalg.norm(block)
         better += ours < 0.99 * theirs
     assert better  # it is not the same thing under another name
+
+
+@pytest.mark.parametrize("sharing", ["reduce", "expand"])
+def test_ekfac_takes_no_notice_of_the_basis_in_a_null_space(sharing, monkeypatch):
+    """Twenty inputs, of which a step sees four; the last batch comes after the basis."""
+
+    def solution(rotation):
+        def rotated(matrices, xla):
+            pairs = []
+            for values, q in eigensystems(matrices, xla):
+                null = int(np.sum(values[0] < 1e-10 * values[0, -1]))
+                turn = np.eye(len(q[0]))
+                turn[:null, :null] = np.linalg.qr(rotation[:null, :null])[0]
+                pairs.append((values, q @ turn))
+                nullities.append(null)
+            return pairs
+
+        monkeypatch.setattr(ekfac, "eigensystems", rotated)
+        stack = [layers.Dense(5, "tanh"), layers.Dense(2)]
+        optimizer = natural(0.5, "exact", EKFAC(update_every=1, sharing=sharing), damping=1e-3)
+        model = network(stack, "mse", (2, 20), optimizer)
+        for x, y in batches:
+            model.train_on_batch(x, y)
+        return flat(model.get_weights())
+
+    random, nullities = np.random.default_rng(5), []
+    batches = [(random.normal(size=(2, 2, 20)), random.normal(size=(2, 2, 2))) for _ in range(4)]
+    one, other = (solution(random.normal(size=(21, 21))) for _ in range(2))
+    assert max(nullities) > 1
+    assert distance(one, other) < 1e-10
 
 
 def entries(curvature):

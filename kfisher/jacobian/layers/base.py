@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import keras
@@ -40,6 +39,7 @@ class Rule:
     def __init__(self, variables: list[keras.Variable], layer_calls: list[LayerCall]):
         self.variables = variables
         self.layer_calls = layer_calls
+        self._kept: dict[Any, list[tf.Tensor]] = {}  # by graph; `None` stands for none
 
     @classmethod
     def applies(cls, layer: keras.layers.Layer) -> bool:
@@ -60,14 +60,17 @@ class Rule:
             for block in self.structure(self.variables, layers)
         ]
 
-    @cached_property
-    def _rows(self) -> list[tf.Tensor]:
-        rows = [self._rows_of_call(layer_call) for layer_call in self.layer_calls]
-        return [tf.add_n(list(parts)) if len(parts) > 1 else parts[0] for parts in zip(*rows)]
-
     def rows(self) -> list[tf.Tensor]:
-        """U split by variable, each `(R, N, *variable.shape)`."""
-        return self._rows
+        """U split by variable, each `(R, N, *variable.shape)`; made once, for the graph that asks first."""
+        own = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        graph = own
+        while graph is not None and graph not in self._kept:  # what an outer graph has is there in inner ones
+            graph = getattr(graph, "outer_graph", None)
+        if graph not in self._kept:  # nor was it made eagerly
+            rows = [self._rows_of_call(layer_call) for layer_call in self.layer_calls]
+            self._kept[own] = [tf.add_n(list(p)) if len(p) > 1 else p[0] for p in zip(*rows)]
+            graph = own
+        return self._kept[graph]
 
     def matvec(self, vectors: list[tf.Tensor]) -> tf.Tensor:
         """U v, shape `(R, N)`, for v given as tensors in the shapes of the variables."""

@@ -1,0 +1,204 @@
+"""F + lambda I as a linear operator: what can be solved, as F in general cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from kfisher._common.vectors import flatten, unflatten
+from kfisher.damping import positive
+
+if TYPE_CHECKING:
+    from kfisher.operator import FisherOperator
+
+# Up to so many rows a matrix is formed and factorised, in seconds.
+_DIRECT = 4096
+# How often the solution by the Gram matrix is corrected by what is left of the right-hand side.
+_CORRECTIONS = 2
+# Of conjugate gradients, at most.
+_ITERATIONS = 2000
+
+
+class DampedFisherOperator(tf.linalg.LinearOperator):
+    """F + lambda I, self-adjoint and positive definite: what `FisherOperator.damped` returns.
+
+    It solves, with the number of rows N R (examples times vectors of each) and of parameters P,
+
+    - where N R < P, and N R <= 4096, by Woodbury's identity on the Gram matrix of A, F = A^T A + ridge;
+    - else where P <= 4096 by a Cholesky factorisation of the matrix, both in float64;
+    - else by conjugate gradients, up to a residual of the square root of the dtype's precision.
+
+    The log-determinant comes from the same factors (matrix determinant lemma).
+
+    Args:
+        fisher: A `kfisher.FisherOperator`.
+        damping: Positive float, lambda.
+
+    Raises:
+        ValueError: If `damping` is no positive float.
+        tf.errors.InvalidArgumentError: From `solve`, where conjugate gradients do not converge.
+
+    Example:
+
+    >>> F = kfisher.FisherOperator(model, x)
+    >>> F.damped(1e-3).solvevec(gradient)
+    >>> F.damped(1e-3).log_abs_determinant()
+    """
+
+    def __init__(self, fisher: FisherOperator, damping: float):
+        damping = positive("damping", damping)
+        self._fisher = fisher
+        self._damping = damping
+        self._root = fisher.root
+        self._like = [tf.zeros(v.shape, v.dtype) for v in self._root.variables]
+        self._lambda = tf.constant(damping, tf.float64)
+        self._kept: tf.Tensor | None = None
+        super().__init__(
+            dtype=fisher.dtype,
+            is_non_singular=True,
+            is_self_adjoint=True,
+            is_positive_definite=True,
+            is_square=True,
+            parameters={"fisher": fisher, "damping": damping},
+            name="DampedFisherOperator",
+        )
+
+    def _shape(self):
+        return self._fisher.shape
+
+    def _shape_tensor(self):
+        return self._fisher.shape_tensor()
+
+    # --- products -------------------------------------------------------------------------------------
+
+    def _matvec(self, x, adjoint=False):
+        return self._fisher.matvec(x) + self._damping * x
+
+    def _matmul(self, x, adjoint=False, adjoint_arg=False):
+        right = tf.linalg.matrix_transpose(x) if adjoint_arg else x
+        return self._fisher.matmul(right) + self._damping * right
+
+    def _to_dense(self):
+        matrix = self._fisher.to_dense()
+        return tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + self._damping)
+
+    def _diag_part(self):
+        return self._fisher.diag_part() + self._damping
+
+    def _eigvals(self):
+        return self._fisher.eigvals() + self._damping
+
+    # --- solutions ------------------------------------------------------------------------------------
+
+    def _solvevec(self, rhs, adjoint=False):
+        return self._solver()(rhs) if rhs.shape.rank == 1 else super()._solvevec(rhs, adjoint)
+
+    def _solve(self, rhs, adjoint=False, adjoint_arg=False):
+        columns = rhs if adjoint_arg else tf.linalg.matrix_transpose(rhs)
+        solver = tf.autograph.experimental.do_not_convert(self._solver())
+        solutions = tf.map_fn(solver, tf.reshape(columns, [-1, self.shape[-1]]))
+        return tf.linalg.matrix_transpose(tf.reshape(solutions, tf.shape(columns)))
+
+    def _determinant(self):
+        return tf.exp(self.log_abs_determinant())
+
+    def _log_abs_determinant(self):
+        way = self._way()
+        if way == "products":
+            raise ValueError(
+                "The log-determinant takes a factorisation, and this matrix is too large for one. Estimate "
+                "it: P * kfisher.spectra.density(F).mean(lambda t: np.log(t + damping)). Received: "
+                f"operator of shape {tuple(self.shape)}, with {self._root.num_rows} rows of examples"
+            )
+        total = 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self._factor(way))))
+        if way == "gram":  # det(D + A^T A) = det D det(I + A D^-1 A^T), with D = ridge + lambda I
+            total -= self._root.num_rows * tf.math.log(self._lambda)
+            total += tf.reduce_sum(tf.math.log(self._diagonal()))
+        return tf.cast(total, self.dtype)
+
+    def _way(self) -> str:
+        """Which matrix to factorise, or none."""
+        rows, size = self._root.num_rows, self.shape[-1]
+        if not tf.is_tensor(rows) and rows < min(size, _DIRECT + 1):
+            return "gram"
+        return "dense" if size <= _DIRECT else "products"
+
+    def _factor(self, way: str) -> tf.Tensor:
+        """The Cholesky factor of A^T A + D, or of lambda (I + A D^-1 A^T), in float64."""
+        if self._kept is not None and tf.executing_eagerly():  # a tensor of a graph ends with the graph
+            return self._kept
+        if way == "gram":
+            shrunk = [tf.cast(self._lambda / (self._lambda + d), v.dtype) for d, v in self._ridges()]
+            matrix, shift = tf.cast(self._root.gram(shrunk), tf.float64), self._lambda
+        else:
+            rows = tf.cast(self._root.rows(), tf.float64)
+            matrix, shift = tf.matmul(rows, rows, transpose_a=True), self._diagonal()
+        factor = tf.linalg.cholesky(tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + shift))
+        if tf.executing_eagerly():
+            self._kept = factor
+        return factor
+
+    def _solver(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The function from a vector `(P,)` to the solution."""
+        way = self._way()
+        if way == "products":
+            return self._by_products
+        factor = self._factor(way)
+
+        def solver(right):
+            right = tf.cast(right, tf.float64)
+            found = self._by_gram(factor, right) if way == "gram" else _with_factor(factor, right)
+            return tf.cast(found, self.dtype)
+
+        return solver
+
+    def _by_gram(self, factor: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """D^-1 [b - A^T (I + A D^-1 A^T)^-1 A D^-1 b], and the same for what it leaves of b."""
+        diagonal = self._diagonal()
+
+        def seen(v):
+            return tf.cast(self._root.matvec(unflatten(v, self._like)), tf.float64)
+
+        def pulled(u):
+            return flatten(self._root.rmatvec(u))
+
+        def solved(b):
+            a = seen(b / diagonal)
+            u = _with_factor(factor, self._lambda * tf.reshape(a, [-1]))
+            return (b - pulled(tf.reshape(u, tf.shape(a)))) / diagonal
+
+        x, rest = tf.zeros_like(right), right
+        for _ in range(1 + _CORRECTIONS):
+            better = x + solved(rest)
+            left = right - pulled(seen(better)) - diagonal * better
+            # Where lambda is so small that rounding rules, a correction may be none.
+            closer = tf.norm(left) < tf.norm(rest)
+            x, rest = tf.where(closer, better, x), tf.where(closer, left, rest)
+        return x
+
+    def _by_products(self, right: tf.Tensor) -> tf.Tensor:
+        tolerance = self.dtype.as_numpy_dtype(np.sqrt(np.finfo(self.dtype.as_numpy_dtype).eps))
+        solved = tf.linalg.experimental.conjugate_gradient(self, right, tol=tolerance, max_iter=_ITERATIONS)
+        left = tf.norm(right - self._matvec(solved.x))
+        reached = left <= 10 * tolerance * tf.norm(right)  # what the iteration knows of it has rounding, too
+        message = (
+            "Conjugate gradients have not converged: raise `damping`, take fewer examples, or a model in "
+            f"float64. Received: damping={self._damping}, a residual, and a right-hand side, of norm"
+        )
+        assertion = tf.debugging.Assert(reached, [message, left, tf.norm(right)])
+        with tf.control_dependencies([] if assertion is None else [assertion]):
+            return tf.identity(solved.x)
+
+    def _ridges(self) -> list[tuple[float, tf.Tensor]]:
+        return list(zip(self._root.ridge, self._like))
+
+    def _diagonal(self) -> tf.Tensor:
+        """D = ridge + lambda, `(P,)` in float64."""
+        return tf.concat([tf.fill([tf.size(v)], self._lambda + d) for d, v in self._ridges()], 0)
+
+
+def _with_factor(factor: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    return tf.linalg.cholesky_solve(factor, right[:, tf.newaxis])[:, 0]
