@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kfisher._common.checks import directory
-from kfisher.callbacks._schedule import Frequency
+from kfisher._common import checks
+from kfisher.callbacks._schedule import Frequency, checked_frequency
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.step_statistics import StepStatistics
 from kfisher.diagnosis.findings import Thresholds
@@ -68,7 +68,14 @@ class TensorBoard(keras.callbacks.TensorBoard):
         likelihood: Likelihood | None = None,
         **kwargs,
     ):
-        log_dir = directory("log_dir", log_dir)
+        log_dir = checks.directory("log_dir", log_dir)
+        if not _never(statistics_freq):
+            kind = "a positive integer, or 0 for never"
+            statistics_freq = checks.positive_integer("statistics_freq", statistics_freq, kind)
+        if not _never(spectrum_freq):
+            spectrum_freq = checked_frequency("spectrum_freq", spectrum_freq)
+        statistics_per_layer = checks.boolean("statistics_per_layer", statistics_per_layer)
+        spectrum_examples = checks.positive_integer("spectrum_examples", spectrum_examples)
         super().__init__(log_dir, *args, **kwargs)
         self._statistics: dict[str, Any] = {"every": statistics_freq, "per_layer": statistics_per_layer}
         self._spectra = {
@@ -98,8 +105,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
     def _make_parts(self) -> None:
         """With `log_dir` as it is now: tuners set it anew for each trial."""
         self._parts, self._diagnosis = [], None
-        # Both are made, so that their arguments are checked also where one is not used.
         every, freq = self._statistics["every"], self._spectra["freq"]
+        # Both are made, so that all other arguments are checked also where they are not used.
         statistics = StepStatistics(
             self.log_dir, **{**self._statistics, "every": 1 if _never(every) else every}
         )
