@@ -419,23 +419,29 @@ def absolute(y, f):
 
 
 def linear(loss, optimizer):
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones")])
     model.compile(optimizer, loss)
     return model
 
 
+@functools.cache
+def of_squared_error():
+    known = linear("mse", "sgd")
+    return kfisher.FisherOperator(known, X).to_dense(), str(
+        kfisher.diagnose(known, X, Y, damping=0.5, draws=2)
+    )
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["of the optimizer", "asked for"])
 def test_a_likelihood_reaches_everything_that_asks_for_one(own, tmp_path):
-    normal, known = likelihoods.Normal(), linear("mse", "sgd")
+    normal, (matrix, verdict) = likelihoods.Normal(), of_squared_error()
     natural = optimizers.NaturalGradient(curvature="gram", trust_region=None, likelihood=normal)
     model, asked = linear(absolute, natural if own else "sgd"), {} if own else {"likelihood": normal}
     for function in (kfisher.FisherOperator, kfisher.diagnose) if not own else ():
         with pytest.raises(ValueError, match="pass `likelihood=`"):
             function(model, X, Y)
-    expected = kfisher.FisherOperator(known, X).to_dense()
-    assert np.allclose(kfisher.FisherOperator(model, X, **asked).to_dense(), expected)
-    same = {"damping": 0.5, "draws": 2}
-    assert str(kfisher.diagnose(model, X, Y, **same, **asked)) == str(kfisher.diagnose(known, X, Y, **same))
+    assert np.allclose(kfisher.FisherOperator(model, X, **asked).to_dense(), matrix)
+    assert str(kfisher.diagnose(model, X, Y, damping=0.5, draws=2, **asked)) == verdict
     board = callbacks.TensorBoard(
         tmp_path, statistics_freq=0, spectrum_freq=1, max_overhead=None, write_images=False, **asked
     )
