@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import positive_integer
+from kfisher._common.checks import between_0_and_1, deserialized, positive, positive_integer
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -140,9 +140,7 @@ class LevenbergMarquardt(Damping):
         maximum: float = 1e3,
     ):
         super().__init__(initial)
-        if not isinstance(omega, (int, float)) or not 0 < omega < 1:
-            raise ValueError(f"`omega` must be a float between 0 and 1. Received: omega={omega}")
-        self.omega, self.every = omega, positive_integer("every", every)
+        self.omega, self.every = between_0_and_1("omega", omega), positive_integer("every", every)
         self.minimum, self.maximum = bounds(self.initial, minimum, maximum)
 
     def adapted(self, damping, ratio):
@@ -169,8 +167,7 @@ def get(identifier: Any) -> Damping | keras.optimizers.schedules.LearningRateSch
     """A policy or schedule from a float, "auto", a config, or itself."""
     if isinstance(identifier, str) and identifier == "auto":
         return Cautious()
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
+    identifier = deserialized("damping", identifier)
     if isinstance(identifier, (Damping, keras.optimizers.schedules.LearningRateSchedule)):
         return identifier
     kind = "'auto', a positive float, a schedule, or a policy of kfisher.damping"
@@ -186,14 +183,3 @@ def bounds(initial: float, minimum: Any, maximum: Any) -> tuple[float, float]:
             f"initial={initial}, minimum={minimum}, maximum={maximum}"
         )
     return minimum, maximum
-
-
-def positive(name: str, value: Any, kind: str = "a positive float") -> float:
-    """A float from any scalar, so that `optimizer.damping *= 0.5` works."""
-    try:
-        number = float("nan") if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise ValueError(f"`{name}` must be {kind}. Received: {name}={value}")
-    return number

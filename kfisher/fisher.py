@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import positive_integer
+from kfisher._common.checks import deserialized, positive_integer, wrong
 from kfisher._common.rows import flatten_positions
 from kfisher.likelihoods import Likelihood
 from kfisher.likelihoods.weighted import Head
@@ -270,13 +270,13 @@ _BY_NAME = {"exact": Exact, "sampled": Sampled, "empirical": Empirical}
 
 def get(identifier: str | Fisher | dict) -> Fisher:
     """A Fisher from its name ("exact", "sampled", "empirical"), its config, or itself."""
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
+    identifier = deserialized("fisher", identifier)
     if isinstance(identifier, str) and identifier in _BY_NAME:
         return _BY_NAME[identifier]()
     if isinstance(identifier, Fisher):
         return identifier
-    raise ValueError(
-        "`fisher` must be 'exact', 'sampled', 'empirical', or an instance of kfisher.Exact, "
-        f"kfisher.Sampled or kfisher.Empirical. Received: fisher={identifier!r}"
+    kind = (
+        "'exact', 'sampled', 'empirical', or an instance of kfisher.Exact, kfisher.Sampled or "
+        "kfisher.Empirical"
     )
+    raise wrong("fisher", kind, identifier)

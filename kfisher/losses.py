@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.checks import function
 from kfisher.likelihoods import DistributionLikelihood
 
 
@@ -45,12 +46,8 @@ class NegativeLogLikelihood(keras.losses.Loss):
         dtype: Any = None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if not callable(make_distribution):
-            raise ValueError(
-                "`make_distribution` must be a function from model outputs to a distribution. Received: "
-                f"make_distribution={make_distribution!r}"
-            )
-        self.make_distribution = make_distribution
+        kind = "a function from model outputs to a distribution"
+        self.make_distribution = function("make_distribution", make_distribution, kind)
 
     def likelihood(self) -> DistributionLikelihood:
         """p(y | f)."""

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.models import model as check_model
 from kfisher._keras.optimizers import inner
 from kfisher._keras.patching import replaced
 
@@ -147,11 +148,14 @@ def attach(model: keras.Model) -> keras.Model:
     Returns:
         The same model.
 
+    Raises:
+        ValueError: If `model` is no `keras.Model`.
+
     Example:
 
     >>> model = kfisher.attach(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
     """
-    if not isinstance(model, FisherMixin) and not _is_attached(model):
+    if not isinstance(check_model("model", model), FisherMixin) and not _is_attached(model):
         vars(model)["train_step"] = functools.partial(train_on, model, model.train_step)
         _bind(model)
         model.train_function = None  # a training function that is already traced would not call it
@@ -165,7 +169,7 @@ def detach(model: keras.Model) -> keras.Model:
 
     >>> model = kfisher.detach(kfisher.attach(model))
     """
-    if _is_attached(model):
+    if _is_attached(check_model("model", model)):
         _, before = vars(model).pop("train_step").args
         if getattr(before, "__self__", None) is not model:  # a `train_step` that was set on the instance
             vars(model)["train_step"] = before

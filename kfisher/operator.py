@@ -9,10 +9,12 @@ import keras
 import tensorflow as tf
 
 from kfisher import fisher as fishers
-from kfisher._common import memory
+from kfisher._common import checks, memory
+from kfisher._common.models import built, tensors
 from kfisher._common.vectors import flatten, unflatten
 from kfisher.damped_operator import DampedFisherOperator
 from kfisher.jacobian.batch import Batch
+from kfisher.likelihoods import Likelihood, of_model
 
 
 class FisherOperator(tf.linalg.LinearOperator):
@@ -36,9 +38,12 @@ class FisherOperator(tf.linalg.LinearOperator):
         loss: As for `model.compile`; by default the loss that the model is compiled with.
         seed: Integer, for labels drawn from the model. Defaults to `0`.
         training: Whether layers run in training mode (dropout; batch statistics). Defaults to `False`.
+        likelihood: A `kfisher.likelihoods.Likelihood`, instead of that of the loss. Defaults to the
+            `likelihood` of the model's optimizer, if it has one and no `loss` is given.
 
     Raises:
-        ValueError: If there is no loss, the loss has no likelihood, or labels are needed and missing; from
+        ValueError: If there is no loss, the loss has no likelihood, or labels are needed and missing, or an argument is
+            wrong; from
             a method that has no meaning for a singular matrix; and where what is asked for does not fit into
             memory.
 
@@ -64,6 +69,7 @@ class FisherOperator(tf.linalg.LinearOperator):
         loss: Any = None,
         seed: int = 0,
         training: bool = False,
+        likelihood: Likelihood | None = None,
     ):
         parameters = {
             "model": model,
@@ -74,17 +80,24 @@ class FisherOperator(tf.linalg.LinearOperator):
             "loss": loss,
             "seed": seed,
             "training": training,
+            "likelihood": likelihood,
         }
-        x, y, sample_weight = keras.tree.map_structure(
-            lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
-        )
+        built("model", model)
+        fisher = fishers.get(fisher)
+        seed, training = checks.seed("seed", seed), checks.boolean("training", training)
+        # A loss of its own has nothing to do with what the optimizer was told.
+        likelihood = of_model.of_model(model, likelihood) if loss is None else of_model.get(likelihood)
+        if x is None:
+            raise ValueError("F is that of a model on examples. Received: x=None")
+        x, y, sample_weight = tensors(x=x, y=y, sample_weight=sample_weight)
         batch = Batch(
             model,
             x,
             y,
             sample_weight,
-            fishers.get(fisher),
+            fisher,
             seed=tf.constant([seed, 0]),
+            likelihood=likelihood,
             training=training,
             compute_loss=_compute_loss(model, loss, y),
         )
@@ -209,7 +222,19 @@ def _compute_loss(model: keras.Model, loss: Any, y: Any):
         )
     if own:
         return model.compute_loss
+    if not all(map(_is_loss, keras.tree.flatten(loss))):
+        raise checks.wrong("loss", "a loss as for `model.compile`", loss)
     holder = keras.Model()
     holder.output_names = getattr(model, "output_names", None)
     holder.compile(loss=loss)
     return holder.compute_loss
+
+
+def _is_loss(part: Any) -> bool:
+    """Whether Keras knows it; it would tell only when the loss is first taken."""
+    if not isinstance(part, str):
+        return part is None or callable(part)
+    try:
+        return part.lower() in ("crossentropy", "ce") or callable(keras.losses.get(part))
+    except ValueError:
+        return False

@@ -12,7 +12,9 @@ import scipy.sparse.linalg
 import tensorflow as tf
 
 from kfisher._common import memory
-from kfisher._common.checks import positive_integer
+from kfisher._common.checks import function as check_function
+from kfisher._common.checks import positive, positive_integer, wrong
+from kfisher._common.checks import seed as check_seed
 
 _DENSE = 2048  # rows; up to this size all eigenvalues take less than two seconds
 
@@ -51,14 +53,14 @@ def eigenvalues(operator: tf.linalg.LinearOperator, k: int | None = None) -> np.
             )
         values = np.sort(operator.eigvals().numpy().astype(np.float64))[::-1]
         return values[values > count * np.finfo(operator.dtype.as_numpy_dtype).eps * max(values[0], 0)]
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 0 < k < size:
-        raise ValueError(
-            f"`k` must be a positive integer smaller than the size of the operator, {size}. Received: k={k}"
-        )
+    kind = f"a positive integer smaller than the size of the operator, {size}"
+    k = positive_integer("k", k, kind)
+    if k >= size:
+        raise wrong("k", kind, k)
     _fits(max(2 * k + 1, 20), size, "Take a smaller `k`.")  # the vectors that ARPACK keeps
     product = scipy.sparse.linalg.LinearOperator((size, size), _matvec(operator), dtype=np.float64)
     start = np.random.default_rng(0).normal(size=size)  # ARPACK's own start is another one at each call
-    values = scipy.sparse.linalg.eigsh(product, int(k), which="LA", v0=start, return_eigenvectors=False)
+    values = scipy.sparse.linalg.eigsh(product, k, which="LA", v0=start, return_eigenvectors=False)
     return np.sort(values)[::-1]
 
 
@@ -78,13 +80,19 @@ class Density:
 
     def mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
         """The mean of a function over all eigenvalues, and one standard error over the start vectors."""
+        function = check_function("function", function, "a function of an array of eigenvalues")
         each = np.sum(self.weights * function(self.nodes), 1) * len(self.nodes)
         error = np.std(each, ddof=1) / np.sqrt(len(each)) if len(each) > 1 else float("nan")
         return float(each.mean()), float(error)
 
     def __call__(self, points: np.ndarray, width: float) -> np.ndarray:
         """The density at `points`, the masses smoothed by Gaussians of standard deviation `width`."""
-        z = (np.asarray(points)[..., np.newaxis] - self.nodes.ravel()) / width
+        width = positive("width", width, dtype="float64")
+        try:
+            points = np.asarray(points, np.float64)
+        except (TypeError, ValueError):
+            raise wrong("points", "an array of numbers", points) from None
+        z = (points[..., np.newaxis] - self.nodes.ravel()) / width
         return np.exp(-(z**2) / 2) @ self.weights.ravel() / (width * np.sqrt(2 * np.pi))
 
 
@@ -105,7 +113,7 @@ def density(
         seed: Integer, of the start vectors.
 
     Raises:
-        ValueError: If `num_vectors` or `num_steps` is not a positive integer.
+        ValueError: If `num_vectors` or `num_steps` is not a positive integer, or another argument is wrong.
 
     Reference:
         Ubaru, Chen, Saad 2017; Ghorbani, Krishnan, Xiao 2019 (arXiv:1901.10159).
@@ -115,9 +123,10 @@ def density(
     >>> phi = kfisher.spectra.density(kfisher.FisherOperator(model, x))
     >>> phi(np.linspace(0, 1, 200), width=0.01)
     """
-    positive_integer("num_vectors", num_vectors)
-    positive_integer("num_steps", num_steps)
-    return quadrature(_matvec(operator), _size(operator), num_vectors, num_steps, seed)
+    size = _size(operator)
+    num_vectors = positive_integer("num_vectors", num_vectors)
+    num_steps = positive_integer("num_steps", num_steps)
+    return quadrature(_matvec(operator), size, num_vectors, num_steps, check_seed("seed", seed))
 
 
 def quadrature(

@@ -167,7 +167,7 @@ def test_the_seed_decides():
 
 @pytest.mark.parametrize("k", [0, -1, 400, 1.5, True, "all"])
 def test_k_must_be_a_positive_integer_below_the_size(k):
-    with pytest.raises(ValueError, match=f"smaller than the size of the operator, 400. Received: k={k}"):
+    with pytest.raises(ValueError, match=f"smaller than the size of the operator, 400. Received: k={k!r}"):
         eigenvalues(planted(), k=k)
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from kfisher._common.checks import number, positive_integer
+
 Frequency = int | str | Callable[[int], bool]
 
 
@@ -25,15 +27,20 @@ def _logarithmic(step: int) -> bool:
     return step < 8 or math.floor(8 * math.log2(step)) != math.floor(8 * math.log2(step - 1))
 
 
-def check_frequency(name: str, frequency: Any) -> None:
-    """Raises unless it is one."""
-    known = frequency in ("epoch", "logarithmic") or callable(frequency)
-    integer = isinstance(frequency, int) and not isinstance(frequency, bool) and frequency > 0
-    if not known and not integer:
-        raise ValueError(
-            f"`{name}` must be a positive integer, 'epoch', 'logarithmic', or a function of the step that "
-            f"returns a bool. Received: {name}={frequency!r}"
-        )
+def checked_frequency(name: str, frequency: Any) -> Frequency:
+    """A frequency, NumPy's integers as Python's."""
+    if frequency in ("epoch", "logarithmic") if isinstance(frequency, str) else callable(frequency):
+        return frequency
+    kind = "a positive integer, 'epoch', 'logarithmic', or a function of the step that returns a bool"
+    return positive_integer(name, frequency, kind)
+
+
+def checked_share(name: str, share: Any) -> float | None:
+    """A share of the time, or `None` for all of it."""
+    if share is None:
+        return None
+    found = number(name, share, 0.0, 1.0, "a float in (0, 1], or None")
+    return found if found else number(name, share, 1.0, 1.0, "a float in (0, 1], or None")
 
 
 class Budget:

@@ -6,10 +6,12 @@ import os
 import time
 from typing import Any
 
+from kfisher._common.checks import boolean
 from kfisher.callbacks.fisher_spectra import FisherSpectra
 from kfisher.diagnosis.findings import Thresholds
 from kfisher.diagnosis.measurement import Verdict
-from kfisher.diagnosis.verdict import judge
+from kfisher.diagnosis.verdict import judge, thresholds_of
+from kfisher.likelihoods import Likelihood
 from kfisher.logs import schema, writer
 
 
@@ -22,7 +24,7 @@ class FisherDiagnosis(FisherSpectra):
     sub-directory `verdict` of `log_dir`: TensorBoard's tabs "Fisher" and "Text".
 
     Args:
-        log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed: As in
+        log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood: As in
             `FisherSpectra`; `draws` defaults to `4`, as drawn labels are what EF is judged against.
         thresholds: `kfisher.Thresholds`. Defaults to its defaults.
         verbose: 0 or 1; with 1, each new verdict is printed. Defaults to `1`.
@@ -56,14 +58,13 @@ class FisherDiagnosis(FisherSpectra):
         seed: int = 0,
         thresholds: Thresholds | None = None,
         verbose: int = 1,
+        likelihood: Likelihood | None = None,
     ):
-        super().__init__(log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed)
-        if thresholds is not None and not isinstance(thresholds, Thresholds):
-            raise ValueError(
-                f"`thresholds` must be a kfisher.Thresholds. Received: thresholds={thresholds!r}"
-            )
-        self.thresholds = thresholds or Thresholds()
-        self.verbose = verbose
+        super().__init__(
+            log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood
+        )
+        self.thresholds = thresholds_of(thresholds)
+        self.verbose = boolean("verbose", verbose)
         self.verdict: Verdict | None = None
         self._verdicts: Any = None
 

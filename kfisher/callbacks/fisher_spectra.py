@@ -10,16 +10,17 @@ from typing import Any
 
 import keras
 
-from kfisher._common.checks import positive_integer
+from kfisher._common import checks
+from kfisher._common.models import tensors
 from kfisher.callbacks._picture import picture
 from kfisher.callbacks._recorder import parts_taken
-from kfisher.callbacks._schedule import Budget, Frequency, check_frequency, is_due
+from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, is_due
 from kfisher.callbacks._train_function import Hook
-from kfisher.damping import positive
 from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.meter import Meter, TooManyRows, examples
 from kfisher.diagnosis.verdict import damping_of
+from kfisher.likelihoods import Likelihood, of_model
 from kfisher.logs import schema, writer
 from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.model import wants_batches
@@ -59,6 +60,8 @@ class FisherSpectra(keras.callbacks.Callback):
         write_images: Bool, whether to draw the last measurement for "Images" at the end of `fit`.
             Defaults to `True`.
         seed: Integer, for the labels that are drawn. Defaults to `0`.
+        likelihood: A `kfisher.likelihoods.Likelihood`, instead of that of the compiled loss. Defaults to the
+            `likelihood` of the model's optimizer, if it has one.
 
     Attributes:
         measurements: The last 100 of them.
@@ -85,28 +88,23 @@ class FisherSpectra(keras.callbacks.Callback):
         max_overhead: float | None = 0.05,
         write_images: bool = True,
         seed: int = 0,
+        likelihood: Likelihood | None = None,
     ):
         super().__init__()
-        check_frequency("freq", freq)
-        positive_integer("examples", examples)
-        positive_integer("draws", draws)
+        self.log_dir = checks.directory("log_dir", log_dir)
+        self.freq = checked_frequency("freq", freq)
+        self.examples = checks.positive_integer("examples", examples)
+        self.draws = checks.positive_integer("draws", draws)
+        self.damping = damping
         if damping is not None:
-            damping = positive("damping", damping, "a positive float or None")
-        share = 1.0 if max_overhead is None else max_overhead
-        if isinstance(max_overhead, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise ValueError(
-                f"`max_overhead` must be a float in (0, 1], or None. Received: max_overhead={max_overhead}"
-            )
-        if probe is not None and (not isinstance(probe, tuple) or len(probe) not in (2, 3)):
-            raise ValueError(
-                f"`probe` must be a tuple (x, y) or (x, y, sample_weight). Received: a {type(probe).__name__}"
-            )
-        self.log_dir = os.fspath(log_dir)
-        self.freq, self.examples, self.draws, self.seed = freq, examples, draws, seed
-        self.damping, self.max_overhead, self.write_images = damping, max_overhead, write_images
-        self.probe = probe
+            self.damping = checks.positive("damping", damping, "a positive float or None", "float64")
+        self.max_overhead = checked_share("max_overhead", max_overhead)
+        self.write_images = checks.boolean("write_images", write_images)
+        self.seed = checks.seed("seed", seed)
+        self.likelihood = of_model.get(likelihood)
+        self.probe = _checked(probe)
         self.measurements: collections.deque[Measurement] = collections.deque(maxlen=100)
-        self._budget = Budget(max_overhead)
+        self._budget = Budget(self.max_overhead)
         self._meter: Any = None
         self._writer: Any = None
         self._step = 0
@@ -115,7 +113,7 @@ class FisherSpectra(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         Hook.prepare(self.model, type(self).__name__)
         if self._meter is None or self._meter.model is not self.model:
-            self._meter = Meter(self.model, self.draws, self.seed)
+            self._meter = Meter(self.model, self.draws, self.seed, self.likelihood)
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
             self._step, self._unlogged_picture, self._undrawn = 0, False, True
@@ -216,3 +214,13 @@ class FisherSpectra(keras.callbacks.Callback):
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)
+
+
+def _checked(probe: Any) -> Any:
+    """Examples that are `None`, or a tuple of arrays with the same number of rows."""
+    if probe is None:
+        return None
+    if not isinstance(probe, tuple) or len(probe) not in (2, 3) or any(part is None for part in probe[:2]):
+        raise checks.wrong("probe", "a tuple (x, y) or (x, y, sample_weight), or None", probe)
+    checks.check_batch(probe=tensors(probe=probe)[0])
+    return probe

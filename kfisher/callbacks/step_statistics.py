@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import positive_integer
+from kfisher._common.checks import boolean, directory, positive_integer
 from kfisher.callbacks import _start
 from kfisher.callbacks._recorder import StepRecorder
 from kfisher.callbacks._train_function import Hook
@@ -70,9 +70,8 @@ class StepStatistics(keras.callbacks.Callback):
 
     def __init__(self, log_dir: str | os.PathLike, every: int = 1, per_layer: bool = False):
         super().__init__()
-        positive_integer("every", every)
-        self.log_dir = os.fspath(log_dir)
-        self.every, self.per_layer = every, per_layer
+        self.log_dir = directory("log_dir", log_dir)
+        self.every, self.per_layer = positive_integer("every", every), boolean("per_layer", per_layer)
         self._optimizer: Any = None
         self._recorder: Any = None
         self._writer: Any = None

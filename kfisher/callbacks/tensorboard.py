@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from kfisher.callbacks._schedule import Frequency
+from kfisher._common import checks
+from kfisher.callbacks._schedule import Frequency, checked_frequency
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.step_statistics import StepStatistics
 from kfisher.diagnosis.findings import Thresholds
+from kfisher.likelihoods import Likelihood
 from kfisher.logs import writer
 
 
@@ -31,7 +34,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         statistics_per_layer: Bool, whether to log norms of each layer, too. Defaults to `False`.
         spectrum_freq: When to measure spectra, as `freq` of `FisherSpectra`; 0 for never.
             Defaults to `"logarithmic"`.
-        spectrum_examples, probe, draws, damping, max_overhead, seed: As `examples` and so on of
+        spectrum_examples, probe, draws, damping, max_overhead, seed, likelihood: As `examples` and so on of
             `FisherSpectra`. `draws` defaults to `2`.
         thresholds, verbose: As in `FisherDiagnosis`; `verbose` defaults to `0`.
 
@@ -62,8 +65,17 @@ class TensorBoard(keras.callbacks.TensorBoard):
         seed: int = 0,
         thresholds: Thresholds | None = None,
         verbose: int = 0,
+        likelihood: Likelihood | None = None,
         **kwargs,
     ):
+        log_dir = checks.directory("log_dir", log_dir)
+        if not _never(statistics_freq):
+            kind = "a positive integer, or 0 for never"
+            statistics_freq = checks.positive_integer("statistics_freq", statistics_freq, kind)
+        if not _never(spectrum_freq):
+            spectrum_freq = checked_frequency("spectrum_freq", spectrum_freq)
+        statistics_per_layer = checks.boolean("statistics_per_layer", statistics_per_layer)
+        spectrum_examples = checks.positive_integer("spectrum_examples", spectrum_examples)
         super().__init__(log_dir, *args, **kwargs)
         self._statistics: dict[str, Any] = {"every": statistics_freq, "per_layer": statistics_per_layer}
         self._spectra = {
@@ -76,6 +88,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
             "seed": seed,
             "thresholds": thresholds,
             "verbose": verbose,
+            "likelihood": likelihood,
         }
         self._parts: list[keras.callbacks.Callback] = []
         self._diagnosis: FisherDiagnosis | None = None
@@ -92,11 +105,17 @@ class TensorBoard(keras.callbacks.TensorBoard):
     def _make_parts(self) -> None:
         """With `log_dir` as it is now: tuners set it anew for each trial."""
         self._parts, self._diagnosis = [], None
-        if self._statistics["every"] != 0:
-            self._parts.append(StepStatistics(self.log_dir, **self._statistics))
-        if self._spectra["freq"] != 0:
-            self._diagnosis = FisherDiagnosis(self.log_dir, **self._spectra)
-            self._parts.append(self._diagnosis)
+        every, freq = self._statistics["every"], self._spectra["freq"]
+        # Both are made, so that all other arguments are checked also where they are not used.
+        statistics = StepStatistics(
+            self.log_dir, **{**self._statistics, "every": 1 if _never(every) else every}
+        )
+        diagnosis = FisherDiagnosis(self.log_dir, **{**self._spectra, "freq": 1 if _never(freq) else freq})
+        if not _never(every):
+            self._parts.append(statistics)
+        if not _never(freq):
+            self._diagnosis = diagnosis
+            self._parts.append(diagnosis)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -154,3 +173,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     def on_train_end(self, logs=None):
         self._both("on_train_end", logs)
+
+
+def _never(frequency: Any) -> bool:
+    return isinstance(frequency, (int, np.integer)) and frequency == 0

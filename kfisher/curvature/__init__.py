@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import keras
-
+from kfisher._common.checks import deserialized, wrong
 from kfisher.curvature._base import Curvature
 from kfisher.curvature.dense import Dense
 from kfisher.curvature.diagonal import Diagonal
@@ -26,13 +25,10 @@ _BY_NAME = {
 
 def get(identifier: str | Curvature | dict) -> Curvature:
     """A curvature from its name ("kfac", "gram", ...), its config, or itself."""
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
+    identifier = deserialized("curvature", identifier)
     if isinstance(identifier, str) and identifier in _BY_NAME:
         return _BY_NAME[identifier]()
     if isinstance(identifier, Curvature):
         return identifier
-    raise ValueError(
-        f"`curvature` must be one of {sorted(_BY_NAME)} or an instance of a class of kfisher.curvature. "
-        f"Received: curvature={identifier!r}"
-    )
+    kind = f"one of {sorted(_BY_NAME)} or an instance of a class of kfisher.curvature"
+    raise wrong("curvature", kind, identifier)

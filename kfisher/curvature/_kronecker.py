@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import positive_integer
+from kfisher._common.checks import one_of, positive_integer
 from kfisher._common.vectors import Tensors
 from kfisher.curvature._running import Running, due, is_far
 from kfisher.jacobian.layers.blocks import Block
@@ -21,9 +21,7 @@ class Kronecker(Running):
 
     def __init__(self, decay, update_every, sharing: str, max_factor_size: int, max_examples):
         super().__init__(decay, update_every, max_examples)
-        if sharing not in ("expand", "reduce"):
-            raise ValueError(f"`sharing` must be 'expand' or 'reduce'. Received: sharing={sharing!r}")
-        self.sharing = sharing
+        self.sharing = one_of("sharing", sharing, ("expand", "reduce"))
         self.max_factor_size = positive_integer("max_factor_size", max_factor_size)
 
     def build(self, add_variable, variables, blocks, parts):

@@ -45,7 +45,10 @@ class Running(Curvature):
     def __init__(self, decay: float, update_every: int, max_examples: int | None):
         self.decay = probability("decay", decay)
         self.update_every = positive_integer("update_every", update_every)
-        self.max_examples = None if max_examples is None else positive_integer("max_examples", max_examples)
+        self.max_examples = max_examples
+        if max_examples is not None:
+            kind = "a positive integer, or None"
+            self.max_examples = positive_integer("max_examples", max_examples, kind)
 
     def build(self, add_variable, variables, blocks, parts):
         self.claim()

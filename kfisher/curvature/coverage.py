@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 
 from kfisher import curvature as curvatures
+from kfisher._common.models import built, tensors
 from kfisher.jacobian import layers, plan
 
 
@@ -46,6 +47,9 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
         curvature, "785 x 1000" are the sizes of two Kronecker factors, "diagonal" stands before one that is
         kept as its diagonal, and "exact 64" is a block of its own without approximation.
 
+    Raises:
+        ValueError: If `model` is no built model, or another argument is wrong.
+
     Example:
 
     >>> print(kfisher.coverage(model, "kfac"))
@@ -53,6 +57,8 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     -----  ------------  -----  ---------
     dense  kernel, bias  dense  4 x 1
     """
+    built("model", model)
+    (x,) = tensors(x=x)
     found = None if curvature is None else curvatures.get(curvature)
     rows = []
     tapped = [layer for layer in plan.plan(model, x).calls if layer.trainable_variables]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from kfisher._common.checks import boolean
 from kfisher.curvature._running import Running
 
 
@@ -38,7 +39,7 @@ class Diagonal(Running):
         max_examples: int | None = 128,
     ):
         super().__init__(decay, update_every, max_examples)
-        self.corrected = corrected
+        self.corrected = boolean("corrected", corrected)
 
     def statistics(self, block):
         return {"diagonal": (block.groups, block.inputs, block.outputs)}

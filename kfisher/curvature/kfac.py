@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import positive_integer
+from kfisher._common.checks import positive_integer, share
 from kfisher.curvature._damped_inverse import compute, damped_inverse
 from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
 
@@ -71,10 +71,11 @@ class KFAC(Kronecker):
         tail: float = 1.0,
     ):
         super().__init__(decay, update_every, sharing, max_factor_size, max_examples)
-        self.invert_every = None if invert_every is None else positive_integer("invert_every", invert_every)
-        if not isinstance(tail, (int, float)) or not 0 <= tail <= 1:
-            raise ValueError(f"`tail` must be a float from 0 to 1. Received: tail={tail}")
-        self.tail = tail
+        self.invert_every = invert_every
+        if invert_every is not None:
+            kind = "a positive integer, or None"
+            self.invert_every = positive_integer("invert_every", invert_every, kind)
+        self.tail = share("tail", tail)
 
     def build(self, add_variable, variables, blocks, parts):
         super().build(add_variable, variables, blocks, parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import positive_integer
+from kfisher._common.checks import between_0_and_1, positive_integer
 from kfisher._common.vectors import dot, flatten, unflatten
 from kfisher.curvature._base import Curvature, last_solution
 from kfisher.jacobian.linearization import Linearization
@@ -38,9 +38,7 @@ class MatrixFree(Curvature):
 
     def __init__(self, max_iterations: int = 50, tolerance: float = 1e-4):
         self.max_iterations = positive_integer("max_iterations", max_iterations)
-        if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
-            raise ValueError(f"`tolerance` must be a float between 0 and 1. Received: tolerance={tolerance}")
-        self.tolerance = tolerance
+        self.tolerance = between_0_and_1("tolerance", tolerance)
 
     def build(self, add_variable, variables, blocks, parts):
         self.claim()

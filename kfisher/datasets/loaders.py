@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kfisher._common.checks import one_of
+
 Data = tuple[np.ndarray, np.ndarray]
 
 
@@ -142,9 +144,7 @@ def describe(name: str) -> str:
 
 
 def _known(name: str) -> str:
-    if name not in _LOADERS:
-        raise ValueError(f"`name` must be one of {list(NAMES)}. Received: name={name!r}")
-    return name
+    return one_of("name", name, NAMES)
 
 
 def _file(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,11 @@ import numpy as np
 import scipy.linalg
 import scipy.stats
 
+from kfisher._common import checks
 from kfisher.diagnosis.basis import EMPIRICAL, EXACT, Frame, draws
 from kfisher.diagnosis.measurement import Finding, Measurement
+
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Thresholds:
             noise of the examples alone makes it 1 on average.
         correlation: Rank correlation of step length and gradient norm; below it EF steps grow while the
             gradient shrinks. -0.5, of gradients that differ by a factor of 2 or more.
+
+    Raises:
+        ValueError: If one of them is out of its range.
     """
 
     cosine: float = 0.7
@@ -42,6 +49,16 @@ class Thresholds:
     directions: int = 16
     gradient: float = 2.0
     correlation: float = -0.5
+
+    def __post_init__(self):
+        checks.number("cosine", self.cosine, -1, 1, "a float from -1 to 1")
+        checks.number("length", self.length, 1, _LARGEST, "a finite float of at least 1")
+        checks.number("ratio", self.ratio, 1, _LARGEST, "a finite float of at least 1")
+        checks.between_0_and_1("confidence", self.confidence)
+        checks.positive_integer("replicates", self.replicates)
+        checks.positive_integer("directions", self.directions)
+        checks.positive("gradient", self.gradient)
+        checks.number("correlation", self.correlation, -1, 1, "a float from -1 to 1")
 
 
 def direction(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding:

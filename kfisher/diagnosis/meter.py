@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common.models import tensors
 from kfisher._common.threads import one_thread
 from kfisher.diagnosis.basis import Frame, decompose, frame
 from kfisher.diagnosis.comparison import compare
@@ -16,6 +17,8 @@ from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.rows import JointRoot, Layout, joint_root
 from kfisher.fisher import Empirical
 from kfisher.jacobian.batch import Batch
+from kfisher.likelihoods import Likelihood
+from kfisher.likelihoods.of_model import of_model
 
 MOST_ROWS = 4096  # of the exact Fisher: 256 examples of 16 outputs; their Gram matrix takes 67 MB
 
@@ -44,16 +47,17 @@ class Meter:
         model: A built and compiled model.
         draws: Positive integer, how many times labels are drawn from the model.
         seed: Integer, for those labels.
+        likelihood: Instead of that of the compiled loss; defaults to that of the model's optimizer.
     """
 
-    def __init__(self, model: keras.Model, draws: int, seed: int):
-        self.model = model
+    def __init__(self, model: keras.Model, draws: int, seed: int, likelihood: Likelihood | None = None):
+        self.model, self._likelihood = model, of_model(model, likelihood)
         self._draws, self._seed = draws, seed
         self._layouts: dict[Any, Layout] = {}
         self._pass = tf.function(self._traced, autograph=False)
 
     def _traced(self, x, y, sample_weight, seed):
-        batch = Batch(self.model, x, y, sample_weight, Empirical(), seed, training=False)
+        batch = Batch(self.model, x, y, sample_weight, Empirical(), seed, self._likelihood, training=False)
         root, layout = joint_root(batch, self._draws)
         rows = layout.counts["exact"] * layout.examples
         if root.gram is not None and rows > MOST_ROWS:
@@ -107,11 +111,5 @@ def _shapes(x: Any) -> tuple:
 def examples(data: Any, most: int | None) -> tuple[Any, Any, Any]:
     """x, y and sample_weight of a batch as tensors, the first `most` examples of each."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-
-    def cut(t):
-        if t is None:
-            return None
-        t = t if tf.is_tensor(t) else tf.convert_to_tensor(np.asarray(t))
-        return t[:most]
-
-    return keras.tree.map_structure(cut, (x, y, sample_weight))
+    found = tensors(x=x, y=y, sample_weight=sample_weight)
+    return tuple(keras.tree.map_structure(lambda t: t if t is None else t[:most], found))

@@ -7,14 +7,16 @@ from typing import Any
 
 import keras
 
-from kfisher._common.checks import positive_integer
+from kfisher._common.checks import instance, positive, positive_integer
+from kfisher._common.checks import seed as check_seed
+from kfisher._common.models import built, compiled
 from kfisher._keras.optimizers import inner
-from kfisher.damping import positive
 from kfisher.diagnosis import findings as findings_on
 from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.findings import Thresholds
 from kfisher.diagnosis.measurement import Measurement, Verdict
 from kfisher.diagnosis.meter import Meter, examples
+from kfisher.likelihoods import Likelihood
 
 
 def diagnose(
@@ -27,6 +29,7 @@ def diagnose(
     draws: int = 8,
     seed: int = 0,
     thresholds: Thresholds | None = None,
+    likelihood: Likelihood | None = None,
 ) -> Verdict:
     """Says whether EF can be trusted for this model at its present weights.
 
@@ -39,12 +42,14 @@ def diagnose(
         draws: Positive integer, how many times labels are drawn from the model: what label noise alone does.
         seed: Integer, of those labels and of the bootstrap.
         thresholds: `kfisher.Thresholds`.
+        likelihood: A `kfisher.likelihoods.Likelihood`, instead of that of the compiled loss. Defaults to the
+            `likelihood` of the model's optimizer, if it has one.
 
     Returns:
         A `Verdict`; `print(verdict)` is a sentence and the findings behind it. `verdict.trusted` is a bool.
 
     Raises:
-        ValueError: If the loss has no likelihood, or an argument is wrong.
+        ValueError: If the model has no loss, the loss has no likelihood, or an argument is wrong.
         FloatingPointError: If the model has outputs that are not finite.
 
     Reference:
@@ -54,19 +59,29 @@ def diagnose(
 
     >>> print(kfisher.diagnose(model, x, y))
     """
-    positive_integer("draws", draws)
+    compiled("model", built("model", model))
+    draws, seed = positive_integer("draws", draws), check_seed("seed", seed)
+    if x is None:
+        raise ValueError("F is that of a model on examples. Received: x=None")
     if y is None:
         raise ValueError("The empirical Fisher takes the labels of the data. Received: y=None")
-    if thresholds is not None and not isinstance(thresholds, Thresholds):
-        raise ValueError(f"`thresholds` must be a kfisher.Thresholds. Received: thresholds={thresholds!r}")
     if damping is None:
         damping = damping_of(model)
     else:
-        damping = positive("damping", damping, "a positive float or None")
+        damping = positive("damping", damping, "a positive float or None", "float64")
+    thresholds = thresholds_of(thresholds)
+    meter = Meter(model, draws, seed, likelihood)
     data = examples((x, y, sample_weight), None)
     step = int(model.optimizer.iterations) if model.optimizer is not None else 0
-    measurement, frame = Meter(model, draws, seed)(*data, damping=damping, step=step)
-    return judge([measurement], frame, thresholds or Thresholds(), seed)
+    measurement, frame = meter(*data, damping=damping, step=step)
+    return judge([measurement], frame, thresholds, seed)
+
+
+def thresholds_of(thresholds: Any) -> Thresholds:
+    """Those that are given, or the defaults."""
+    if thresholds is None:
+        return Thresholds()
+    return instance("thresholds", thresholds, Thresholds, "a kfisher.Thresholds, or None")
 
 
 def damping_of(model: keras.Model) -> float | None:

@@ -51,7 +51,7 @@ class Batch:
         if not self.model.trainable_variables:
             raise ValueError(
                 f"The model {self.model.name!r} has no trainable variables. If it is not built yet, call it "
-                "on a batch."
+                f"on a batch. Received: model={self.model!r}"
             )
         self.fisher.check_labels(self.y)
         self.x, self.y, self.sample_weight = check_batch(x=self.x, y=self.y, sample_weight=self.sample_weight)

@@ -87,7 +87,13 @@ def plan(model: keras.Model, x: Any = None, training: bool = True) -> Plan:
     key = (training, repr(specs), tuple(id(v) for v in model.trainable_variables))
     cached = _plans.setdefault(model, {})
     if key not in cached:
-        root = _trace(model, specs, batch, training)
+        try:
+            root = _trace(model, specs, batch, training)
+        except Exception:
+            # The same error, if it comes from the inputs, with their own shape in it.
+            own = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), x)
+            _trace(model, own, batch, training)
+            raise
         calls = _resolve(root)
         if calls is None:
             raise ValueError(

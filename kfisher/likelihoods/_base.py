@@ -123,12 +123,6 @@ class Independent(Likelihood):
         return score / self.deviation(eta)
 
 
-def positive(name: str, value: float | None) -> float | None:
-    if value is not None and not value > 0:
-        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
-    return value
-
-
 def logits_behind(outputs: tf.Tensor, operation: str) -> tf.Tensor | None:
     """The logits behind outputs that a sigmoid or softmax has just made, where Keras' loss goes back to them.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kfisher._common.checks import checked
+from kfisher._common.checks import boolean, checked, share
 from kfisher.likelihoods._base import Independent, clip, logits_behind, register, tfd
 
 
@@ -23,8 +23,8 @@ class Bernoulli(Independent):
     """
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0):
-        self.from_logits = from_logits
-        self.label_smoothing = label_smoothing
+        self.from_logits = boolean("from_logits", from_logits)
+        self.label_smoothing = share("label_smoothing", label_smoothing)
 
     def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
         logits = logits_behind(outputs, "Sigmoid")

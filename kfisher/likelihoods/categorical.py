@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kfisher._common.checks import checked
+from kfisher._common.checks import boolean, checked, integer, share
 from kfisher.likelihoods._base import Likelihood, clip, logits_behind, register, tfd
 
 
@@ -39,13 +39,21 @@ class Categorical(Likelihood):
         axis: int = -1,
         ignore_class: int | None = None,
     ):
-        self.from_logits = from_logits
-        self.sparse = sparse
-        self.label_smoothing = label_smoothing
-        self.axis = axis
+        self.from_logits = boolean("from_logits", from_logits)
+        self.sparse = boolean("sparse", sparse)
+        self.label_smoothing = share("label_smoothing", label_smoothing)
+        self.axis = integer("axis", axis)
         self.ignore_class = ignore_class
+        if ignore_class is not None:
+            self.ignore_class = integer("ignore_class", ignore_class, "an integer, or None")
 
     def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
+        rank = outputs.shape.rank
+        if not -rank < self.axis < rank or self.axis == 0:
+            raise ValueError(
+                "`axis` must be an axis of the outputs, and not that of the batch. Received: "
+                f"axis={self.axis}, outputs of shape {tuple(outputs.shape)}"
+            )
         if outputs.shape[self.axis] == 1:
             raise ValueError(
                 "A categorical cross-entropy needs two classes or more; with one its Fisher is zero. Use "

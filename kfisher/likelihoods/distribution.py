@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.checks import function
 from kfisher.likelihoods._base import Likelihood, register, tfd
 from kfisher.likelihoods.bernoulli import Bernoulli
 from kfisher.likelihoods.categorical import Categorical
@@ -29,7 +30,8 @@ class DistributionLikelihood(Likelihood):
     """
 
     def __init__(self, make_distribution: Callable[[tf.Tensor], Any]):
-        self.make_distribution = make_distribution
+        kind = "a function from model outputs to a distribution"
+        self.make_distribution = function("make_distribution", make_distribution, kind)
 
     def distribution(self, eta: tf.Tensor) -> Any:
         return self.make_distribution(eta)

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from kfisher._common.checks import shown
 from kfisher._keras.private import options
 from kfisher.likelihoods._base import Likelihood
 from kfisher.likelihoods.bernoulli import Bernoulli
@@ -64,8 +65,7 @@ def from_loss(loss: Any) -> Likelihood:
     >>> kfisher.likelihoods.from_loss("mse")
     <kfisher.likelihoods.normal.Normal object at ...>
     """
-    resolved = keras.losses.get(loss) if isinstance(loss, (str, dict)) else loss
-    resolved = resolved() if isinstance(resolved, type) else resolved
+    resolved = _resolved(loss)
     if hasattr(resolved, "likelihood"):
         return resolved.likelihood()
     function = getattr(resolved, "fn", resolved)
@@ -75,9 +75,20 @@ def from_loss(loss: Any) -> Likelihood:
         known = known and type(resolved).call is keras.losses.MeanSquaredError.call
     if not known:
         raise ValueError(
-            f"The loss {name or loss!r} is not the negative logarithm of a likelihood known to kfisher, so "
-            f"it has no Fisher matrix. Supported are {', '.join(sorted(_FROM_KERAS))} and "
+            f"The loss {name or shown(loss)} is not the negative logarithm of a likelihood known to kfisher, "
+            f"so it has no Fisher matrix. Supported are {', '.join(sorted(_FROM_KERAS))} and "
             "kfisher.losses.NegativeLogLikelihood, which makes any tfp.distributions.Distribution a loss; "
-            f"or pass `likelihood=` to say which likelihood to use. Received: loss={loss!r}"
+            f"or pass `likelihood=` to say which likelihood to use. Received: loss={shown(loss)}"
         )
     return _FROM_KERAS[name](**options(resolved))
+
+
+def _resolved(loss: Any) -> Any:
+    """The function or instance behind a name, config or class."""
+    try:
+        found = keras.losses.get(loss) if isinstance(loss, (str, dict)) else loss
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`loss` must be the name or config of a loss that Keras knows. Received: loss={shown(loss)}"
+        ) from error
+    return found() if isinstance(found, type) and issubclass(found, keras.losses.Loss) else found

@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from kfisher.likelihoods._base import Independent, positive, register, tfd
+from kfisher._common.checks import positive
+from kfisher.likelihoods._base import Independent, register, tfd
 
 
 @register
@@ -23,7 +24,7 @@ class Laplace(Independent):
     """
 
     def __init__(self, scale: float | None = None):
-        self.scale = positive("scale", scale)
+        self.scale = None if scale is None else positive("scale", scale, "a positive float, or None")
 
     def _scale(self, eta: tf.Tensor) -> float:
         return float(eta.shape[-1]) if self.scale is None else self.scale

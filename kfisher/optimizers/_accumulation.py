@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.checks import integer
 from kfisher._common.vectors import Tensors
 
 
@@ -61,9 +62,5 @@ class Accumulation:
 def _parts(gradient_accumulation_steps: Any) -> int:
     if gradient_accumulation_steps is None:
         return 1
-    if not isinstance(gradient_accumulation_steps, int) or gradient_accumulation_steps < 2:
-        raise ValueError(
-            "`gradient_accumulation_steps` must be an integer of at least 2, or None. Received: "
-            f"gradient_accumulation_steps={gradient_accumulation_steps}"
-        )
-    return gradient_accumulation_steps
+    kind = "an integer of at least 2, or None"
+    return integer("gradient_accumulation_steps", gradient_accumulation_steps, kind, 2)

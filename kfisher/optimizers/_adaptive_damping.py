@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from kfisher import damping as dampings
+from kfisher._common.checks import positive
 from kfisher._common.vectors import Tensors, dot
 from kfisher.optimizers._guard import Judgement
 
@@ -69,7 +70,7 @@ class AdaptiveDamping:
                 "This optimizer was created with a schedule as its `damping`, so its damping cannot be set. "
                 f"Received: damping={value}"
             )
-        value = dampings.positive("damping", value)
+        value = positive("damping", value)
         if self.caution is not None:
             self.caution.assign(self.caution * tf.cast(value / self.variable.value, tf.float32))
         self.variable.assign(value)

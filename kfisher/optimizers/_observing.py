@@ -17,11 +17,12 @@ import tensorflow as tf
 
 from kfisher import curvature as curvatures
 from kfisher import fisher as fishers
+from kfisher._common import checks
 from kfisher.jacobian import layers, plan
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
-from kfisher.likelihoods import Likelihood
-from kfisher.optimizers import _divergence
+from kfisher.likelihoods import of_model
+from kfisher.optimizers import _divergence, _keras_arguments
 from kfisher.optimizers._accumulation import Accumulation
 
 # What `learning_rate` may be.
@@ -46,21 +47,13 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
     """
 
     def __init__(self, fisher, curvature, likelihood, seed, gradient_accumulation_steps, **kwargs):
-        super().__init__(gradient_accumulation_steps=None, **kwargs)
+        super().__init__(gradient_accumulation_steps=None, **_keras_arguments.checked(kwargs))
         self._accumulation = Accumulation(gradient_accumulation_steps)
-        if isinstance(likelihood, dict):
-            likelihood = keras.saving.deserialize_keras_object(likelihood)
-        if likelihood is not None and not isinstance(likelihood, Likelihood):
-            raise ValueError(
-                "`likelihood` must be an instance of a class of kfisher.likelihoods. Received: "
-                f"likelihood={likelihood!r}"
-            )
         self.fisher = fishers.get(fisher)
         self.curvature: Any = curvatures.get(curvature)
-        self.likelihood = likelihood
-        self.seed = random.randrange(2**31) if seed is None else seed
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise ValueError(f"`seed` must be an integer from 0 to 2^31 - 1, or None. Received: seed={seed}")
+        self.likelihood = of_model.get(likelihood)
+        kind = "an integer from 0 to 2^31 - 1, or None"
+        self.seed = random.randrange(2**31) if seed is None else checks.seed("seed", seed, kind)
         self._seen: Batch | None = None  # between `observe` and `apply`
         self._loss: tf.Tensor | None = None  # between `scale_loss` and `apply`
         self.guard: Any = None

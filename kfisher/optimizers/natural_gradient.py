@@ -7,8 +7,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from kfisher import damping as dampings
-from kfisher._common.checks import probability
+from kfisher._common.checks import one_of, positive, probability
 from kfisher._common.vectors import Tensors
 from kfisher.jacobian.batch import Batch
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
@@ -148,14 +147,11 @@ class NaturalGradient(ObservingOptimizer):
             name=name,
             **kwargs,
         )
-        if trust_region not in ("auto", None):
-            kind = "'auto', a positive float, or None"
-            trust_region = dampings.positive("trust_region", trust_region, kind)
-        if step not in ("fixed", "quadratic_model"):
-            raise ValueError(f"`step` must be 'fixed' or 'quadratic_model'. Received: step={step!r}")
+        if trust_region is not None and not (isinstance(trust_region, str) and trust_region == "auto"):
+            trust_region = positive("trust_region", trust_region, "'auto', a positive float, or None")
         self.momentum = probability("momentum", momentum)
         self.trust_region = trust_region
-        self.step = step
+        self.step = one_of("step", step, ("fixed", "quadratic_model"))
         self._adaptive = AdaptiveDamping(damping, self.curvature.averages_batches, self.add_variable)
 
     # --- hyper-parameters -----------------------------------------------------------------------

@@ -5,9 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import probability
+from kfisher._common.checks import positive, probability
 from kfisher.curvature import Diagonal
-from kfisher.damping import positive
 from kfisher.fisher import Sampled
 from kfisher.optimizers._observing import ObservingOptimizer
 
@@ -88,9 +87,9 @@ class SophiaG(ObservingOptimizer):
             name=name,
             **kwargs,
         )
-        self.beta_1, self.beta_2 = probability("beta_1", beta_1), beta_2
+        self.beta_1, self.beta_2 = probability("beta_1", beta_1), self.curvature.decay
         self.gamma, self.epsilon = positive("gamma", gamma), positive("epsilon", epsilon)
-        self.update_every = update_every
+        self.update_every = self.curvature.update_every
 
     @property
     def damping(self):

@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kfisher import fisher as fishers
+from kfisher._common.checks import positive_integer
 from kfisher.logs.schema import KINDS
 from kfisher.operator import FisherOperator
-from kfisher.plots.sources import Source, measurements_of, nearest
+from kfisher.plots.sources import Source, checked_step, measurements_of, nearest
 from kfisher.plots.style import LOOKS, REFERENCE, count_on_x, finish, look, new_axes
 from kfisher.spectra import eigenvalues
 
@@ -39,6 +40,7 @@ def spectra(source: Source | FisherOperator, step: int | None = None, ax: Axes |
     >>> kfisher.plots.spectra(EF, ax=ax)
     """
     if isinstance(source, FisherOperator):
+        checked_step(step)
         return _operator(source, new_axes(ax))
     measurement = nearest(measurements_of(source), step)
     ax = new_axes(ax)
@@ -174,6 +176,8 @@ def layers(source: Source, step: int | None = None, most: int | None = 20, ax: A
 
     >>> kfisher.plots.layers("runs/yacht", most=None)
     """
+    if most is not None:
+        most = positive_integer("most", most, "a positive integer, or None")
     measurement = nearest(measurements_of(source), step)
     found, where = measurement.layers, "each layer"
     if most is not None and len(found) > most:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from kfisher._common.checks import wrong
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.logs import schema
 from kfisher.logs.reader import Log
@@ -134,6 +136,8 @@ def steps(source: Log | Source, names: Sequence[str] | None = None, ax: Axes | N
 
     >>> kfisher.plots.steps("runs/yacht", ["cosine"])
     """
+    if names is not None and (isinstance(names, str) or not _strings(names)):
+        raise wrong("names", "a list of names of columns, or None", names)
     log = log_of(source)
     table = {name: column for name, column in log.steps.items() if name != "step"}
     if not table:
@@ -168,6 +172,10 @@ def steps(source: Log | Source, names: Sequence[str] | None = None, ax: Axes | N
     count_on_x(ax)
     title, unit = ("Norms at each step", "Euclidean norm") if norms else ("At each step", "")
     return finish(ax, title, "optimizer step", unit)
+
+
+def _strings(names: Any) -> bool:
+    return isinstance(names, Sequence) and len(names) > 0 and all(isinstance(name, str) for name in names)
 
 
 def _by_kind(ax: Axes, measurements: list[Measurement], name: str) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from kfisher.diagnosis.measurement import Verdict
 from kfisher.plots.of_one_step import layers, overlap, ratio_eigenvalues, spectra
 from kfisher.plots.over_steps import cosine, gamma, step_lengths, steps
-from kfisher.plots.sources import Source, log_of, nearest
+from kfisher.plots.sources import Source, checked_step, log_of, nearest
 from kfisher.plots.style import LOOKS
 
 _WIDTH, _ROW, _LINE = 10.0, 3.2, 0.19  # inches
@@ -39,7 +39,7 @@ def overview(source: Source, step: int | None = None) -> Figure:
 
     >>> kfisher.plots.overview("runs/yacht").savefig("yacht.png")
     """
-    log = log_of(source)
+    log, step = log_of(source), checked_step(step)
     charts: list[Callable[..., Any]] = []
     if log.measurements:
         charts += [partial(one, log, step) for one in (spectra, ratio_eigenvalues)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from kfisher._common.checks import directory, integer, wrong
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.logs.reader import Log, read_log
 
@@ -23,11 +24,9 @@ def log_of(source: Any) -> Log:
     if isinstance(source, Measurement):
         return Log("a measurement", measurements=[source])
     if isinstance(source, (str, os.PathLike)):
-        return read_log(source)
-    raise ValueError(
-        "`source` must be a log directory, the `Log` that `kfisher.read_log` returns, or a `Measurement`. "
-        f"Received: source={source!r}"
-    )
+        return read_log(directory("source", source))
+    kind = "a log directory, the `Log` that `kfisher.read_log` returns, or a `Measurement`"
+    raise wrong("source", kind, source)
 
 
 def measurements_of(source: Any) -> list[Measurement]:
@@ -47,5 +46,15 @@ def measurements_of(source: Any) -> list[Measurement]:
 
 
 def nearest(found: list[Any], step: int | None) -> Any:
-    """The measurement or verdict at the step nearest to `step`; the last one for `None`."""
+    """The measurement or verdict at the step nearest to `step`; the last one for `None`.
+
+    Raises:
+        ValueError: If `step` is no step.
+    """
+    step = checked_step(step)
     return found[-1] if step is None else min(found, key=lambda one: abs(one.step - step))
+
+
+def checked_step(step: Any) -> int | None:
+    """`step`, or the error of what is none."""
+    return None if step is None else integer("step", step, "an integer from 0 on, or None", 0)

@@ -11,6 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from kfisher._common.checks import instance
 from kfisher.logs import schema
 
 # The words of the table in those of matplotlib.
@@ -36,7 +37,9 @@ def look(kind: str, count: int) -> dict[str, Any]:
 
 def new_axes(ax: Axes | None, height: float = 4.2) -> Axes:
     """`ax`, or those of a new figure that no backend and no `pyplot` knows of; `height` in inches."""
-    return Figure(figsize=(6.4, height), dpi=140, layout="constrained").add_subplot() if ax is None else ax
+    if ax is not None:
+        return instance("ax", ax, Axes, "matplotlib's Axes, or None")
+    return Figure(figsize=(6.4, height), dpi=140, layout="constrained").add_subplot()
 
 
 def finish(ax: Axes, title: str, xlabel: str, ylabel: str) -> Axes:

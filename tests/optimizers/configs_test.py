@@ -61,7 +61,7 @@ def test_every_argument_is_in_the_config():
         (lambda: KFAC(invert_every=2.5), "invert_every=2.5"),
         (lambda: KFAC(sharing="both"), "sharing='both'"),
         (lambda: KFAC(max_factor_size=0), "max_factor_size=0"),
-        (lambda: EKFAC(decay="slow"), "decay=slow"),
+        (lambda: EKFAC(decay="slow"), "decay='slow'"),
         (lambda: EKFAC(basis_every=True), "basis_every=True"),
         (lambda: Diagonal(update_every=-1), "update_every=-1"),
         (lambda: Diagonal(max_examples=0), "max_examples=0"),

@@ -1,0 +1,70 @@
+"""The arguments that every Keras optimizer takes, checked before Keras sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kfisher._common.checks import (
+    boolean,
+    deserialized,
+    instance,
+    not_negative,
+    positive,
+    positive_integer,
+    share,
+    wrong,
+)
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+def checked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments as Python numbers; those that Keras does not know are left to it.
+
+    Raises:
+        ValueError: If one of them is wrong. Keras itself takes a rate that is negative or NaN.
+    """
+    return {
+        name: _CHECKS[name](name, value) if name in _CHECKS else value for name, value in arguments.items()
+    }
+
+
+def _learning_rate(name: str, value: Any) -> Any:
+    value = deserialized(name, value)
+    if isinstance(value, Schedule) or (callable(value) and not isinstance(value, type)):
+        return value
+    return not_negative(name, value, "a finite float that is not negative, a schedule, or a function")
+
+
+def _weight_decay(name: str, value: Any) -> Any:
+    return value if value is None else not_negative(name, value, "a finite float, not negative, or None")
+
+
+def _limit(name: str, value: Any) -> Any:
+    return value if value is None else positive(name, value, "a positive float, or None")
+
+
+def _period(name: str, value: Any) -> Any:
+    return value if value is None else positive_integer(name, value, "a positive integer, or None")
+
+
+def _name(name: str, value: Any) -> Any:
+    if value == "":
+        raise wrong(name, "a string that is not empty, or None", value)
+    return value if value is None else instance(name, value, str, "a string, or None")
+
+
+_CHECKS = {
+    "learning_rate": _learning_rate,
+    "weight_decay": _weight_decay,
+    "clipnorm": _limit,
+    "clipvalue": _limit,
+    "global_clipnorm": _limit,
+    "use_ema": boolean,
+    "ema_momentum": share,
+    "ema_overwrite_frequency": _period,
+    "loss_scale_factor": _limit,
+    "name": _name,
+}
