@@ -63,6 +63,12 @@ class Likelihood:
             )
         return y
 
+    def spoilt(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
+        """Whether a label of the data is NaN, a boolean scalar; those that are none raise or, under XLA, count
+        as NaN."""
+        y = self.labels(y, eta)
+        return tf.reduce_any(tf.math.is_nan(y)) if y.dtype.is_floating else tf.constant(False)
+
     def sample(self, eta: tf.Tensor, num_samples: int, seed: tf.Tensor) -> tf.Tensor:
         """`num_samples` labels drawn from the model, shape `(num_samples, ..., C)`."""
         return tf.cast(self.distribution(eta).sample(num_samples, seed=seed), eta.dtype)
