@@ -19,9 +19,9 @@ register = keras.saving.register_keras_serializable("kfisher")
 def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
     """One training step of `model`, whose batch its optimizer sees first, if it wants to.
 
-    Labels and weights are checked in each step, whether or not the optimizer looks at them in this one. A step
-    that the optimizer skips or takes back leaves no trace: statistics that the forward pass of a bad batch, or
-    with bad weights, has moved (those of BatchNormalization) are put back.
+    Labels and weights are checked in each step, whether or not the optimizer looks at them in this one. A
+    step that the optimizer skips or takes back leaves no trace: statistics that the forward pass of a bad
+    batch, or with bad weights, has moved (those of BatchNormalization) are put back.
     """
     optimizer = inner(model.optimizer)
     if not hasattr(optimizer, "observe"):

@@ -64,8 +64,7 @@ class Likelihood:
         return y
 
     def spoilt(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
-        """Whether a label of the data is NaN, a boolean scalar; those that are none raise or, under XLA, count
-        as NaN."""
+        """Whether a label of the data is NaN, a boolean scalar; under XLA, also one that fails its check."""
         y = self.labels(y, eta)
         return tf.reduce_any(tf.math.is_nan(y)) if y.dtype.is_floating else tf.constant(False)
 

@@ -191,7 +191,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self._seen = batch
 
     def checking(self, model: keras.Model) -> contextlib.AbstractContextManager[None]:
-        """The block in which the loss of `model` refuses bad labels; `train_step` of kfisher models enters it."""
+        """The block in which the loss of `model` refuses bad labels; each training step enters it."""
         return labels_checked(model, self.likelihood)
 
     def _check_variables(self, model: keras.Model) -> None:
