@@ -83,7 +83,7 @@ class Categorical(Likelihood):
         return tf.reduce_any(tf.math.is_nan(self._index(y, eta)[1]))  # without a row of all classes for each
 
     def _index(self, y: tf.Tensor, eta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Sparse labels as indices, and 1 for each that passes its check, both without the axis of classes."""
+        """Sparse labels as indices, and 1 for each that passes its check; without the axis of classes."""
         if y.shape.rank == eta.shape.rank and y.shape[-1] == 1:
             y = y[..., 0]
         if not y.shape.is_compatible_with(eta.shape[:-1]):
