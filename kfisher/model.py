@@ -20,7 +20,8 @@ register = keras.saving.register_keras_serializable("kfisher")
 def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
     """One training step of `model`, whose batch its optimizer sees first, if it wants to.
 
-    A step that the optimizer skips or takes back leaves no trace: statistics that the forward pass of a bad
+    Labels and weights are checked in each step, whether or not the optimizer looks at them in this one. A
+    step that the optimizer skips or takes back leaves no trace: statistics that the forward pass of a bad
     batch, or with bad weights, has moved (those of BatchNormalization) are put back.
     """
     optimizer = inner(model.optimizer)
@@ -30,12 +31,24 @@ def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
     optimizer.observe(model, x, y, sample_weight)
     if optimizer is not model.optimizer:  # Keras tells the loss to the outer one only
         train_step = _telling_the_loss(model.optimizer, optimizer, train_step)
+    with optimizer.checking(model):
+        return _without_trace(model, optimizer, train_step, data)
+
+
+def _without_trace(model: keras.Model, optimizer: Any, train_step: Callable, data: Any) -> Any:
+    """The training step, after which statistics that a failed one has moved are put back."""
     statistics = [v for v in model.non_trainable_variables if tf.as_dtype(v.dtype).is_floating]
     if not statistics:
         return train_step(data)
     held = [tf.convert_to_tensor(v.value) for v in statistics]
     failed = tf.convert_to_tensor(optimizer.failed_steps.value)
-    logs = train_step(data)
+    try:
+        logs = train_step(data)
+    except tf.errors.InvalidArgumentError:  # labels that are refused, where each operation runs at once
+        if tf.executing_eagerly():
+            for variable, value in zip(statistics, held):
+                variable.assign(value)
+        raise
     fails = optimizer.failed_steps.value > failed
     for variable, value in zip(statistics, held):
         # Also where a step in several parts will be skipped only at its last.

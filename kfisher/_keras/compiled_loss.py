@@ -71,35 +71,63 @@ def terms(compute_loss: Callable, x: Any, y: Any, outputs: Any, sample_weight: A
 
 
 @contextlib.contextmanager
+def multiplied(factor: Callable[[Term, Any], tf.Tensor]) -> Iterator[None]:
+    """For the length of the block, every `Loss` that is called in this thread is multiplied by a scalar.
+
+    Args:
+        factor: Makes it, before the loss is computed, from the term and its sample weights.
+    """
+
+    def call(original, loss, y_true, y_pred, sample_weight):
+        scalar = factor(Term(loss, y_pred, y_true), sample_weight)
+        value = original(loss, y_true, y_pred, sample_weight)
+        return value * tf.cast(scalar, value.dtype)
+
+    with _outermost(call):
+        yield
+
+
+@contextlib.contextmanager
 def _listen(found: list[Term], tape: tf.GradientTape, without_labels: bool) -> Iterator[None]:
     """For the length of the block, every `Loss` that is called in this thread adds a `Term`."""
+
+    def listened(original, loss, y_true, y_pred, sample_weight):
+        term = Term(loss, y_pred, None if without_labels else y_true)
+        call = loss.call
+
+        def recorded(y_true, y_pred):
+            if without_labels:  # the values do not matter, only their shape: one for each position
+                term.values = tf.ones_like(tf.reduce_sum(y_pred, options(loss).get("axis", -1)))
+            else:
+                term.values = call(y_true, y_pred)
+            tape.watch(term.values)
+            found.append(term)
+            return term.values
+
+        with replaced(loss, "call", recorded):
+            return original(loss, y_true, y_pred, sample_weight)
+
+    with _outermost(listened):
+        yield
+
+
+@contextlib.contextmanager
+def _outermost(call: Callable) -> Iterator[None]:
+    """For the length of the block, `call` has each `Loss` that is called in this thread, and the original."""
     inside = False  # a loss that calls another is one term
 
     def wrap(original):
-        def listened(loss, y_true, y_pred, sample_weight=None):
+        def wrapped(loss, y_true, y_pred, sample_weight=None):
             nonlocal inside
             if inside:
                 return original(loss, y_true, y_pred, sample_weight)
-            term = Term(loss, y_pred, None if without_labels else y_true)
-            call = loss.call
-
-            def recorded(y_true, y_pred):
-                if without_labels:  # the values do not matter, only their shape: one for each position
-                    term.values = tf.ones_like(tf.reduce_sum(y_pred, options(loss).get("axis", -1)))
-                else:
-                    term.values = call(y_true, y_pred)
-                tape.watch(term.values)
-                found.append(term)
-                return term.values
-
             inside = True
             try:
-                with replaced(loss, "call", recorded):
-                    return original(loss, y_true, y_pred, sample_weight)
+                return call(original, loss, y_true, y_pred, sample_weight)
             finally:
                 inside = False
 
-        return listened
+        return wrapped
 
     with patched_loss_call(wrap):
         yield

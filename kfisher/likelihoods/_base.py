@@ -63,6 +63,11 @@ class Likelihood:
             )
         return y
 
+    def spoilt(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
+        """Whether a label of the data is NaN, a boolean scalar; under XLA, also one that fails its check."""
+        y = self.labels(y, eta)
+        return tf.reduce_any(tf.math.is_nan(y)) if y.dtype.is_floating else tf.constant(False)
+
     def sample(self, eta: tf.Tensor, num_samples: int, seed: tf.Tensor) -> tf.Tensor:
         """`num_samples` labels drawn from the model, shape `(num_samples, ..., C)`."""
         return tf.cast(self.distribution(eta).sample(num_samples, seed=seed), eta.dtype)

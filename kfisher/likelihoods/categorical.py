@@ -82,6 +82,16 @@ class Categorical(Likelihood):
                 "also where a mask or a weight of zero leaves them out.",
             )
             return y * (1 - self.label_smoothing) + self.label_smoothing / eta.shape[-1]
+        index, one = self._index(y, eta)
+        return tf.one_hot(index, eta.shape[-1], dtype=eta.dtype) * one[..., tf.newaxis]
+
+    def spoilt(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
+        if not self.sparse:
+            return super().spoilt(y, eta)
+        return tf.reduce_any(tf.math.is_nan(self._index(y, eta)[1]))  # without a row of all classes for each
+
+    def _index(self, y: tf.Tensor, eta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Sparse labels as indices, and 1 for each that passes its check; without the axis of classes."""
         if y.shape.rank == eta.shape.rank and y.shape[-1] == 1:
             y = y[..., 0]
         if not y.shape.is_compatible_with(eta.shape[:-1]):
@@ -93,12 +103,13 @@ class Categorical(Likelihood):
         valid = (index >= 0) & (index < eta.shape[-1]) & tf.equal(tf.cast(index, y.dtype), y)
         if self.ignore_class is not None:
             valid |= tf.equal(index, self.ignore_class)
-        return checked(
-            tf.one_hot(index, eta.shape[-1], dtype=eta.dtype),
-            valid[..., tf.newaxis],
+        one = checked(
+            tf.ones_like(index, eta.dtype),
+            valid,
             "Labels of sparse categorical cross-entropy must be class indices, whole numbers from 0 to "
             f"{eta.shape[-1] - 1}.",
         )
+        return index, one
 
     def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return y - tf.nn.softmax(eta)

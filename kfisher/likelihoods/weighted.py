@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 from kfisher._common.checks import checked
-from kfisher._keras.compiled_loss import Term
+from kfisher._keras.compiled_loss import Term, multiplied
+from kfisher._keras.patching import replaced
 from kfisher.likelihoods import Likelihood, from_loss
 
 
@@ -33,8 +39,7 @@ class Head:
         self.eta = self.likelihood.coordinates(outputs)
         self.labels = self.likelihood.labels(labels, self.eta) if labelled else None
         weights = tf.cast(term.weights, self.eta.dtype) / self.likelihood.copies(self.eta)
-        valid = tf.math.is_nan(weights) | (weights >= 0)
-        weights = checked(weights, valid, "Sample and class weights must not be negative.")
+        weights = _not_negative(weights)
         missing = self.eta.shape.rank - weights.shape.rank
         if missing < 1 or not weights.shape.is_compatible_with(self.eta.shape[: weights.shape.rank]):
             raise ValueError(
@@ -50,6 +55,42 @@ class Head:
             spoilt = tf.reduce_any(tf.math.is_nan(self.labels))
             nan = tf.constant(float("nan"), self.eta.dtype)
             self.root_weights = tf.where(spoilt, nan, self.root_weights)
+
+
+@contextlib.contextmanager
+def labels_checked(model: keras.Model, likelihood: Likelihood | None) -> Iterator[None]:
+    """For the length of the block, the loss of `model` refuses labels and weights that it has no meaning for.
+
+    It raises; under XLA, which drops assertions, the loss and its gradient are NaN.
+
+    Args:
+        model: Compiled with a loss.
+        likelihood: Used instead of the one of the compiled loss (of every output), or `None`.
+    """
+    compute_loss = model.compute_loss
+
+    def one_or_nan(term: Term, sample_weight: Any) -> tf.Tensor:
+        found = likelihood or from_loss(term.loss)
+        # Only shape and dtype matter, not what is behind these outputs.
+        outputs = tf.stop_gradient(tf.cast(term.outputs, term.loss.dtype))
+        labels = tf.convert_to_tensor(term.labels)
+        spoilt = found.spoilt(labels, found.coordinates(found.aligned(outputs, labels)))
+        if sample_weight is not None:
+            weights = _not_negative(tf.cast(sample_weight, outputs.dtype))
+            spoilt |= tf.reduce_any(tf.math.is_nan(weights))
+        return tf.where(spoilt, tf.constant(float("nan"), outputs.dtype), tf.ones((), outputs.dtype))
+
+    def checking(*args, **kwargs):
+        with multiplied(one_or_nan):
+            return compute_loss(*args, **kwargs)
+
+    with replaced(model, "compute_loss", checking):
+        yield
+
+
+def _not_negative(weights: tf.Tensor) -> tf.Tensor:
+    valid = tf.math.is_nan(weights) | (weights >= 0)
+    return checked(weights, valid, "Sample and class weights must not be negative.")
 
 
 def mean_weights(heads: list[Head]) -> tf.Tensor:

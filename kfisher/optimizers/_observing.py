@@ -6,6 +6,7 @@ curvature takes what it needs; `apply` then hands both on to `take_step`.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import warnings
 import weakref
@@ -22,6 +23,7 @@ from kfisher.jacobian import layers, plan
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods import of_model
+from kfisher.likelihoods.weighted import labels_checked
 from kfisher.optimizers import _divergence, _keras_arguments
 from kfisher.optimizers._accumulation import Accumulation
 
@@ -187,6 +189,10 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self.curvature.observe(batch, step, damping, part)
         self._seen = batch
 
+    def checking(self, model: keras.Model) -> contextlib.AbstractContextManager[None]:
+        """The block in which the loss of `model` refuses bad labels; each training step enters it."""
+        return labels_checked(model, self.likelihood)
+
     def _check_variables(self, model: keras.Model) -> None:
         if not self.curvature.keeps_state:
             return
@@ -212,10 +218,13 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         own = batch.model.trainable_variables
         grads = list(grads)
         variables = list(own if trainable_variables is None else trainable_variables)
-        gradient = self._gradient(grads, variables, own)
         missing = {id(v) for v, g in zip(variables, grads) if g is None}
-        # Not known from a loop that does not call `scale_loss`.
-        own_loss = tf.cast(batch.loss() if loss is None else loss, tf.float64)
+        if loss is None:  # not known from a loop that does not call `scale_loss`
+            with self.checking(batch.model):
+                loss = batch.loss()
+        own_loss = tf.cast(loss, tf.float64)
+        with tf.control_dependencies([own_loss]):  # so what it checks comes before any change
+            gradient = [tf.identity(g) for g in self._gradient(grads, variables, own)]
 
         def take_step(mean, mean_loss):
             self.take_step(batch, mean, own, missing, (mean_loss, own_loss))

@@ -59,6 +59,16 @@ def test_a_smaller_tail_is_closer():
     assert error(1e-3) < 0.1 * error(0.1)
 
 
+def test_what_is_cut_off_has_its_mean():
+    """30 large eigenvalues, 120 that are cut off at 0.36 times the damping, 150 zeros."""
+    shift = 1e-2
+    values = np.r_[np.ones(30), np.full(120, 0.36 * shift), np.zeros(150)]
+    kind, left, _ = inverse(factor(values), shift, tail=0.4)
+    assert int(kind.rank.numpy()) == 30
+    on_tail = np.diag(BASIS.T @ left @ BASIS)[30:] * shift
+    assert np.allclose(on_tail, 1 / (1 + 0.36 * 120 / 270), rtol=0.02)
+
+
 @pytest.mark.parametrize("case", ["no decay", "tail 0", "small", "xla"])
 def test_where_truncation_does_not_pay_the_inverse_is_formed(case):
     values = np.linspace(1, 2, N) if case == "no decay" else np.exp(-np.arange(N) / 10)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import kfisher
+from kfisher.jacobian.batch import Batch
 
 N = 4
 
@@ -217,8 +218,8 @@ def solve_graph(shape, widths, fisher):
 
     @tf.function(autograph=False)
     def solve(x, y):
-        root = kfisher.FisherOperator(model, x, y, fisher=fisher).root
-        return kfisher.curvature.Gram().solve(root, gradient, tf.constant(0.1))
+        batch = Batch(model, x, y, None, kfisher.fisher.get(fisher), tf.constant([0, 0]), training=False)
+        return kfisher.curvature.Gram().solve(batch, gradient, tf.constant(0.1))
 
     x = tf.zeros((size, *shape))
     return solve.get_concrete_function(x, tf.zeros((size, 2))).graph, size

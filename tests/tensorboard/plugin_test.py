@@ -67,7 +67,7 @@ def _client(log_dir, loader_name):
 
     client = Client(application)
     client.plugin = plugin
-    deadline = time.monotonic() + 20  # the fast loader reads in a process of its own
+    deadline = time.monotonic() + 60  # the fast loader reads in a process of its own
     while not _json(client, "/runs")["runs"] and list(log_dir.glob("**/events*")):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -1,0 +1,60 @@
+"""Levenberg and Marquardt's rules, number by number."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kfisher.damping import Cautious, LevenbergMarquardt
+from kfisher.optimizers._adaptive_damping import AdaptiveDamping
+from kfisher.optimizers._guard import Judgement
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "ratio, factor",
+    [(1.0, 0.25), (0.76, 0.25), (0.74, 1.0), (0.5, 1.0), (0.26, 1.0), (0.24, 4.0), (-1.0, 4.0), (NAN, 4.0)],
+)
+def test_lambda_falls_above_three_quarters_and_grows_below_one_quarter(ratio, factor):
+    policy = LevenbergMarquardt(1.0, omega=0.5, every=2)  # omega^T = 1/4
+    found = policy.adapted(tf.constant(1.0), tf.constant(ratio))
+    assert found.numpy() == pytest.approx(factor)
+
+
+def test_lambda_stays_within_its_bounds():
+    policy = LevenbergMarquardt(1.0, omega=0.5, every=1, minimum=0.75, maximum=1.5)
+    assert policy.adapted(tf.constant(1.0), tf.constant(1.0)).numpy() == pytest.approx(0.75)
+    assert policy.after_rejection(tf.constant(1.0)).numpy() == pytest.approx(1.5)
+
+
+def state(shape, initializer, dtype="float32", **kwargs):
+    return keras.Variable(keras.initializers.get(initializer)(shape, dtype), dtype=dtype, trainable=False)
+
+
+@pytest.mark.parametrize(
+    "gradient, change, factor",
+    [
+        (-1.0, -1.5, 0.5),  # the model promises -1 - 1/2 and the loss keeps it
+        (-1.0, -0.75, 1.0),
+        (-1.0, 0.5, 2.0),
+        (1.0, 0.5, 2.0),  # it promises a growth of 1/2, and is right: no reason to trust it further
+        (1.0, 0.1, 2.0),
+    ],
+)
+def test_a_step_of_which_no_decrease_is_promised_makes_lambda_grow(gradient, change, factor):
+    damping = AdaptiveDamping(LevenbergMarquardt(1.0, omega=0.5, every=1), True, state)
+    damping.build(state)
+    damping.bent.assign(1.0)  # delta^T F delta
+    loss, before = tf.constant(3.0 + change, tf.float64), tf.constant(3.0, tf.float64)
+    judgement = Judgement(tf.constant(False), tf.constant(False), loss, before)
+    damping.after_step(judgement, [tf.constant([gradient])], lambda: [tf.constant([1.0])], 1.0)
+    assert damping.value(0).numpy() == pytest.approx(factor)
+    assert damping.bent.numpy() == -1  # judged once
+
+
+def test_caution_goes_by_the_examples_and_falls_back_in_steps():
+    policy = Cautious(0.1, minimum=1e-3, maximum=1.0)
+    lambdas = [policy.cautious(tf.constant(1.0), tf.constant(n)).numpy() for n in (0.0, 16.0, 64.0, 1e9)]
+    assert np.allclose(lambdas, [0.1, 0.1, 0.025, 1e-3])
+    assert policy.cautious(tf.constant(1e4), tf.constant(1e9)).numpy() == pytest.approx(1.0)
