@@ -71,7 +71,7 @@ class Kept(layers.Layer):
 
 def test_rows_that_are_no_longer_the_batch_are_an_error():
     model = keras.Sequential([keras.Input((2,)), Kept()])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="'dense' uses .* the batch axis is gone"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="dense.* uses .* the batch axis is gone"):
         graph_of_rows(model, (2,))(tf.constant([[1.0, 2.0], [-1.0, 3.0]]))
 
 

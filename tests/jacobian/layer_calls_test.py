@@ -1,6 +1,7 @@
 """The recorded pass leaves no trace, sees what training sees, and keeps the promise about memory."""
 
 import gc
+import types
 import weakref
 
 import keras
@@ -217,8 +218,8 @@ def solve_graph(shape, widths, fisher):
 
     @tf.function(autograph=False)
     def solve(x, y):
-        root = kfisher.FisherOperator(model, x, y, fisher=fisher).root
-        return kfisher.curvature.Gram().solve(root, gradient, tf.constant(0.1))
+        batch = types.SimpleNamespace(square_root=kfisher.FisherOperator(model, x, y, fisher=fisher).root)
+        return kfisher.curvature.Gram().solve(batch, gradient, tf.constant(0.1))
 
     x = tf.zeros((size, *shape))
     return solve.get_concrete_function(x, tf.zeros((size, 2))).graph, size
