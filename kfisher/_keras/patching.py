@@ -58,7 +58,7 @@ def patched_layer_call(wrap: Callable) -> contextlib.AbstractContextManager[None
 
 @contextlib.contextmanager
 def patched_tapes(wrap: Callable) -> Iterator[None]:
-    """All that takes a derivative from a `tf.GradientTape` or an accumulator wrapped, and where a tape begins.
+    """All that takes a derivative from a `tf.GradientTape` or an accumulator wrapped, and where one begins.
 
     Args:
         wrap: From the name of the method and the method, what replaces it.

@@ -102,7 +102,9 @@ class Tied(layers.Layer):
 
 @pytest.mark.parametrize("make, size", [(lambda: layers.Dense(4), 1), (Tied, 3)])
 def test_no_vectors_go_together_through_a_single_example(make, size):
-    model = keras.Sequential([keras.Input((3, 4)), layers.Dense(4), make(), layers.Flatten(), layers.Dense(5)])
+    model = keras.Sequential(
+        [keras.Input((3, 4)), layers.Dense(4), make(), layers.Flatten(), layers.Dense(5)]
+    )
     model.compile(loss="mse")
     x = np.random.default_rng(0).normal(size=(size, 3, 4)).astype("float32")
 
