@@ -96,9 +96,8 @@ class SelfCheck:
                 targets.append(output)
                 cotangents.append(combine(u[first : first + count], vectors))
             first += count
-        found = self._tape.gradient(
-            targets, [*self.values, *self._read], cotangents, unconnected_gradients="zero"
-        )
+        sources = [*(self.values or []), *self._read]
+        found = self._tape.gradient(targets, sources, cotangents, unconnected_gradients="zero")
         found = [tf.convert_to_tensor(g) for g in found]
         count = len(self._variables)
         expected = {id(v): a + b for v, a, b in zip(self._variables, found[:count], found[count:])}
