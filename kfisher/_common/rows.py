@@ -10,7 +10,14 @@ import tensorflow as tf
 def map_rows(function: Callable, elements: tuple, vectorizes: bool) -> list[tf.Tensor]:
     """`function`, which returns a list of tensors, over the first axis of all `elements`, stacked."""
     if vectorizes:
-        return tf.vectorized_map(function, elements, fallback_to_while_loop=True)
+        count = elements[0].shape[0]
+        if count is None:
+            # A loop that turns out to have a single turn mixes up axes, so there are always two.
+            size = tf.shape(elements[0])[0]
+            turns = tf.range(tf.maximum(size, 2)) % size
+            elements = tuple(tf.gather(t, turns) for t in elements)
+        rows = tf.vectorized_map(function, elements, fallback_to_while_loop=True)
+        return [row[:size] for row in rows] if count is None else rows
 
     @tf.function(autograph=False)  # or every turn of the loop would be compiled anew
     def loop():

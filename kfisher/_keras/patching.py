@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 
 @contextlib.contextmanager
@@ -52,6 +54,24 @@ def _patched(owner: type, name: str, wrap: Callable) -> Iterator[None]:
 def patched_layer_call(wrap: Callable) -> contextlib.AbstractContextManager[None]:
     """`keras.layers.Layer.__call__` wrapped, in this thread, for the length of the block."""
     return _patched(keras.layers.Layer, "__call__", wrap)
+
+
+@contextlib.contextmanager
+def patched_tapes(wrap: Callable) -> Iterator[None]:
+    """All that takes a derivative from a `tf.GradientTape` or an accumulator wrapped, and where one begins.
+
+    Args:
+        wrap: From the name of the method and the method, what replaces it.
+    """
+    names = {
+        tf.GradientTape: ("__enter__", "gradient", "jacobian", "batch_jacobian"),
+        tf.autodiff.ForwardAccumulator: ("jvp",),
+    }
+    with contextlib.ExitStack() as stack:
+        for owner, methods in names.items():
+            for name in methods:
+                stack.enter_context(_patched(owner, name, functools.partial(wrap, name)))
+        yield
 
 
 def patched_loss_call(wrap: Callable) -> contextlib.AbstractContextManager[None]:

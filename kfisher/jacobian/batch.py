@@ -62,17 +62,21 @@ class Batch:
 
         All of them where the loss is no mean over its batch: what a part of it is worth is not known.
         """
-        first = next(t for t in keras.tree.flatten(self.x) if t is not None)
-        size = first.shape[0]
+        size = None if tf.is_tensor(self.size) else self.size
         if limit is None or (size is not None and size < 2 * limit) or not _takes_means(self.model):
             return self
-        count = tf.shape(first)[0] if size is None else size
-        chosen = tf.range(0, count, tf.maximum(count // limit, 1))
+        chosen = tf.range(0, self.size, tf.maximum(self.size // limit, 1))
         x, y, weights = keras.tree.map_structure(
             lambda t: t if t is None or t.shape.rank == 0 else tf.gather(t, chosen),
             (self.x, self.y, self.sample_weight),
         )
         return replace(self, x=x, y=y, sample_weight=weights)
+
+    @property
+    def size(self) -> int | tf.Tensor:
+        """N."""
+        first = next(t for t in keras.tree.flatten(self.x) if t is not None)
+        return tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
 
     @property
     def xla(self) -> bool:

@@ -32,6 +32,7 @@ class LayerCall:
         repeatable: Whether the layer may be run again on a part of the batch. Not if the call changed
             its state: then it draws random numbers, or mixes examples.
         vectorizes: Whether `tf.vectorized_map` can run it.
+        broadcasts: Whether it multiplies a stack of matrices by one matrix.
         grads: V pulled back to z, `(R, N, ...)` for each tensor of z; set by `pull_back`.
     """
 
@@ -45,26 +46,34 @@ class LayerCall:
     training: bool | None
     repeatable: bool = True
     vectorizes: bool = True
+    broadcasts: bool = False
     grads: Any = None
 
 
 @contextlib.contextmanager
 def tapped(
-    plan: Plan, scope: keras.StatelessScope, tape: tf.GradientTape, layer_calls: list[LayerCall]
+    plan: Plan,
+    scope: keras.StatelessScope,
+    tape: tf.GradientTape,
+    layer_calls: list[LayerCall],
+    size: int | tf.Tensor,
 ) -> Iterator[None]:
-    """For the length of the block, calls of the layers of `plan` are noted and watched by `tape`."""
+    """For the length of the block, calls of the layers of `plan` are noted and watched by `tape`.
+
+    `size` is N, which tensors must have whose size was not known when the model was first traced.
+    """
     running: list[keras.layers.Layer] = []
     with contextlib.ExitStack() as stack:
         for layer, calls in plan.calls.items():
             if getattr(layer, "stateful", False):  # states that Keras counts among no variables
                 for v in keras.tree.flatten(layer.states):
                     scope.add_update((v, tf.convert_to_tensor(v.value)))
-            recorded = _tap(layer, calls, layer_calls, running, scope, tape)
+            recorded = _tap(layer, calls, layer_calls, running, scope, tape, size)
             stack.enter_context(replaced(layer, "call", recorded))
         yield
 
 
-def _tap(layer, calls, layer_calls, running, scope, tape) -> Callable:
+def _tap(layer, calls, layer_calls, running, scope, tape, size) -> Callable:
     call, activation = _set_activation_aside(layer)
     planned = iter(calls)
 
@@ -88,6 +97,8 @@ def _tap(layer, calls, layer_calls, running, scope, tape) -> Callable:
                 "calls of layers must not depend on the values of a batch."
             )
         if layer.trainable_variables:
+            if not seen.sized:
+                z = _of_size(size, z, (args, kwargs), seen.batched, layer)
             tape.watch(floating(z))
             layer_calls.append(
                 LayerCall(
@@ -101,6 +112,7 @@ def _tap(layer, calls, layer_calls, running, scope, tape) -> Callable:
                     training=training_mode(),
                     repeatable=not changed,
                     vectorizes=seen.vectorizes,
+                    broadcasts=seen.broadcasts,
                 )
             )
         return activation(z)
@@ -127,6 +139,20 @@ def _distinct(z: Any) -> Any:
 def floating(z: Any) -> list[tf.Tensor]:
     """The tensors of z that have gradients."""
     return [t for t in keras.tree.flatten(z) if tf.is_tensor(t) and t.dtype.is_floating]
+
+
+def _of_size(size: int | tf.Tensor, z: Any, arguments: Any, batched: list[bool], layer) -> Any:
+    """z, or an error where it or the arguments with the batch axis have another size than the batch."""
+    inputs = [t for t, has in zip(keras.tree.flatten(arguments), batched, strict=True) if has]
+    sizes = tf.stack([tf.shape(t)[0] for t in [*inputs, *floating(z)]])
+    message = (
+        f"The layer {layer.name!r} uses trainable variables where the batch axis is gone, so there is no "
+        "gradient for each example. Keep the batch axis in front. Received: sizes of the batch and of the "
+        "first axes of the layer:"
+    )
+    assertion = tf.debugging.Assert(tf.reduce_all(tf.equal(sizes, size)), [message, size, sizes])
+    with tf.control_dependencies([] if assertion is None else [assertion]):
+        return keras.tree.map_structure(lambda t: tf.identity(t) if tf.is_tensor(t) else t, z)
 
 
 _FUSED = (

@@ -2,12 +2,14 @@
 
 A layer is tapped if it is the smallest one that sees every use of its trainable variables and whose
 outputs keep the batch axis. A variable that is used outside of the layer that owns it (tied weights) or
-where the batch axis is gone (a table of positions) makes the layer around it, or the model, one block.
+where the batch axis is gone (a table of positions) makes the layer around it, or the model, one block. So
+does a derivative taken inside of a layer: it uses the kernels below once more, where no call shows it.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._keras.calls import call_model
-from kfisher._keras.patching import patched_layer_call, replaced
+from kfisher._keras.patching import patched_layer_call, patched_tapes, replaced
 
 # The batch size of the discovery trace: large and prime, so that no other axis is mistaken for it.
 _TRACE_BATCH = 10007
@@ -31,10 +33,14 @@ class Plan:
     Attributes:
         calls: For each layer to tap, in the order of their first calls, its calls.
         vectorizes: Whether `tf.vectorized_map` can run the gradient of the whole model.
+        broadcasts: Whether the model multiplies a stack of matrices by one matrix.
+        checked: Whether its products were compared with automatic differentiation.
     """
 
     calls: dict[keras.layers.Layer, list[TracedCall]]
     vectorizes: bool
+    broadcasts: bool
+    checked: bool = False
 
 
 @dataclass
@@ -46,6 +52,10 @@ class TracedCall:
     reads: set[int] = field(default_factory=set)  # trainable variables used here and in no child
     batched: list[bool] = field(default_factory=list)
     keeps_batch: bool = False
+    sized: bool = True  # whether every batch axis was found by its size, not by having none that is known
+    differentiates: bool = False  # whether a derivative is taken from a tape that begins here
+    broadcasts: bool = False  # whether a stack of matrices is multiplied by one matrix
+    ops: range = range(0)  # those of the graph that it makes
 
     @property
     def all_reads(self) -> set[int]:
@@ -102,7 +112,7 @@ def plan(model: keras.Model, x: Any = None, training: bool = True) -> Plan:
             )
         layers = dict.fromkeys(call.layer for call in calls)
         by_layer = {layer: [call for call in calls if call.layer is layer] for layer in layers}
-        found = Plan(by_layer, root.vectorizes)
+        found = Plan(by_layer, root.vectorizes, root.broadcasts)
         if model in layers:  # and not kept, or it would keep the model alive
             return found
         cached[key] = found
@@ -118,14 +128,27 @@ def _trace(model: keras.Model, specs: Any, batch: int, training: bool) -> Traced
 
         def has_batch(t):
             # Tensors of inner graphs are those of loops, whose bodies see one step at a time.
-            return getattr(t, "graph", None) is graph and bool(t.shape.rank) and t.shape[0] == batch
+            if getattr(t, "graph", None) is not graph or not t.shape.rank:
+                return False
+            # A size that is lost, as in a pipeline of strings: the pass itself shows whether it is N.
+            stack[-1].sized &= t.shape[0] is not None
+            return t.shape[0] in (batch, None)
 
-        with _LoggedReads(model, stack), patched_layer_call(_logged(stack, has_batch)):
+        logged = _logged(stack, has_batch, graph)
+        with _LoggedReads(model, stack), patched_layer_call(logged), patched_tapes(_without_values(stack)):
             call_model(model, inputs, training)
 
     with tf.init_scope():
-        tf.function(traced, autograph=False).get_concrete_function(specs)
+        graph = tf.function(traced, autograph=False).get_concrete_function(specs).graph
+    _find_broadcasts(stack[0].children[0], graph.get_operations())
     return stack[0].children[0]
+
+
+def _find_broadcasts(node: TracedCall, ops: list[tf.Operation]) -> None:
+    found = (op for op in ops[node.ops.start : node.ops.stop] if op.type.startswith("BatchMatMul"))
+    node.broadcasts = any(op.inputs[1].shape.rank == 2 for op in found)
+    for child in node.children if node.broadcasts else []:
+        _find_broadcasts(child, ops)
 
 
 class _LoggedReads(keras.StatelessScope):
@@ -142,10 +165,40 @@ class _LoggedReads(keras.StatelessScope):
         return super().get_current_value(variable)
 
 
-def _logged(stack: list[TracedCall], has_batch: Callable) -> Callable:
+def _without_values(stack: list[TracedCall]) -> Callable:
+    """Derivatives are noted, and stand for zeros: tapes may be paused around the trace."""
+    begun: dict[int, TracedCall] = {}
+
+    def zeros(shapes, sources):
+        return keras.tree.map_structure(lambda t: tf.zeros(shapes(t), t.dtype), sources)
+
+    def wrap(name, original):
+        def enter(tape):
+            begun[id(tape)] = stack[-1]
+            return original(tape)
+
+        def derivative(*args, **kwargs):
+            tape, *given = inspect.signature(original).bind(*args, **kwargs).arguments.values()
+            node = begun.get(id(tape))
+            known = any(node is other for other in stack)
+            (node if known else stack[-1]).differentiates = True
+            if name == "jvp":
+                return zeros(tf.shape, given[0])
+            if name == "gradient":
+                return zeros(tf.shape, given[1])
+            skipped = int(name == "batch_jacobian")
+            return zeros(lambda t: tf.concat([tf.shape(given[0]), tf.shape(t)[skipped:]], 0), given[1])
+
+        return enter if name == "__enter__" else derivative
+
+    return wrap
+
+
+def _logged(stack: list[TracedCall], has_batch: Callable, graph: tf.Graph) -> Callable:
     def wrap(original):
         def call(layer, *args, **kwargs):
             node, inner = TracedCall(layer), layer.call
+            first = graph.version
             stack[-1].children.append(node)
             stack.append(node)
 
@@ -157,9 +210,10 @@ def _logged(stack: list[TracedCall], has_batch: Callable) -> Callable:
             try:
                 with replaced(layer, "call", logged):
                     outputs = original(layer, *args, **kwargs)
+                node.keeps_batch = all(has_batch(t) for t in keras.tree.flatten(outputs))
             finally:
                 stack.pop()
-            node.keeps_batch = all(has_batch(t) for t in keras.tree.flatten(outputs))
+            node.ops = range(first, graph.version)
             return outputs
 
         return call
@@ -174,15 +228,16 @@ def _resolve(node: TracedCall) -> list[TracedCall] | None:
     below = [_resolve(child) for child in node.children]
     # A recurrent cell keeps its dropout masks from step to step, so no step can be repeated alone.
     recurrent = isinstance(node.layer, keras.layers.RNN) and node.all_reads
-    if not node.reads and not recurrent and None not in below:
+    whole = node.reads or recurrent or (node.differentiates and node.all_reads)
+    if not whole and None not in below:
         return [call for calls in below for call in calls or []]
     if not node.keeps_batch or not node.all_reads <= {id(v) for v in node.layer.trainable_variables}:
         return None
     if _contains_batch_normalization(node):
         raise ValueError(
             f"The layer {node.layer.name!r} ({type(node.layer).__name__}) uses variables outside of the "
-            "layers that it calls and contains a BatchNormalization, so its examples cannot be told apart. "
-            "Move the use of those variables into a layer of its own."
+            "layers that it calls, or takes their derivatives, and contains a BatchNormalization, so its "
+            "examples cannot be told apart. Move that use into a layer of its own."
         )
     return [node]
 

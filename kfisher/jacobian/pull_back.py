@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from kfisher._common.rows import map_rows
@@ -37,7 +39,7 @@ def pull_back(
         if vectors[0].shape[0] == 1:
             columns.append([g[tf.newaxis] for g in back([v[0] for v in vectors])])
         else:
-            columns.append(map_rows(back, vectors, plan.vectorizes))
+            columns.append(_map(back, vectors, plan))
     stacked = [tf.concat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*columns)]
     # Products of half-precision gradients would under- and overflow.
     stacked = [tf.cast(g, tf.float32) if g.dtype.size < 4 else g for g in stacked]
@@ -45,3 +47,18 @@ def pull_back(
     stacked = [tf.ensure_shape(g, [g.shape[0], *z.shape]) for g, z in zip(stacked, flat)]
     for layer_call, call_zs in zip(layer_calls, zs):
         layer_call.grads, stacked = stacked[: len(call_zs)], stacked[len(call_zs) :]
+
+
+def _map(back: Callable, vectors: tuple[tf.Tensor, ...], plan: Plan) -> list[tf.Tensor]:
+    """Several vectors carried back at once; one by one through a single example.
+
+    TensorFlow's product of matrices with shapes `(R, 1, T, D)` and `(D, D)` writes past the end of its memory
+    on some processors.
+    """
+    size = vectors[0].shape[1]
+    if not plan.vectorizes or not plan.broadcasts or (size or 0) > 1:
+        return map_rows(back, vectors, plan.vectorizes)
+    if size == 1:
+        return map_rows(back, vectors, False)
+    one = tf.equal(tf.shape(vectors[0])[1], 1)
+    return tf.cond(one, lambda: map_rows(back, vectors, False), lambda: map_rows(back, vectors, True))

@@ -21,6 +21,7 @@ from kfisher.jacobian.layer_calls import LayerCall, tapped
 from kfisher.jacobian.plan import plan
 from kfisher.jacobian.pull_back import pull_back
 from kfisher.jacobian.regularisers import ridge_of
+from kfisher.jacobian.self_check import SelfCheck
 
 if TYPE_CHECKING:
     from kfisher.jacobian.batch import Batch
@@ -140,16 +141,28 @@ class Recorded:
 
     def __init__(self, batch: Batch):
         self._plan = plan(batch.model, batch.x, batch.training)
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            calls: list[LayerCall] = []
-            with forward(batch, around=lambda scope: tapped(self._plan, scope, tape, calls)) as outputs:
-                self.loss = loss_of(batch, outputs, tape)
-        self._tape, self.layer_calls = tape, calls
+        calls: list[LayerCall] = []
+        with SelfCheck(self._plan, batch) as check:
+            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+
+                def around(scope):
+                    return tapped(self._plan, scope, tape, calls, batch.size)
+
+                with forward(batch, check.values, around) as outputs:
+                    self.loss = loss_of(batch, outputs, tape)
+        self._tape, self._check, self.layer_calls = tape, check, calls
 
     def rules(self, groups: list[list[tuple[tf.Tensor, tf.Tensor]]]) -> list[layers.Rule]:
-        """What each layer says about the rows that these vectors at the outputs make."""
+        """What each layer says about the rows that these vectors at the outputs make.
+
+        Raises:
+            ValueError: The first time, if a layer says something else than automatic differentiation; an
+                `tf.errors.InvalidArgumentError` in a graph.
+        """
         pull_back(self._plan, self._tape, self.layer_calls, groups)
-        return layers.rules(self.layer_calls)
+        found = layers.rules(self.layer_calls)
+        self._check(found, groups)
+        return found
 
 
 def square_root(batch: Batch) -> SquareRoot:

@@ -108,8 +108,11 @@ class Rule:
         return [tf.cast(u, grads[0].dtype) for u in rows]
 
     def _example_gradient(self, layer_call, rebuild, inputs, grads):
-        args, kwargs = rebuild([t[tf.newaxis] for t in inputs])
-        return vjp(layer_call, self.variables, [g[tf.newaxis] for g in grads], args, kwargs)
+        # Never one example alone where `pull_back` must not have one: a second that nothing comes from.
+        others = 1 if layer_call.broadcasts else 0
+        args, kwargs = rebuild([tf.stack([t] * (1 + others)) for t in inputs])
+        grads = [tf.stack([g] + [tf.zeros_like(g)] * others) for g in grads]
+        return vjp(layer_call, self.variables, grads, args, kwargs)
 
     def _whole_batch_gradient(self, layer_call, example, grads):
         size = tf.shape(layer_call.grads[0])[1]
