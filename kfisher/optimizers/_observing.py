@@ -6,6 +6,7 @@ curvature takes what it needs; `apply` then hands both on to `take_step`.
 
 from __future__ import annotations
 
+import itertools
 import random
 import warnings
 import weakref
@@ -23,13 +24,14 @@ from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods import Likelihood
 from kfisher.optimizers import _divergence
 from kfisher.optimizers._accumulation import Accumulation
+from kfisher.optimizers._identity import Identity
 
 _UNBOUND = (
     "{name} has seen no batch, and the gradient alone does not say what the Fisher matrix is. Use one of:\n"
     "  1. a model made with `kfisher.Model` or `kfisher.Sequential` (or a class with "
     "`kfisher.FisherMixin` before `keras.Model`),\n"
-    "  2. `kfisher.attach(model)` before `fit`, for a model whose class cannot change (again after it is "
-    "loaded),\n"
+    "  2. `kfisher.attach(model)` before `fit`, for a model whose class cannot change (again for one that "
+    "was loaded, cloned, copied or unpickled: the copy is not attached),\n"
     "  3. `optimizer.observe(model, x, y, sample_weight)` before `apply_gradients`, in a training loop of "
     "your own."
 )
@@ -44,6 +46,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def __init__(self, fisher, curvature, likelihood, seed, gradient_accumulation_steps, **kwargs):
         super().__init__(gradient_accumulation_steps=None, **kwargs)
+        self._identity = Identity(self.add_variable)
         self._accumulation = Accumulation(gradient_accumulation_steps)
         if isinstance(likelihood, dict):
             likelihood = keras.saving.deserialize_keras_object(likelihood)
@@ -91,6 +94,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         That of a running curvature follows the layers of the model. They are known from the model, from the
         configuration of an optimizer that was saved, or else from the first batch.
         """
+        if not variables:  # Keras' reader of .h5 hands over those of no layer
+            return
         if not self.built:
             super().build(variables)
             self._of_keras = [v for v in self.variables if len(v.shape)]  # its averages, if it makes any
@@ -114,6 +119,16 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             self._curved = True
             self.curvature.build(self.add_variable, variables, self._blocks, self._accumulation.parts)
             self.build_guard(variables, self._of_keras)
+            self._identity.settle(self, variables, self._blocks)
+
+    def add_variable(
+        self, shape, initializer="zeros", dtype=None, aggregation="none", layout=None, name=None
+    ):
+        """As in Keras, with a name that no other variable here has: files in HDF5 keep state by its name."""
+        taken, first = {v.name for v in self.variables}, name or "variable"
+        names = itertools.chain([first], (f"{first}_{i}" for i in itertools.count(1)))
+        name = next(n for n in names if n not in taken)
+        return super().add_variable(shape, initializer, dtype, aggregation, layout, name)
 
     def build_own(self, variables: list[keras.Variable]) -> None:
         """Creates the state of a subclass."""
@@ -177,7 +192,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         if self._reported is None:  # a count that was loaded
             with tf.init_scope():
                 self._reported = int(self.skipped_steps.value.numpy())
-        self._check_variables(model)
+        self.check(model)
         part = self._accumulation.part()
         step = tf.cast(self.iterations.value, tf.int32)
         seed = tf.stack([self.seed, step * self._accumulation.parts + part])
@@ -185,18 +200,21 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         batch.accepts = self.accepts(batch)
         self._loss = None
         damping = tf.convert_to_tensor(self.damping)
+        self._identity.assertion()
         self.curvature.observe(batch, step, damping, part)
         self._seen = batch
 
-    def _check_variables(self, model: keras.Model) -> None:
-        if not self.curvature.keeps_state:
+    def check(self, model: keras.Model) -> None:
+        """Raises if its state is not that of this optimizer, or not of the weights that `model` trains now."""
+        if not self.built:
             return
-        if [id(v) for v in model.trainable_variables] != self._built_for:
-            names = [v.path for v in model.trainable_variables]
+        self._identity.check()
+        trained = model.trainable_variables
+        if [id(v) for v in trained] != self._built_for:
             raise ValueError(
-                "The trainable variables of the model are not those that the optimizer was built for: its "
-                f"{type(self.curvature).__name__} has no curvature of the others. Compile the model with a "
-                f"new optimizer. Received: {names}"
+                "The trainable variables of the model are not those that the optimizer was built for: it "
+                "has no state of the others. After layers were frozen or unfrozen, compile the model with a "
+                f"new optimizer. Received: {[v.path for v in trained]}"
             )
 
     def scale_loss(self, loss):
@@ -286,6 +304,12 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         super().apply(steps, variables)
 
     # --- serialization --------------------------------------------------------------------------
+
+    def load_own_variables(self, store):
+        """As in Keras, but state of something else is an error where there is some to be replaced."""
+        if self._curved:
+            self._identity.check_store(store, self.variables)
+        super().load_own_variables(store)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
