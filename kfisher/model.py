@@ -149,7 +149,8 @@ def attach(model: keras.Model) -> keras.Model:
     """Makes an existing model hand its batches to its optimizer, without changing its class.
 
     This is kept in the instance, not in its file: a model that is loaded, cloned, copied or unpickled must
-    be attached again. `kfisher.Model` and `kfisher.Sequential` survive all. Attaching twice is the same as once.
+    be attached again. `kfisher.Model` and `kfisher.Sequential` survive all. Attaching twice is the
+    same as once.
 
     Args:
         model: Any `keras.Model`.

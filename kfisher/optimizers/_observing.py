@@ -205,7 +205,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self._seen = batch
 
     def check(self, model: keras.Model) -> None:
-        """Raises if its state is not that of this optimizer, or not of the weights that `model` trains now."""
+        """Raises if its state is that of something else, or not of the weights that `model` trains now."""
         if not self.built:
             return
         self._identity.check()

@@ -23,6 +23,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.rows import map_rows
+from kfisher._keras.state import raw_state_of, unnoticed
 from kfisher.jacobian.layer_calls import LayerCall, floating, repeat
 from kfisher.jacobian.layers.blocks import Block, Piece
 from kfisher.jacobian.layers.outer_products import Formed
@@ -62,7 +63,10 @@ class Rule:
 
     @cached_property
     def _rows(self) -> list[tf.Tensor]:
-        rows = [self._rows_of_call(layer_call) for layer_call in self.layer_calls]
+        rows = []
+        for layer_call in self.layer_calls:
+            with unnoticed(raw_state_of(layer_call.layer)):
+                rows.append(self._rows_of_call(layer_call))
         return [tf.add_n(list(parts)) if len(parts) > 1 else parts[0] for parts in zip(*rows)]
 
     def rows(self) -> list[tf.Tensor]:
