@@ -60,16 +60,22 @@ def _prepared(model: keras.Model, make: Callable, *args, **kwargs) -> Any:
 
 
 def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Callable:
-    """`train_step`, in which the `scale_loss` of a `LossScaleOptimizer` tells the one inside, too."""
+    """`train_step`, in which a `LossScaleOptimizer` tells the one inside of the loss, and of gradients that
+    are not finite, which it keeps to itself."""
 
     def told(data):
-        scale = outer.scale_loss
+        scale, check = outer.scale_loss, outer.check_finite
 
         def scale_loss(loss):
             optimizer.scale_loss(loss)
             return scale(loss)
 
-        with replaced(outer, "scale_loss", scale_loss):
+        def check_finite(grads):
+            finite = check(grads)
+            optimizer.withheld(finite, [g for g in grads if g is not None])
+            return finite
+
+        with replaced(outer, "scale_loss", scale_loss), replaced(outer, "check_finite", check_finite):
             return train_step(data)
 
     return told

@@ -51,7 +51,7 @@ class Identity:
         )
         self.text = "|".join(parts)[:_LENGTH]
         with tf.init_scope():
-            if _read(self.variable):
+            if _read(self.variable.numpy()):
                 self.check()
             self.variable.assign(_bytes(self.text))
 
@@ -59,7 +59,7 @@ class Identity:
         """Raises if the state has been replaced by that of something else."""
         if self.text:
             with tf.init_scope():
-                self._compare(_read(self.variable))
+                self._compare(_read(self.variable.numpy()))
 
     def assertion(self) -> None:
         """The same while a graph runs, for state that is replaced after it was traced."""
@@ -109,4 +109,4 @@ def _bytes(text: str) -> np.ndarray:
 
 
 def _read(values: Any) -> str:
-    return bytes(np.array(values, np.uint8)).rstrip(b"\0").decode(errors="replace")
+    return bytes(np.asarray(values, np.uint8)).rstrip(b"\0").decode(errors="replace")

@@ -22,7 +22,7 @@ from kfisher.jacobian import layers, plan
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods import Likelihood
-from kfisher.optimizers import _divergence
+from kfisher.optimizers import _divergence, _skips
 from kfisher.optimizers._accumulation import Accumulation
 from kfisher.optimizers._identity import Identity
 
@@ -67,7 +67,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._blocks: list[Block] | None = None
         self._curved = False  # whether the state of the curvature is there
-        self._reported: int | None = None  # skipped steps that the user knows of
+        self._reported: Any = None  # skipped steps that the user knows of, by their causes
 
     @property
     def damping(self):
@@ -101,14 +101,13 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             self._of_keras = [v for v in self.variables if len(v.shape)]  # its averages, if it makes any
             # Not the variables: Keras would save them with the state of the optimizer.
             self._built_for = [id(v) for v in variables]
-            self.skipped_steps = self.add_variable(
-                (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
+            names = ("skipped_steps", "failed_steps_in_a_row", "divergence_told")
+            self.skipped_steps, self.failed_steps, self.told = (
+                self.add_variable((), dtype="int", aggregation="only_first_replica", name=name)
+                for name in names
             )
-            self.failed_steps = self.add_variable(
-                (), dtype="int", aggregation="only_first_replica", name="failed_steps_in_a_row"
-            )
-            self.told = self.add_variable(
-                (), dtype="int", aggregation="only_first_replica", name="divergence_told"
+            self._skips = self.add_variable(
+                (len(_skips.CAUSES),), dtype="int", aggregation="only_first_replica", name="skipped_by_cause"
             )
             self._accumulation.build(self, variables)
             self.build_own(variables)
@@ -185,13 +184,13 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x))
         if not self._curved and self._blocks is None and self.curvature.needs_blocks:
             self._blocks = _blocks_of(model, x)
+        if not self.built:
+            self._reported = 0
         if not self.built or not self._curved:
-            if not self.built:
-                self._reported = 0
             self.build(model.trainable_variables)
         if self._reported is None:  # a count that was loaded
             with tf.init_scope():
-                self._reported = int(self.skipped_steps.value.numpy())
+                self._reported = self._skips.value.numpy()
         self.check(model)
         part = self._accumulation.part()
         step = tf.cast(self.iterations.value, tf.int32)
@@ -258,11 +257,19 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
         return gradient
 
-    def skip(self, xla: bool) -> None:
-        """Leaves a step out, and counts it."""
+    def skip(self, batch: Batch, loss: tf.Tensor, gradient: list, solved: Any, outlier: Any = False) -> None:
+        """Leaves a step out, and counts it by what was seen (see `_skips.cause`)."""
         self.iterations.assign_add(1)
         self.skipped_steps.assign_add(1)
-        self.failed(xla)
+        found = _skips.cause(batch, loss, gradient, solved, outlier)
+        self._skips.assign_add(tf.one_hot(found, len(_skips.CAUSES), dtype=self._skips.dtype))
+        self.failed(batch.xla)
+
+    def withheld(self, finite: tf.Tensor, grads: list) -> None:
+        """Called when an optimizer around this one will keep gradients to itself unless they are `finite`."""
+        batch, loss = self._seen, tf.constant(0.0) if self._loss is None else self._loss
+        if batch is not None:
+            tf.cond(finite, lambda: None, lambda: self.skip(batch, loss, grads, True))
 
     def failed(self, xla: bool) -> None:
         """Counts a step that was skipped or taken back; says so after a few in a row."""
@@ -283,16 +290,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         """Called by `fit` at its end: reports skipped steps."""
         super().finalize_variable_values(var_list)
-        skipped, steps = int(self.skipped_steps.numpy()), int(self.iterations.numpy())
-        new = skipped - (self._reported or 0)
-        if new > 0:
-            self._reported = skipped
-            warnings.warn(
-                f"{type(self).__name__} skipped {new} of {steps} steps, in which the batch, its gradient or "
-                "the solve was not finite. Look for NaN or infinite inputs and labels out of range, or raise "
-                "`damping`.",
-                stacklevel=2,
-            )
+        self._reported = _skips.report(self, self._skips.numpy(), self._reported)
         trouble = self.curvature.trouble()
         if trouble:
             warnings.warn(trouble, stacklevel=2)
