@@ -57,17 +57,39 @@ def _without_trace(model: keras.Model, optimizer: Any, train_step: Callable, dat
     return logs
 
 
+def prepare(model: keras.Model) -> None:
+    """Called at the start of each `fit`, which may run a step that was traced long ago."""
+    optimizer = model.optimizer
+    # Variables that a step makes while it is traced have TensorFlow trace all of it a second time.
+    if model.built and optimizer is not None and not optimizer.built:
+        with model.distribute_strategy.scope():
+            optimizer.build(model.trainable_variables)
+    if hasattr(inner(optimizer), "observe"):
+        inner(optimizer).check(model)
+
+
+def _prepared(model: keras.Model, make: Callable, *args, **kwargs) -> Any:
+    prepare(model)
+    return make(*args, **kwargs)
+
+
 def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Callable:
-    """`train_step`, in which the `scale_loss` of a `LossScaleOptimizer` tells the one inside, too."""
+    """`train_step`, in which a `LossScaleOptimizer` tells the one inside of the loss, and of gradients that
+    are not finite, which it keeps to itself."""
 
     def told(data):
-        scale = outer.scale_loss
+        scale, check = outer.scale_loss, outer.check_finite
 
         def scale_loss(loss):
             optimizer.scale_loss(loss)
             return scale(loss)
 
-        with replaced(outer, "scale_loss", scale_loss):
+        def check_finite(grads):
+            finite = check(grads)
+            optimizer.withheld(finite, [g for g in grads if g is not None])
+            return finite
+
+        with replaced(outer, "scale_loss", scale_loss), replaced(outer, "check_finite", check_finite):
             return train_step(data)
 
     return told
@@ -93,10 +115,7 @@ class FisherMixin(_Base):
             _bind(self)
 
     def make_train_function(self, force=False):
-        # Variables that a step makes while it is traced have TensorFlow trace all of it a second time.
-        if self.built and self.optimizer is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+        prepare(self)
         return super().make_train_function(force)
 
     def train_step(self, data):
@@ -152,8 +171,9 @@ class Sequential(FisherMixin, keras.Sequential):
 def attach(model: keras.Model) -> keras.Model:
     """Makes an existing model hand its batches to its optimizer, without changing its class.
 
-    This is kept in the instance, not in its file: a model that is saved and loaded must be attached
-    again. `kfisher.Model` and `kfisher.Sequential` survive both. Attaching twice is the same as once.
+    This is kept in the instance, not in its file: a model that is loaded, cloned, copied or unpickled must
+    be attached again. `kfisher.Model` and `kfisher.Sequential` survive all. Attaching twice is the
+    same as once.
 
     Args:
         model: Any `keras.Model`.
@@ -170,6 +190,7 @@ def attach(model: keras.Model) -> keras.Model:
     """
     if not isinstance(check_model("model", model), FisherMixin) and not _is_attached(model):
         vars(model)["train_step"] = functools.partial(train_on, model, model.train_step)
+        vars(model)["make_train_function"] = functools.partial(_prepared, model, model.make_train_function)
         _bind(model)
         model.train_function = None  # a training function that is already traced would not call it
     return model
@@ -183,9 +204,10 @@ def detach(model: keras.Model) -> keras.Model:
     >>> model = kfisher.detach(kfisher.attach(model))
     """
     if _is_attached(check_model("model", model)):
-        _, before = vars(model).pop("train_step").args
-        if getattr(before, "__self__", None) is not model:  # a `train_step` that was set on the instance
-            vars(model)["train_step"] = before
+        for name in ("train_step", "make_train_function"):
+            _, before = vars(model).pop(name).args
+            if getattr(before, "__self__", None) is not model:  # one that was set on the instance
+                vars(model)[name] = before
         model.train_function = None
     return model
 

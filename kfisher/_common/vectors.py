@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
 Tensors = list[tf.Tensor]
@@ -16,6 +17,11 @@ def unflatten(vector: tf.Tensor, like: Tensors) -> Tensors:
     """A vector `(P,)` as tensors in the shapes and dtypes of `like`."""
     parts = tf.split(vector, [t.shape.num_elements() for t in like])
     return [tf.cast(tf.reshape(p, t.shape), t.dtype) for p, t in zip(parts, like)]
+
+
+def path_of(variable: keras.Variable) -> str:
+    """Its path as the first part of a name."""
+    return variable.path.replace("/", "_")
 
 
 def dot(a: Tensors, b: Tensors) -> tf.Tensor:

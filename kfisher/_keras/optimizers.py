@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 
 def inner(optimizer: Any) -> Any:
-    """The optimizer inside a `LossScaleOptimizer`, or itself."""
+    """The optimizer inside a `LossScaleOptimizer`, or itself.
+
+    Raises:
+        ValueError: If it is a `MultiOptimizer` with one that has to see batches: that one would be given a
+            part of the gradient, and its Fisher matrix is that of all weights.
+    """
+    several = getattr(keras.optimizers, "MultiOptimizer", None)
+    if several is not None and isinstance(optimizer, several):
+        found = [type(each).__name__ for each in optimizer.optimizers if hasattr(each, "observe")]
+        if found:
+            raise ValueError(
+                "A kfisher optimizer must train all trainable weights of a model, so it cannot be one of "
+                "several. Pass it to `compile` itself, and freeze what it is to leave alone. Received: "
+                f"MultiOptimizer with {found}"
+            )
     return getattr(optimizer, "inner_optimizer", optimizer)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.vectors import Tensors, dot
+from kfisher._common.vectors import Tensors, dot, path_of
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 
@@ -125,6 +125,6 @@ class Curvature:
 def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:
     """Variables of zeros to keep a solution in."""
     return [
-        add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name="last_solution")
+        add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name=f"{path_of(v)}_last_solution")
         for v in variables
     ]

@@ -38,7 +38,7 @@ class FormedInverse:
     """
 
     def __init__(self, add: Callable, factor: keras.Variable):
-        self.inverse = add(factor.shape, tf.as_dtype(factor.dtype), "inverse")
+        self.inverse = add(factor.shape, tf.as_dtype(factor.dtype), f"{factor.name}_inverse")
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -58,8 +58,8 @@ class TruncatedInverse(FormedInverse):
 
     def __init__(self, add: Callable, factor: keras.Variable):
         super().__init__(add, factor)
-        self.scale = add((), tf.as_dtype(factor.dtype), "inverse_scale")
-        self.rank = add((), tf.int32, "inverse_rank")
+        self.scale = add((), tf.as_dtype(factor.dtype), f"{factor.name}_inverse_scale")
+        self.rank = add((), tf.int32, f"{factor.name}_inverse_rank")
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import positive_integer, probability
-from kfisher._common.vectors import Tensors, dot
+from kfisher._common.vectors import Tensors, dot, path_of
 from kfisher.curvature._base import Curvature
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
@@ -65,14 +65,17 @@ class Running(Curvature):
         self.updates = self.add((), tf.int32, "updates")
         self._examples = self.add((), tf.float32, "examples")
         self._path = self.add((), tf.float32, "path_since_update")
+        self.names = [path_of(variables[block.variables[0]]) for block in blocks]
         self.averages = [
-            [self.add(shape, dtype, name) for name, shape in self.statistics(block).items()]
-            for block, dtype in zip(blocks, self._dtypes)
+            [self.add(shape, dtype, f"{name}_{kind}") for kind, shape in self.statistics(block).items()]
+            for block, dtype, name in zip(blocks, self._dtypes, self.names)
         ]
         self._partial, self._counts = [], []
         if parts > 1:
             self._partial = [[self.add_like(v, "partial") for v in vs] for vs in self.averages]
-            self._counts = [[self.add((), tf.as_dtype(v.dtype), "count") for v in vs] for vs in self.averages]
+            self._counts = [
+                [self.add((), tf.as_dtype(v.dtype), f"{v.name}_count") for v in vs] for vs in self.averages
+            ]
 
     def add(self, shape, dtype: tf.DType, name: str) -> keras.Variable:
         """A variable of zeros that is saved with the optimizer."""
@@ -85,7 +88,8 @@ class Running(Curvature):
         return self._add_variable(shape, zeros, dtype=dtype.name, aggregation=aggregation, name=name)
 
     def add_like(self, variable: keras.Variable, name: str) -> keras.Variable:
-        return self.add(variable.shape, tf.as_dtype(variable.dtype), name)
+        """One in the shape and dtype of another, whose name it carries on."""
+        return self.add(variable.shape, tf.as_dtype(variable.dtype), f"{variable.name}_{name}")
 
     # --- what subclasses say ----------------------------------------------------------------------
 

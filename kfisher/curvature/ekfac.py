@@ -72,8 +72,8 @@ class EKFAC(Kronecker):
             for factors in self.averages
         ]
         self.eigenvalues = [
-            self.add((block.groups, block.inputs, block.outputs), dtype, "eigenvalues")
-            for block, dtype in zip(blocks, self._dtypes)
+            self.add((block.groups, block.inputs, block.outputs), dtype, f"{name}_eigenvalues")
+            for block, dtype, name in zip(blocks, self._dtypes, self.names)
         ]
 
     def refine(self, products, step, xla):

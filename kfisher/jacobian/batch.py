@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import check_batch
-from kfisher._keras.state import state_of
+from kfisher._keras.state import raw_state_of, state_of
 from kfisher.fisher import Fisher
 from kfisher.jacobian.forward import forward
 from kfisher.jacobian.linearization import Linearization, linearization
@@ -33,6 +33,7 @@ class Batch:
         compute_loss: Used instead of that of the model.
         accepts: From the loss on this batch, whether averages over batches may take it in.
         state: That of the model (seeds, statistics), from which every pass starts.
+        raw: The same of what layers keep in variables that Keras does not know.
     """
 
     model: keras.Model
@@ -46,6 +47,7 @@ class Batch:
     compute_loss: Callable | None = None
     accepts: Callable[[tf.Tensor], tf.Tensor | bool] = lambda loss: True
     state: list[tuple[keras.Variable, tf.Tensor]] = field(default_factory=list)
+    raw: list[tuple[tf.Variable, tf.Tensor]] = field(default_factory=list)
 
     def __post_init__(self):
         if not self.model.trainable_variables:
@@ -56,6 +58,7 @@ class Batch:
         self.fisher.check_labels(self.y)
         self.x, self.y, self.sample_weight = check_batch(x=self.x, y=self.y, sample_weight=self.sample_weight)
         self.state = self.state or state_of(self.model)
+        self.raw = self.raw or raw_state_of(self.model)
 
     def part(self, limit: int | None) -> Batch:
         """Every k-th example, so that no more than twice `limit` are left; the seeds are the same.

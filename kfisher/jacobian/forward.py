@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kfisher._keras import compiled_loss
 from kfisher._keras.calls import call_model
+from kfisher._keras.state import unnoticed
 from kfisher.jacobian.regularisers import has_other_losses
 from kfisher.likelihoods.weighted import Head
 
@@ -33,7 +34,8 @@ def forward(
         around: A context in which the model runs, made from the scope.
     """
     values = [] if weights is None else zip(batch.model.trainable_variables, weights)
-    with keras.StatelessScope([*batch.state, *values], collect_losses=True) as scope:
+    scope = keras.StatelessScope([*batch.state, *values], collect_losses=True)
+    with unnoticed(batch.raw), scope:
         with around(scope) if around else contextlib.nullcontext():
             outputs = call_model(batch.model, batch.x, batch.training)
         yield outputs

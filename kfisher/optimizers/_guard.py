@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from kfisher._common.vectors import path_of
 from kfisher.jacobian.batch import Batch
 
 # The KL divergence of one step, as a share of the loss.
@@ -86,7 +87,8 @@ class Guard:
         self.can_return = scalar("can_return", dtype="int32")
         self._kept = kept
         self._previous = [
-            add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name="previous") for v in kept
+            add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name=f"{path_of(v)}_previous")
+            for v in kept
         ]
 
     # --- how far a step may go --------------------------------------------------------------------

@@ -7,6 +7,7 @@ curvature takes what it needs; `apply` then hands both on to `take_step`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import warnings
 import weakref
@@ -24,8 +25,9 @@ from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods import of_model
 from kfisher.likelihoods.weighted import labels_checked
-from kfisher.optimizers import _divergence, _keras_arguments
+from kfisher.optimizers import _divergence, _keras_arguments, _skips
 from kfisher.optimizers._accumulation import Accumulation
+from kfisher.optimizers._identity import Identity
 
 # What `learning_rate` may be.
 Rate: TypeAlias = "float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]"
@@ -34,8 +36,8 @@ _UNBOUND = (
     "{name} has seen no batch, and the gradient alone does not say what the Fisher matrix is. Use one of:\n"
     "  1. a model made with `kfisher.Model` or `kfisher.Sequential` (or a class with "
     "`kfisher.FisherMixin` before `keras.Model`),\n"
-    "  2. `kfisher.attach(model)` before `fit`, for a model whose class cannot change (again after it is "
-    "loaded),\n"
+    "  2. `kfisher.attach(model)` before `fit`, for a model whose class cannot change (again for one that "
+    "was loaded, cloned, copied or unpickled: the copy is not attached),\n"
     "  3. `optimizer.observe(model, x, y, sample_weight)` before `apply_gradients`, in a training loop of "
     "your own."
 )
@@ -50,6 +52,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def __init__(self, fisher, curvature, likelihood, seed, gradient_accumulation_steps, **kwargs):
         super().__init__(gradient_accumulation_steps=None, **_keras_arguments.checked(kwargs))
+        self._identity = Identity(self.add_variable)
         self._accumulation = Accumulation(gradient_accumulation_steps)
         self.fisher = fishers.get(fisher)
         self.curvature: Any = curvatures.get(curvature)
@@ -62,7 +65,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._blocks: list[Block] | None = None
         self._curved = False  # whether the state of the curvature is there
-        self._reported: int | None = None  # skipped steps that the user knows of
+        self._reported: Any = None  # skipped steps that the user knows of, by their causes
 
     @property
     def damping(self):
@@ -89,19 +92,20 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         That of a running curvature follows the layers of the model. They are known from the model, from the
         configuration of an optimizer that was saved, or else from the first batch.
         """
+        if not variables:  # Keras' reader of .h5 hands over those of no layer
+            return
         if not self.built:
             super().build(variables)
             self._of_keras = [v for v in self.variables if len(v.shape)]  # its averages, if it makes any
             # Not the variables: Keras would save them with the state of the optimizer.
             self._built_for = [id(v) for v in variables]
-            self.skipped_steps = self.add_variable(
-                (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
+            names = ("skipped_steps", "failed_steps_in_a_row", "divergence_told")
+            self.skipped_steps, self.failed_steps, self.told = (
+                self.add_variable((), dtype="int", aggregation="only_first_replica", name=name)
+                for name in names
             )
-            self.failed_steps = self.add_variable(
-                (), dtype="int", aggregation="only_first_replica", name="failed_steps_in_a_row"
-            )
-            self.told = self.add_variable(
-                (), dtype="int", aggregation="only_first_replica", name="divergence_told"
+            self._skips = self.add_variable(
+                (len(_skips.CAUSES),), dtype="int", aggregation="only_first_replica", name="skipped_by_cause"
             )
             self._accumulation.build(self, variables)
             self.build_own(variables)
@@ -112,6 +116,16 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             self._curved = True
             self.curvature.build(self.add_variable, variables, self._blocks, self._accumulation.parts)
             self.build_guard(variables, self._of_keras)
+            self._identity.settle(self, variables, self._blocks)
+
+    def add_variable(
+        self, shape, initializer="zeros", dtype=None, aggregation="none", layout=None, name=None
+    ):
+        """As in Keras, with a name that no other variable here has: files in HDF5 keep state by its name."""
+        taken, first = {v.name for v in self.variables}, name or "variable"
+        names = itertools.chain([first], (f"{first}_{i}" for i in itertools.count(1)))
+        name = next(n for n in names if n not in taken)
+        return super().add_variable(shape, initializer, dtype, aggregation, layout, name)
 
     def build_own(self, variables: list[keras.Variable]) -> None:
         """Creates the state of a subclass."""
@@ -171,14 +185,14 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x))
         if not self._curved and self._blocks is None and self.curvature.needs_blocks:
             self._blocks = _blocks_of(model, x)
+        if not self.built:
+            self._reported = 0
         if not self.built or not self._curved:
-            if not self.built:
-                self._reported = 0
             self.build(model.trainable_variables)
         if self._reported is None:  # a count that was loaded
             with tf.init_scope():
-                self._reported = int(self.skipped_steps.value.numpy())
-        self._check_variables(model)
+                self._reported = self._skips.value.numpy()
+        self.check(model)
         part = self._accumulation.part()
         step = tf.cast(self.iterations.value, tf.int32)
         seed = tf.stack([self.seed, step * self._accumulation.parts + part])
@@ -186,6 +200,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         batch.accepts = self.accepts(batch)
         self._loss = None
         damping = tf.convert_to_tensor(self.damping)
+        self._identity.assertion()
         self.curvature.observe(batch, step, damping, part)
         self._seen = batch
 
@@ -193,15 +208,17 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """The block in which the loss of `model` refuses bad labels; each training step enters it."""
         return labels_checked(model, self.likelihood)
 
-    def _check_variables(self, model: keras.Model) -> None:
-        if not self.curvature.keeps_state:
+    def check(self, model: keras.Model) -> None:
+        """Raises if its state is that of something else, or not of the weights that `model` trains now."""
+        if not self.built:
             return
-        if [id(v) for v in model.trainable_variables] != self._built_for:
-            names = [v.path for v in model.trainable_variables]
+        self._identity.check()
+        trained = model.trainable_variables
+        if [id(v) for v in trained] != self._built_for:
             raise ValueError(
-                "The trainable variables of the model are not those that the optimizer was built for: its "
-                f"{type(self.curvature).__name__} has no curvature of the others. Compile the model with a "
-                f"new optimizer. Received: {names}"
+                "The trainable variables of the model are not those that the optimizer was built for: it "
+                "has no state of the others. After layers were frozen or unfrozen, compile the model with a "
+                f"new optimizer. Received: {[v.path for v in trained]}"
             )
 
     def scale_loss(self, loss):
@@ -248,11 +265,19 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
         return gradient
 
-    def skip(self, xla: bool) -> None:
-        """Leaves a step out, and counts it."""
+    def skip(self, batch: Batch, loss: tf.Tensor, gradient: list, solved: Any, outlier: Any = False) -> None:
+        """Leaves a step out, and counts it by what was seen (see `_skips.cause`)."""
         self.iterations.assign_add(1)
         self.skipped_steps.assign_add(1)
-        self.failed(xla)
+        found = _skips.cause(batch, loss, gradient, solved, outlier)
+        self._skips.assign_add(tf.one_hot(found, len(_skips.CAUSES), dtype=self._skips.dtype))
+        self.failed(batch.xla)
+
+    def withheld(self, finite: tf.Tensor, grads: list) -> None:
+        """Called when an optimizer around this one will keep gradients to itself unless they are `finite`."""
+        batch, loss = self._seen, tf.constant(0.0) if self._loss is None else self._loss
+        if batch is not None:
+            tf.cond(finite, lambda: None, lambda: self.skip(batch, loss, grads, True))
 
     def failed(self, xla: bool) -> None:
         """Counts a step that was skipped or taken back; says so after a few in a row."""
@@ -273,16 +298,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         """Called by `fit` at its end: reports skipped steps."""
         super().finalize_variable_values(var_list)
-        skipped, steps = int(self.skipped_steps.numpy()), int(self.iterations.numpy())
-        new = skipped - (self._reported or 0)
-        if new > 0:
-            self._reported = skipped
-            warnings.warn(
-                f"{type(self).__name__} skipped {new} of {steps} steps, in which the batch, its gradient or "
-                "the solve was not finite. Look for NaN or infinite inputs and labels out of range, or raise "
-                "`damping`.",
-                stacklevel=2,
-            )
+        self._reported = _skips.report(self, self._skips.numpy(), self._reported)
         trouble = self.curvature.trouble()
         if trouble:
             warnings.warn(trouble, stacklevel=2)
@@ -294,6 +310,12 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         super().apply(steps, variables)
 
     # --- serialization --------------------------------------------------------------------------
+
+    def load_own_variables(self, store):
+        """As in Keras, but state of something else is an error where there is some to be replaced."""
+        if self._curved:
+            self._identity.check_store(store, self.variables)
+        super().load_own_variables(store)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,6 +14,7 @@ from kfisher.jacobian.batch import Batch
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
 from kfisher.optimizers._guard import Guard
 from kfisher.optimizers._observing import ObservingOptimizer
+from kfisher.optimizers._skips import stays_finite
 from kfisher.optimizers._step_size import damped_length, quadratic_model, within
 
 register = keras.saving.register_keras_serializable("kfisher")
@@ -208,9 +210,10 @@ class NaturalGradient(ObservingOptimizer):
         damping = tf.convert_to_tensor(self.damping)
         solution = self.solve(batch, gradient, damping)
         prepared = functools.partial(self._prepared, batch, gradient, solution, damping)
+        solved = tf.math.is_finite(tf.linalg.global_norm(solution))
         if self.guard is None:
             finite, take = prepared(None, variables, missing)
-            tf.cond(finite, take, lambda: self.skip(batch.xla))
+            tf.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, solved))
             return
         # 1. What this batch says of the last step, and of itself.
         judgement = self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
@@ -228,7 +231,7 @@ class NaturalGradient(ObservingOptimizer):
             self.succeeded(batch.xla)
 
         def skip():
-            self.skip(batch.xla)
+            self.skip(batch, judgement.loss, gradient, solved, judgement.outlier)
             self.guard.count_outlier(judgement)
 
         def take_back():
@@ -245,19 +248,18 @@ class NaturalGradient(ObservingOptimizer):
     def _prepared(self, batch, gradient, solution, damping, radius, variables, missing):
         """Whether there is a step, and the function that takes it."""
         steps, factor, share = self._bounded(batch, gradient, solution, damping, radius)
-        finite = tf.math.is_finite(tf.convert_to_tensor(self.learning_rate)) & tf.math.is_finite(
-            tf.linalg.global_norm(steps) if share is None else share
-        )
+        finite = tf.math.is_finite(tf.linalg.global_norm(steps) if share is None else share)
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # What is clipped is the step that the trust region leaves.
             steps, kept, factor = [tf.cast(factor, s.dtype) * s for s in steps], factor, 1.0
         else:
             kept = factor
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
+        self._factor, self._kept = factor, kept * self.momentum
+        finite &= stays_finite(self, steps, variables)
 
         def move():
             self.curvature.remember(solution)
-            self._factor, self._kept = factor, kept * self.momentum
             self.apply_steps(steps, variables)
             if share is not None:
                 self.curvature.moved(tf.minimum(share, 1))
@@ -302,18 +304,20 @@ class NaturalGradient(ObservingOptimizer):
                 length = rate**2 * self.curvature.squared_length(batch, gradient, solution, damping)
         return step, *((1.0, None) if radius is None else within(length, radius))
 
+    def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
+        """The m of `update_step`."""
+        rate = -tf.cast(learning_rate, variable.dtype) if self.step == "fixed" else 1.0
+        delta = tf.cast(self._factor, variable.dtype) * rate * tf.cast(step, variable.dtype)
+        if self.momentums and self.step == "fixed":
+            m = self.momentums[self._get_variable_index(variable)].value
+            delta += tf.cast(self._kept, variable.dtype) * tf.cast(m, variable.dtype)
+        return delta
+
     def update_step(self, gradient, variable, learning_rate):
-        """theta <- theta + m, m <- factor (momentum * m - learning_rate * step); m <- factor * step in the
-        quadratic model."""
-        factor = tf.cast(self._factor, variable.dtype)
-        if self.step == "fixed":
-            factor *= -tf.cast(learning_rate, variable.dtype)
-        delta = factor * tf.cast(gradient, variable.dtype)
+        """theta <- theta + m, m <- factor (momentum * m - learning_rate * step), or factor * step."""
+        delta = self.added(gradient, variable, learning_rate)
         if self.momentums:
-            m = self.momentums[self._get_variable_index(variable)]
-            if self.step == "fixed":
-                delta += tf.cast(self._kept, variable.dtype) * tf.cast(m.value, variable.dtype)
-            self.assign(m, delta)
+            self.assign(self.momentums[self._get_variable_index(variable)], delta)
         self.assign_add(variable, delta)
 
     def _last_step(self, variables: list) -> Tensors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -9,6 +11,7 @@ from kfisher._common.checks import positive, probability
 from kfisher.curvature import Diagonal
 from kfisher.fisher import Sampled
 from kfisher.optimizers._observing import ObservingOptimizer
+from kfisher.optimizers._skips import stays_finite
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -101,24 +104,30 @@ class SophiaG(ObservingOptimizer):
 
     def take_step(self, batch, gradient, variables, missing, losses):
         finite = tf.math.is_finite(tf.linalg.global_norm(gradient)) & self.curvature.ready()
-        finite &= tf.math.is_finite(tf.convert_to_tensor(self.learning_rate))
         steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]
+        finite &= stays_finite(self, steps, variables)
 
         def take():
             self.apply_steps(steps, variables)
             self.succeeded(batch.xla)
 
-        tf.cond(finite, take, lambda: self.skip(batch.xla))
+        tf.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, self.curvature.ready()))
+
+    def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
+        """What `update_step` adds to a variable."""
+        h = tf.cast(self.curvature.entries(self._get_variable_index(variable)), variable.dtype)
+        average = self._average(step, variable)
+        ratio = average / tf.maximum(self.gamma * h, tf.constant(self.epsilon, variable.dtype))
+        return -tf.cast(learning_rate, variable.dtype) * tf.clip_by_value(ratio, -1, 1)
+
+    def _average(self, gradient: tf.Tensor, variable: Any) -> tf.Tensor:
+        m = tf.cast(self.averages[self._get_variable_index(variable)].value, variable.dtype)
+        return self.beta_1 * m + (1 - self.beta_1) * tf.cast(gradient, variable.dtype)
 
     def update_step(self, gradient, variable, learning_rate):
-        i = self._get_variable_index(variable)
-        m, h = self.averages[i], tf.cast(self.curvature.entries(i), variable.dtype)
-        average = self.beta_1 * tf.cast(m.value, variable.dtype) + (1 - self.beta_1) * tf.cast(
-            gradient, variable.dtype
-        )
-        self.assign(m, average)
-        ratio = average / tf.maximum(self.gamma * h, tf.constant(self.epsilon, variable.dtype))
-        self.assign_add(variable, -tf.cast(learning_rate, variable.dtype) * tf.clip_by_value(ratio, -1, 1))
+        delta = self.added(gradient, variable, learning_rate)
+        self.assign(self.averages[self._get_variable_index(variable)], self._average(gradient, variable))
+        self.assign_add(variable, delta)
 
     def get_config(self):
         config = super().get_config()

@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.rows import map_rows
+from kfisher._keras.state import raw_state_of, unnoticed
 from kfisher.jacobian.layer_calls import LayerCall, floating, repeat
 from kfisher.jacobian.layers.blocks import Block, Piece
 from kfisher.jacobian.layers.outer_products import Formed
@@ -67,7 +68,10 @@ class Rule:
         while graph is not None and graph not in self._kept:  # what an outer graph has is there in inner ones
             graph = getattr(graph, "outer_graph", None)
         if graph not in self._kept:  # nor was it made eagerly
-            rows = [self._rows_of_call(layer_call) for layer_call in self.layer_calls]
+            rows = []
+            for layer_call in self.layer_calls:
+                with unnoticed(raw_state_of(layer_call.layer)):
+                    rows.append(self._rows_of_call(layer_call))
             self._kept[own] = [tf.add_n(list(p)) if len(p) > 1 else p[0] for p in zip(*rows)]
             graph = own
         return self._kept[graph]

@@ -1,0 +1,83 @@
+"""The pass that nobody is to notice."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+from kfisher.damping import LevenbergMarquardt
+from kfisher.optimizers import NaturalGradient
+
+X, Y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+
+
+class Counting(keras.layers.Layer):
+    """Scales by a weight, and keeps state of which Keras knows nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.helper = tf.Module()
+        self.random = tf.random.Generator.from_seed(1)
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+        self.calls = tf.Variable(0.0, trainable=False)
+        self.helper.calls = tf.Variable(0, trainable=False)
+
+    def call(self, x, training=False):
+        if training:
+            self.calls.assign_add(1.0)
+            self.helper.calls.assign_add(1)
+            tf.summary.scalar("mean", tf.reduce_mean(x), step=0)
+        return x * self.scale + 1e-6 * self.calls + 0.1 * self.random.normal(())
+
+
+def network(optimizer, **kwargs):
+    keras.utils.set_random_seed(0)
+    model = kfisher.Sequential([keras.Input((3,)), Counting(), keras.layers.Dense(1)])
+    model.compile(optimizer, "mse", **kwargs)
+    return model
+
+
+def kept(model):
+    layer = model.layers[0]
+    return [layer.calls.numpy(), layer.helper.calls.numpy(), *layer.random.state.numpy()]
+
+
+def after_three_steps(model, folder):
+    """What its layer keeps, and how many records were written."""
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default():
+        for _ in range(3):
+            model.train_on_batch(X, Y)
+    writer.close()
+    (file,) = folder.iterdir()
+    return kept(model), len(list(tf.data.TFRecordDataset(str(file))))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return after_three_steps(network("adam", run_eagerly=True), tmp_path_factory.mktemp("adam"))
+
+
+QUADRATIC = {"step": "quadratic_model", "damping": LevenbergMarquardt(every=1)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"curvature": "gram"},
+        {"curvature": "matrix_free"},
+        QUADRATIC,
+        {"curvature": "gram", "eager": True},
+    ],
+    ids=["kfac", "gram", "matrix_free", "quadratic_model", "gram_eager"],
+)
+def test_what_layers_keep_for_themselves_moves_once_a_step(options, reference, tmp_path):
+    options = dict(options)
+    eager = options.pop("eager", False)
+    found = after_three_steps(network(NaturalGradient(0.01, seed=0, **options), run_eagerly=eager), tmp_path)
+    assert found == reference
+    assert found[0][:2] == [3, 3]

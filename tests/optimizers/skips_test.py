@@ -1,0 +1,118 @@
+"""Steps that are left out: none spoils the weights, and each is reported by what was seen."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+from kfisher.optimizers import NaturalGradient, SophiaG
+
+X = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+Y = np.ones((8, 1), "float32")
+
+
+def network(optimizer, **kwargs):
+    keras.utils.set_random_seed(0)
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(optimizer, "mse", **kwargs)
+    return model
+
+
+class Once(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that is bad at one step."""
+
+    def __init__(self, bad):
+        self.bad = bad
+
+    def __call__(self, step):
+        return tf.where(tf.cast(step, tf.int32) == 1, tf.constant(self.bad, tf.float32), 0.1)
+
+    def get_config(self):
+        return {"bad": self.bad}
+
+
+def gram(**options):
+    return NaturalGradient(
+        **{
+            "learning_rate": 0.1,
+            "curvature": "gram",
+            "damping": 0.1,
+            "trust_region": None,
+            "seed": 0,
+            **options,
+        }
+    )
+
+
+RATES = {
+    "infinite": lambda rate: gram(learning_rate=rate(np.inf)),
+    "not a number, in the region": lambda rate: gram(learning_rate=rate(np.nan), trust_region=0.01),
+    "larger than float32": lambda rate: gram(learning_rate=rate(3e38), damping=1e-3),
+    "with momentum": lambda rate: gram(learning_rate=rate(np.inf), momentum=0.9),
+    "weight decay": lambda rate: gram(learning_rate=rate(1e38), weight_decay=1e3),
+    "averages": lambda rate: gram(learning_rate=rate(np.inf), use_ema=True, clipnorm=1.0),
+    "sophia": lambda rate: SophiaG(rate(np.inf), seed=0),
+    "sophia, weight decay": lambda rate: SophiaG(rate(1e38), weight_decay=1e3, use_ema=True, seed=0),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_a_rate_that_would_spoil_the_weights_has_the_step_skipped(name):
+    model = network(RATES[name](Once))
+    values = []
+    for _ in range(3):  # the second with the bad rate
+        model.train_on_batch(X, Y)
+        values.append([v.numpy() for v in (*model.variables, *model.optimizer.variables)])
+    assert all(np.isfinite(v).all() for v in values[-1])
+    assert int(model.optimizer.skipped_steps) == 1
+    weights = [v[0] for v in values]
+    assert sum(np.array_equal(a, b) for a, b in zip(weights, weights[1:])) == 1
+
+
+def spoilt(value):
+    x = X.copy()
+    x[0, 0] = value
+    return x
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "x, sample_weight, seen",
+    [
+        (spoilt(np.nan), None, "in 1, the inputs, labels or sample weights were not finite"),
+        (spoilt(3e38), None, "in 1, the loss was not finite, although the batch was"),
+    ],
+)
+def test_the_report_says_what_was_seen(policy, x, sample_weight, seen):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = network(gram())
+        with pytest.warns(UserWarning, match=f"skipped 1 of 1 steps: {seen}"):
+            model.fit(x, Y, sample_weight=sample_weight, verbose=0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_weights_that_are_all_zero_are_not_blamed_on_the_inputs():
+    model = network(NaturalGradient(0.1, curvature="diagonal", seed=0))
+    with pytest.warns(UserWarning, match="in 1, all sample weights were zero."):
+        model.fit(X, Y, sample_weight=np.zeros(8), verbose=0)
+
+
+def test_a_loss_scale_that_is_too_large_is_an_overflow_of_the_gradient():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = network(keras.optimizers.LossScaleOptimizer(gram(), initial_scale=1e30))
+        with pytest.warns(
+            UserWarning, match="skipped 1 of 1 steps: in 1, the gradient was not finite, although"
+        ):
+            model.fit(X, Y, verbose=0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network(gram()).fit(X, Y, verbose=0)
