@@ -180,8 +180,8 @@ def _without_values(stack: list[TracedCall]) -> Callable:
         def derivative(*args, **kwargs):
             tape, *given = inspect.signature(original).bind(*args, **kwargs).arguments.values()
             node = begun.get(id(tape))
-            known = any(node is other for other in stack)
-            (node if known else stack[-1]).differentiates = True
+            owner = node if node is not None and any(node is other for other in stack) else stack[-1]
+            owner.differentiates = True
             if name == "jvp":
                 return zeros(tf.shape, given[0])
             if name == "gradient":

@@ -20,7 +20,7 @@ import tensorflow as tf
 from kfisher import curvature as curvatures
 from kfisher import fisher as fishers
 from kfisher._common import checks
-from kfisher.jacobian import layers, plan
+from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods import of_model
@@ -111,7 +111,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             self.build_own(variables)
         model = self._model() if self.curvature.needs_blocks else None
         if not self._curved and model is not None and model.built and getattr(model, "inputs", None):
-            self._blocks = _blocks_of(model, None)
+            self._blocks = layers.blocks_of(model, None)
         if not self._curved and (self._blocks is not None or not self.curvature.needs_blocks):
             self._curved = True
             self.curvature.build(self.add_variable, variables, self._blocks, self._accumulation.parts)
@@ -184,7 +184,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         if not model.built or not model.trainable_variables:
             model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x))
         if not self._curved and self._blocks is None and self.curvature.needs_blocks:
-            self._blocks = _blocks_of(model, x)
+            self._blocks = layers.blocks_of(model, x)
         if not self.built:
             self._reported = 0
         if not self.built or not self._curved:
@@ -339,10 +339,3 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         if blocks is not None:
             optimizer._blocks = [Block.from_config(block) for block in blocks]
         return optimizer
-
-
-def _blocks_of(model: keras.Model, x: Any) -> list[Block]:
-    """The blocks of all variables that the model uses, by their positions."""
-    positions = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    tapped = [layer for layer in plan.plan(model, x).calls if layer.trainable_variables]
-    return [block.located(lambda v: positions[id(v)]) for block in layers.structure(tapped)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from kfisher.jacobian.layer_calls import LayerCall
@@ -13,8 +15,9 @@ from kfisher.jacobian.layers.einsum_dense import EinsumDenseRule
 from kfisher.jacobian.layers.embedding import EmbeddingRule
 from kfisher.jacobian.layers.scale_shift import ScaleShiftRule
 from kfisher.jacobian.layers.separable import SeparableRule
+from kfisher.jacobian.plan import plan
 
-__all__ = ["Rule", "groups", "rule_for", "rules", "structure"]
+__all__ = ["Rule", "blocks_of", "groups", "rule_for", "rules", "structure", "tapped"]
 
 _RULES = (
     DenseRule,
@@ -71,3 +74,14 @@ def rules(layer_calls: list[LayerCall]) -> list[Rule]:
             )
         )
     return found
+
+
+def tapped(model: keras.Model, x: Any) -> list[keras.layers.Layer]:
+    """The layers with trainable variables that a pass of the model taps; `x` as for `plan`."""
+    return [layer for layer in plan(model, x).calls if layer.trainable_variables]
+
+
+def blocks_of(model: keras.Model, x: Any) -> list[Block]:
+    """The blocks of all variables that the model uses, by their positions."""
+    positions = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    return [block.located(lambda v: positions[id(v)]) for block in structure(tapped(model, x))]
