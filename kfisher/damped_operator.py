@@ -1,9 +1,9 @@
-"""F + lambda I as a linear operator: what can be solved, as F in general cannot."""
+"""F + λ I as a linear operator: what can be solved, as F in general cannot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,19 +23,19 @@ _ITERATIONS = 2000
 
 
 class DampedFisherOperator(tf.linalg.LinearOperator):
-    """F + lambda I, self-adjoint and positive definite: what `FisherOperator.damped` returns.
+    """F + λ I, self-adjoint and positive definite: what `FisherOperator.damped` returns.
 
     It solves, with the number of rows N R (examples times vectors of each) and of parameters P,
 
-    - where N R < P, and N R <= 4096, by Woodbury's identity on the Gram matrix of A, F = A^T A + ridge;
-    - else where P <= 4096 by a Cholesky factorisation of the matrix, both in float64;
+    - where N R < P, and N R ≤ 4096, by Woodbury's identity on the Gram matrix of A, F = Aᵀ A + ridge;
+    - else where P ≤ 4096 by a Cholesky factorisation of the matrix, both in float64;
     - else by conjugate gradients, up to a residual of the square root of the dtype's precision.
 
     The log-determinant comes from the same factors (matrix determinant lemma).
 
     Args:
         fisher: A `kfisher.FisherOperator`.
-        damping: Positive float, lambda.
+        damping: Positive float, λ.
 
     Raises:
         ValueError: If `damping` is no positive float.
@@ -66,46 +66,46 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
             name="DampedFisherOperator",
         )
 
-    def _shape(self):
+    def _shape(self) -> Any:
         return self._fisher.shape
 
-    def _shape_tensor(self):
+    def _shape_tensor(self) -> Any:
         return self._fisher.shape_tensor()
 
     # --- products -------------------------------------------------------------------------------------
 
-    def _matvec(self, x, adjoint=False):
+    def _matvec(self, x: Any, adjoint: Any = False) -> Any:
         return self._fisher.matvec(x) + self._damping * x
 
-    def _matmul(self, x, adjoint=False, adjoint_arg=False):
+    def _matmul(self, x: Any, adjoint: Any = False, adjoint_arg: Any = False) -> Any:
         right = tf.linalg.matrix_transpose(x) if adjoint_arg else x
         return self._fisher.matmul(right) + self._damping * right
 
-    def _to_dense(self):
+    def _to_dense(self) -> Any:
         matrix = self._fisher.to_dense()
         return tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + self._damping)
 
-    def _diag_part(self):
+    def _diag_part(self) -> Any:
         return self._fisher.diag_part() + self._damping
 
-    def _eigvals(self):
+    def _eigvals(self) -> Any:
         return self._fisher.eigvals() + self._damping
 
     # --- solutions ------------------------------------------------------------------------------------
 
-    def _solvevec(self, rhs, adjoint=False):
+    def _solvevec(self, rhs: Any, adjoint: Any = False) -> Any:
         return self._solver()(rhs) if rhs.shape.rank == 1 else super()._solvevec(rhs, adjoint)
 
-    def _solve(self, rhs, adjoint=False, adjoint_arg=False):
+    def _solve(self, rhs: Any, adjoint: Any = False, adjoint_arg: Any = False) -> Any:
         columns = rhs if adjoint_arg else tf.linalg.matrix_transpose(rhs)
         solver = tf.autograph.experimental.do_not_convert(self._solver())
         solutions = tf.map_fn(solver, tf.reshape(columns, [-1, self.shape[-1]]))
         return tf.linalg.matrix_transpose(tf.reshape(solutions, tf.shape(columns)))
 
-    def _determinant(self):
+    def _determinant(self) -> Any:
         return tf.exp(self.log_abs_determinant())
 
-    def _log_abs_determinant(self):
+    def _log_abs_determinant(self) -> Any:
         way = self._way()
         if way == "products":
             raise ValueError(
@@ -127,7 +127,7 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
         return "dense" if size <= _DIRECT else "products"
 
     def _factor(self, way: str) -> tf.Tensor:
-        """The Cholesky factor of A^T A + D, or of lambda (I + A D^-1 A^T), in float64."""
+        """The Cholesky factor of Aᵀ A + D, or of λ (I + A D⁻¹ Aᵀ), in float64."""
         if self._kept is not None and tf.executing_eagerly():  # a tensor of a graph ends with the graph
             return self._kept
         if way == "gram":
@@ -148,7 +148,7 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
             return self._by_products
         factor = self._factor(way)
 
-        def solver(right):
+        def solver(right: Any) -> Any:
             right = tf.cast(right, tf.float64)
             found = self._by_gram(factor, right) if way == "gram" else _with_factor(factor, right)
             return tf.cast(found, self.dtype)
@@ -156,16 +156,16 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
         return solver
 
     def _by_gram(self, factor: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-        """D^-1 [b - A^T (I + A D^-1 A^T)^-1 A D^-1 b], and the same for what it leaves of b."""
+        """D⁻¹ [b - Aᵀ (I + A D⁻¹ Aᵀ)⁻¹ A D⁻¹ b], and the same for what it leaves of b."""
         diagonal = self._diagonal()
 
-        def seen(v):
+        def seen(v: Any) -> Any:
             return tf.cast(self._root.matvec(unflatten(v, self._like)), tf.float64)
 
-        def pulled(u):
+        def pulled(u: Any) -> Any:
             return flatten(self._root.rmatvec(u))
 
-        def solved(b):
+        def solved(b: Any) -> Any:
             a = seen(b / diagonal)
             u = _with_factor(factor, self._lambda * tf.reshape(a, [-1]))
             return (b - pulled(tf.reshape(u, tf.shape(a)))) / diagonal
@@ -196,7 +196,7 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
         return list(zip(self._root.ridge, self._like))
 
     def _diagonal(self) -> tf.Tensor:
-        """D = ridge + lambda, `(P,)` in float64."""
+        """D = ridge + λ, `(P,)` in float64."""
         return tf.concat([tf.fill([tf.size(v)], self._lambda + d) for d, v in self._ridges()], 0)
 
 

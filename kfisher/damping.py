@@ -1,4 +1,4 @@
-"""How the damping lambda changes while training."""
+"""Policies for the damping λ while training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ register = keras.saving.register_keras_serializable("kfisher")
 
 
 class Damping:
-    """A policy for lambda, the damping of `kfisher.optimizers.NaturalGradient`.
+    """A policy for λ, the damping of `kfisher.optimizers.NaturalGradient`.
 
     Attributes:
-        initial: The first lambda.
+        initial: The first λ.
         every: Steps between two adaptations, or `None` if it does not adapt.
     """
 
@@ -26,16 +26,16 @@ class Damping:
         self.initial = positive("initial", initial)
 
     def adapted(self, damping: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
-        """The next lambda.
+        """The next λ.
 
         Args:
-            damping: Scalar, lambda as it is.
+            damping: Scalar, λ as it is.
             ratio: Scalar, the reduction ratio of the last step; NaN if there was none.
         """
         return damping
 
     def cautious(self, caution: tf.Tensor, examples: tf.Tensor) -> tf.Tensor | None:
-        """lambda of a policy that goes by how well F is known, or `None`.
+        """λ of a policy that goes by how well F is known, or `None`.
 
         Args:
             caution: Scalar, 1 at first and again after enough good steps, ten times as large after each step
@@ -45,7 +45,7 @@ class Damping:
         return None
 
     def after_rejection(self, damping: tf.Tensor) -> tf.Tensor:
-        """The next lambda of another policy, when a step was taken back."""
+        """The next λ of another policy, when a step was taken back."""
         return damping
 
     def get_config(self) -> dict[str, Any]:
@@ -58,10 +58,10 @@ class Damping:
 
 @register
 class Constant(Damping):
-    """The same lambda at every step; a plain float as `damping` means this.
+    """Constant λ at every step; a plain float as `damping` means this.
 
     Args:
-        initial: Positive float, lambda in the units of F (loss / parameter^2).
+        initial: Positive float, λ in the units of F (loss / parameter²).
 
     Example:
 
@@ -73,7 +73,7 @@ class Constant(Damping):
 class Cautious(Damping):
     """Large while F is known from few examples, and ten times as large after a step that is taken back.
 
-        lambda = clip(initial min(1, 16 / n) caution, minimum, maximum)
+        λ = clip(initial min(1, 16 / n) caution, minimum, maximum)
 
     with n the examples that the running averages of F hold: at first those of one batch, among whose
     gradients most directions of a large network are not; at most B / (1 - decay) for batches of B. A step
@@ -81,9 +81,9 @@ class Cautious(Damping):
     single batch have `minimum` for `initial`. `damping="auto"` means this with its defaults.
 
     Args:
-        initial: Positive float, lambda in the units of F (loss / parameter^2) for up to 16 examples. Defaults
+        initial: Positive float, λ in the units of F (loss / parameter²) for up to 16 examples. Defaults
             to `5e-3`.
-        minimum, maximum: Bounds of lambda. Default to `1e-4` and `1e3`.
+        minimum, maximum: Bounds of λ. Default to `1e-4` and `1e3`.
 
     Example:
 
@@ -94,11 +94,11 @@ class Cautious(Damping):
         super().__init__(initial)
         self.minimum, self.maximum = bounds(self.initial, minimum, maximum)
 
-    def cautious(self, caution, examples):
+    def cautious(self, caution: Any, examples: Any) -> Any:
         base = self.initial * tf.minimum(1.0, 16.0 / tf.maximum(examples, 1.0))
         return tf.clip_by_value(tf.maximum(base, self.minimum) * caution, self.minimum, self.maximum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "minimum": self.minimum, "maximum": self.maximum}
 
 
@@ -106,21 +106,21 @@ class Cautious(Damping):
 class LevenbergMarquardt(Damping):
     """Trusts the quadratic model as far as it predicts the loss.
 
-    Every T = `every` steps the loss on the batch is taken before and after the step delta, and
+    Every T = `every` steps the loss on the batch is taken before and after the step δ, and
 
-        rho = [L(theta + delta) - L(theta)] / [grad L . delta + delta^T F delta / 2]
-        lambda <- lambda omega^T   if rho > 3/4,      lambda / omega^T   if rho < 1/4
+        rho = [L(θ + δ) - L(θ)] / [∇L . δ + δᵀ F δ / 2]
+        λ ← λ omegaᵀ   if rho > 3/4,      λ / omegaᵀ   if rho < 1/4
 
-    with the exact F of the batch (the empirical one, if that is what the optimizer uses) and delta the whole
+    with the exact F of the batch (the empirical one, if that is what the optimizer uses) and δ the whole
     change of the weights: momentum, clipping and weight decay included. The same dropout masks are used in
     both. This costs two forward passes and one product J v every T steps. Where the model predicts no
-    decrease, which momentum can bring about, or the loss is not finite, lambda grows.
+    decrease, which momentum can bring about, or the loss is not finite, λ grows.
 
     Args:
-        initial: Positive float, the first lambda. Defaults to `1e-2`.
+        initial: Positive float, the first λ. Defaults to `1e-2`.
         omega: Float in (0, 1). Defaults to `0.95`.
         every: Positive integer T. Defaults to `5`.
-        minimum, maximum: Bounds of lambda. Default to `1e-8` and `1e3`.
+        minimum, maximum: Bounds of λ. Default to `1e-8` and `1e3`.
 
     Reference:
         Martens & Grosse 2015 (arXiv:1503.05671), section 6.5.
@@ -143,17 +143,17 @@ class LevenbergMarquardt(Damping):
         self.omega, self.every = between_0_and_1("omega", omega), positive_integer("every", every)
         self.minimum, self.maximum = bounds(self.initial, minimum, maximum)
 
-    def adapted(self, damping, ratio):
+    def adapted(self, damping: Any, ratio: Any) -> Any:
         factor = tf.constant(self.omega**self.every, damping.dtype)
         lower = tf.where(ratio > 0.75, damping * factor, damping)
         # Not `ratio < 0.25`: NaN, too, is no reason to trust the model.
         found = tf.where(ratio >= 0.25, lower, damping / factor)
         return tf.clip_by_value(found, self.minimum, self.maximum)
 
-    def after_rejection(self, damping):
+    def after_rejection(self, damping: Any) -> Any:
         return self.adapted(damping, tf.constant(float("nan"), damping.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "omega": self.omega,

@@ -1,10 +1,10 @@
 """Three Fishers that differ only in where the labels come from.
 
-For a position with outputs f, each kind gives vectors V (C, R) so that F_f = V V^T is, in turn,
+For a position with outputs f, each kind gives vectors V (C, R) so that F_f = V Vᵀ is, in turn,
 
-    Exact      E_p(y|f)[ s(y) s(y)^T ]            labels averaged over the model
-    Sampled    1/k sum_r s(y_r) s(y_r)^T          labels y_r ~ p(y | f) drawn from the model
-    Empirical  s(y_n) s(y_n)^T                    the label of the data
+    Exact      E_p(y|f)[ s(y) s(y)ᵀ ]            labels averaged over the model
+    Sampled    1/k Σ_r s(y_r) s(y_r)ᵀ          labels y_r ~ p(y | f) drawn from the model
+    Empirical  s(y_n) s(y_n)ᵀ                    the label of the data
 
 with the score s(y) = d/df log p(y | f). Kunstner, Balles, Hennig 2019, equations (3)-(5).
 Nothing downstream knows which kind it was.
@@ -56,7 +56,7 @@ class Fisher:
         return Exact()
 
     def divergence(self, size: tf.Tensor) -> tf.Tensor:
-        """The size of delta^T F delta for a step that changes the loss by as much as its `size`."""
+        """The size of δᵀ F δ for a step that changes the loss by as much as its `size`."""
         return size
 
     def check_labels(self, y: Any) -> None:
@@ -73,7 +73,7 @@ class Fisher:
     def vectors(
         self, likelihood: Likelihood, eta: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor
     ) -> tf.Tensor:
-        """V = score(eta, labels) / sqrt(R) for one output.
+        """V = score(eta, labels) / √(R) for one output.
 
         Args:
             likelihood: p(y | f).
@@ -122,7 +122,7 @@ class Fisher:
     def output_products(self, heads: list[Head], seed: tf.Tensor) -> Callable:
         """F_f u on a batch, weights included; takes and returns a tensor in the shape of eta for each head.
 
-        With the vectors of a draw of labels, sum_r v_rn (v_rn . u_n) over all heads and positions of an
+        With the vectors of a draw of labels, Σ_r v_rn (v_rn . u_n) over all heads and positions of an
         example together, as they are pulled back.
         """
         vectors = [
@@ -157,27 +157,27 @@ class Exact(Fisher):
     >>> optimizer = kfisher.optimizers.NaturalGradient(fisher=kfisher.Exact())
     """
 
-    def output_products(self, heads, seed):
+    def output_products(self, heads: list[Head], seed: Any) -> Any:
         weights = [tf.square(head.root_weights) for head in heads]
 
-        def product(parts):
+        def product(parts: Any) -> Any:
             return [
                 w * head.likelihood.fisher_product(head.eta, u) for head, w, u in zip(heads, weights, parts)
             ]
 
         return product
 
-    def gradient_coordinates(self, likelihood, eta, labels):
+    def gradient_coordinates(self, likelihood: Likelihood, eta: Any, labels: Any) -> Any:
         white = likelihood.whiten(eta, likelihood.score(eta, labels))
         return None if white is None else -white
 
-    def vectors(self, likelihood, eta, labels, seed):
+    def vectors(self, likelihood: Likelihood, eta: Any, labels: Any, seed: Any) -> Any:
         """The columns of a root of F_f, R = C."""
         root = likelihood.fisher_root(eta)
         rank = root.shape.rank
         return tf.transpose(root, [rank - 1, *range(rank - 1)])
 
-    def columns(self, heads, seed):
+    def columns(self, heads: list[Head], seed: Any) -> Any:
         """V of a batch: each position has columns of its own, as the labels of one say nothing of another."""
         vectors, coordinates = self._weighted(heads, seed)
         groups = [[(eta, _one_position_at_a_time(v))] for eta, v in vectors]
@@ -193,7 +193,7 @@ class Sampled(Fisher):
     An unbiased estimate of `Exact` at the cost of `num_samples` backward passes.
 
     Args:
-        num_samples: Positive integer k, labels drawn for each example. The error falls as 1/sqrt(k).
+        num_samples: Positive integer k, labels drawn for each example. The error falls as 1/√(k).
 
     Example:
 
@@ -205,7 +205,7 @@ class Sampled(Fisher):
     def __init__(self, num_samples: int = 1):
         self.num_samples = positive_integer("num_samples", num_samples)
 
-    def labels(self, likelihood, eta, labels, seed):
+    def labels(self, likelihood: Likelihood, eta: Any, labels: Any, seed: Any) -> Any:
         return tf.stop_gradient(likelihood.sample(eta, self.num_samples, seed))
 
     def get_config(self) -> dict[str, Any]:
@@ -226,18 +226,18 @@ class Empirical(Fisher):
 
     needs_labels = True
 
-    def divergence(self, size):
-        """delta^T EF delta = sum_n w_n (g_n . delta)^2, the mean square change of the losses of examples."""
+    def divergence(self, size: Any) -> Any:
+        """δᵀ EF δ = Σ_n w_n (g_n . δ)², the mean square change of the losses of examples."""
         return size**2
 
-    def gradient_coordinates(self, likelihood, eta, labels):
+    def gradient_coordinates(self, likelihood: Likelihood, eta: Any, labels: Any) -> Any:
         return -tf.ones_like(eta[..., :1])
 
     @property
-    def expectation(self):
+    def expectation(self) -> Any:
         return self
 
-    def labels(self, likelihood, eta, labels, seed):
+    def labels(self, likelihood: Likelihood, eta: Any, labels: Any, seed: Any) -> Any:
         return labels[tf.newaxis]
 
 

@@ -1,4 +1,4 @@
-"""How the optimizer gets at the batch: models that hand it over, and `attach` for those that cannot."""
+"""Models that hand their batches to the optimizer, and `attach` for those whose class cannot change."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def prepare(model: keras.Model) -> None:
         inner(optimizer).check(model)
 
 
-def _prepared(model: keras.Model, make: Callable, *args, **kwargs) -> Any:
+def _prepared(model: keras.Model, make: Callable, *args: Any, **kwargs: Any) -> Any:
     prepare(model)
     return make(*args, **kwargs)
 
@@ -77,14 +77,14 @@ def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Calla
     """`train_step`, in which a `LossScaleOptimizer` tells the one inside of the loss, and of gradients that
     are not finite, which it keeps to itself."""
 
-    def told(data):
+    def told(data: Any) -> Any:
         scale, check = outer.scale_loss, outer.check_finite
 
-        def scale_loss(loss):
+        def scale_loss(loss: Any) -> Any:
             optimizer.scale_loss(loss)
             return scale(loss)
 
-        def check_finite(grads):
+        def check_finite(grads: Any) -> Any:
             finite = check(grads)
             optimizer.withheld(finite, [g for g in grads if g is not None])
             return finite
@@ -109,16 +109,16 @@ class FisherMixin(_Base):
     >>> class Network(kfisher.FisherMixin, keras.Model): ...
     """
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: Any, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "optimizer":
             _bind(self)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: Any = False) -> Any:
         prepare(self)
         return super().make_train_function(force)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> Any:
         return train_on(self, super().train_step, data)
 
 
@@ -134,12 +134,12 @@ class Model(FisherMixin, keras.Model):
     >>> model = kfisher.Model(inputs, keras.layers.Dense(1)(inputs))
     """
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if cls is Model and (args or "inputs" in kwargs):
             return Functional(*args, **kwargs)
         return super().__new__(cls)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         if args or "inputs" in kwargs:
             raise TypeError(
                 "Keras makes a class that calls `super().__init__(inputs, outputs)` functional, and its "
@@ -151,7 +151,7 @@ class Model(FisherMixin, keras.Model):
 
 @register
 class Functional(FisherMixin, keras.Model):
-    """What `kfisher.Model(inputs, outputs)` returns; a `keras.Model`, not an instance of `kfisher.Model`.
+    """The class of `kfisher.Model(inputs, outputs)`; a `keras.Model`, not an instance of `kfisher.Model`.
 
     Keras makes a class with functional arguments functional for good, so that `Model` itself would no
     longer be open to subclasses with a `call`.
@@ -213,7 +213,7 @@ def detach(model: keras.Model) -> keras.Model:
 
 
 def wants_batches(model: keras.Model) -> bool:
-    """Whether the optimizer has to see the batches and the model does not show them."""
+    """True if the optimizer has to see the batches and the model does not show them."""
     optimizer = inner(model.optimizer)
     return hasattr(optimizer, "observe") and not isinstance(model, FisherMixin) and not _is_attached(model)
 

@@ -18,13 +18,13 @@ from kfisher.likelihoods import Likelihood, of_model
 
 
 class FisherOperator(tf.linalg.LinearOperator):
-    """F = sum_n w_n J_n^T V_n V_n^T J_n as a `tf.linalg.LinearOperator` of shape `(P, P)`.
+    """F = Σ_n w_n J_nᵀ V_n V_nᵀ J_n as a `tf.linalg.LinearOperator` of shape `(P, P)`.
 
     P runs over `model.trainable_variables` in their order, each flattened row-major. F is in the units of
     the loss that Keras minimises: for `"exact"` it is the generalised Gauss-Newton matrix of the compiled
     loss wherever the two coincide, plus the Hessian of L2 regularisers.
 
-    Products never form an N x P tensor for dense layers; `to_dense`, `diag_part` and `trace` do.
+    Products never form an N × P tensor for dense layers; `to_dense`, `diag_part` and `trace` do.
 
     F is self-adjoint and positive semidefinite, and in general singular: it has no inverse, determinant or
     Cholesky factor. `F.damped(damping)`, that is F + damping I, has all of them.
@@ -116,7 +116,7 @@ class FisherOperator(tf.linalg.LinearOperator):
         """F + damping I, a positive definite linear operator, with `solve`, `log_abs_determinant` and so on.
 
         Args:
-            damping: Positive float, in the units of F (loss / parameter^2).
+            damping: Positive float, in the units of F (loss / parameter²).
 
         Raises:
             ValueError: If `damping` is not a positive float.
@@ -129,30 +129,30 @@ class FisherOperator(tf.linalg.LinearOperator):
         """
         return DampedFisherOperator(self, damping)
 
-    def _shape(self):
+    def _shape(self) -> Any:
         return tf.TensorShape([self._size, self._size])
 
-    def _shape_tensor(self):
+    def _shape_tensor(self) -> Any:
         return tf.constant([self._size, self._size])
 
-    def _product(self, vector):
-        """A^T A v + ridge * v."""
+    def _product(self, vector: Any) -> Any:
+        """Aᵀ A v + ridge * v."""
         vectors = unflatten(vector, self._like)
         products = self.root.rmatvec(self.root.matvec(vectors))
         products = [p + d * v for p, d, v in zip(products, self.root.ridge, vectors)]
         return tf.cast(flatten(products), self.dtype)
 
-    def _matvec(self, x, adjoint=False):
+    def _matvec(self, x: Any, adjoint: Any = False) -> Any:
         return self._product(x) if x.shape.rank == 1 else super()._matvec(x, adjoint)
 
-    def _matmul(self, x, adjoint=False, adjoint_arg=False):
+    def _matmul(self, x: Any, adjoint: Any = False, adjoint_arg: Any = False) -> Any:
         columns = x if adjoint_arg else tf.linalg.matrix_transpose(x)
         # Converting all that is called would take seconds.
         product = tf.autograph.experimental.do_not_convert(self._product)
         products = tf.map_fn(product, tf.reshape(columns, [-1, self._size]))
         return tf.linalg.matrix_transpose(tf.reshape(products, tf.shape(columns)))
 
-    def _to_dense(self):
+    def _to_dense(self) -> Any:
         memory.require(
             2.0 * self._size**2 * self.dtype.size,
             "The dense matrix",
@@ -163,11 +163,11 @@ class FisherOperator(tf.linalg.LinearOperator):
         matrix = tf.matmul(rows, rows, transpose_a=True)
         return tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + self._ridge())
 
-    def _diag_part(self):
+    def _diag_part(self) -> Any:
         return tf.reduce_sum(tf.square(self.root.rows()), 0) + self._ridge()
 
-    def _eigvals(self):
-        """Ascending; through the Gram matrix A A^T where that is smaller, as it shares all but zeros."""
+    def _eigvals(self) -> Any:
+        """Ascending; through the Gram matrix A Aᵀ where that is smaller, as it shares all but zeros."""
         count = self.root.num_rows
         if any(self.root.ridge) or tf.is_tensor(count) or count >= self._size:
             return tf.linalg.eigvalsh(self.to_dense())
@@ -175,13 +175,13 @@ class FisherOperator(tf.linalg.LinearOperator):
         zeros = tf.zeros(self._size - count, self.dtype)
         return tf.sort(tf.concat([zeros, tf.cast(tf.linalg.eigvalsh(gram), self.dtype)], 0))
 
-    def _ridge(self):
+    def _ridge(self) -> Any:
         diagonal = [tf.fill(t.shape, tf.constant(d, t.dtype)) for t, d in zip(self._like, self.root.ridge)]
         return tf.cast(flatten(diagonal), self.dtype)
 
 
 def _without_meaning(name: str) -> Callable:
-    def method(self, *args, **kwargs):
+    def method(self: FisherOperator, *args: Any, **kwargs: Any) -> None:
         raise ValueError(
             f"F is positive semidefinite and in general singular, so `{name}` has no meaning for it. Use "
             f"that of F + damping I, `F.damped(damping).{name}`. Received: F of shape {tuple(self.shape)}"
@@ -206,7 +206,7 @@ for _name in (
     setattr(FisherOperator, _name, _without_meaning(_name))
 
 
-def _compute_loss(model: keras.Model, loss: Any, y: Any):
+def _compute_loss(model: keras.Model, loss: Any, y: Any) -> Any:
     """`compute_loss` for a loss of its own, or that of the model."""
     own = loss is None
     if own and (not model.compiled or model.loss is None):
@@ -231,7 +231,7 @@ def _compute_loss(model: keras.Model, loss: Any, y: Any):
 
 
 def _is_loss(part: Any) -> bool:
-    """Whether Keras knows it; it would tell only when the loss is first taken."""
+    """Check that Keras knows it; it would tell only when the loss is first taken."""
     if not isinstance(part, str):
         return part is None or callable(part)
     try:

@@ -27,11 +27,11 @@ def eigenvalues(operator: tf.linalg.LinearOperator, k: int | None = None) -> np.
             `tf.linalg.LinearOperator` of shape `(P, P)`.
         k: Positive integer, smaller than P: only so many of the largest, by Lanczos with restarts (ARPACK),
             from products with vectors alone. Defaults to `None`: all that are not zero to the precision of
-            the operator's dtype; through the Gram matrix A A^T, which has the same ones, where that is
+            the operator's dtype; through the Gram matrix A Aᵀ, which has the same ones, where that is
             smaller than P x P.
 
     Returns:
-        `(r,)` float64, in the units of F (loss / parameter^2).
+        `(r,)` float64, in the units of F (loss / parameter²).
 
     Raises:
         ValueError: If all are asked for of a matrix that is too large, or k is not a positive integer
@@ -101,7 +101,7 @@ def density(
 ) -> Density:
     """The distribution of all eigenvalues, by stochastic Lanczos quadrature.
 
-        phi(t) = 1/P sum_i delta(t - lambda_i)  ~  1/n sum_v sum_j tau_vj^2 delta(t - theta_vj)
+        phi(t) = 1/P Σ_i δ(t - lambda_i)  ~  1/n Σ_v Σ_j tau_vj² δ(t - theta_vj)
 
     with theta_vj the Ritz values of `num_steps` Lanczos steps from the random unit vector v, and tau_vj the
     first entries of their eigenvectors. Reorthogonalised in full.
@@ -144,7 +144,7 @@ def quadrature(
     return Density(nodes, weights, size)
 
 
-def _lanczos(matvec, start: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _lanczos(matvec: Any, start: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """The tridiagonal matrix; shorter if the Krylov space is exhausted."""
     basis = np.zeros((num_steps, len(start)))
     diagonal, off = [], []
@@ -178,9 +178,9 @@ def _size(operator: Any) -> int:
     return int(shape[0])
 
 
-def _matvec(operator) -> Callable[[np.ndarray], np.ndarray]:
+def _matvec(operator: Any) -> Callable[[np.ndarray], np.ndarray]:
     @tf.function(autograph=False)
-    def product(v):
+    def product(v: Any) -> Any:
         return operator.matvec(v)
 
     def matvec(v: Any) -> np.ndarray:

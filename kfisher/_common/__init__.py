@@ -1,1 +1,1 @@
-"""What every room uses: checks of arguments, lists of tensors as vectors, threads."""
+"""Tools of every room: checks of arguments, lists of tensors as vectors, threads."""

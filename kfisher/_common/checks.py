@@ -220,7 +220,7 @@ def check_batch(**structures: Any) -> list[Any]:
     good = (sizes[0] > 0) & tf.reduce_all(tf.equal(sizes, sizes[0]))
     assertion = tf.debugging.Assert(good, [message, sizes])
 
-    def guarded(t):
+    def guarded(t: Any) -> Any:
         return t if t is None else tf.identity(t)
 
     with tf.control_dependencies([] if assertion is None else [assertion]):

@@ -1,4 +1,4 @@
-"""How much memory there is, and an error before more than that is asked for.
+"""Memory: how much there is, and an error before more than that is asked for.
 
 TensorFlow would take it piece by piece for minutes, and end in a trace of its allocator.
 """

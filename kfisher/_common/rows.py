@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -20,7 +21,7 @@ def map_rows(function: Callable, elements: tuple, vectorizes: bool) -> list[tf.T
         return [row[:size] for row in rows] if count is None else rows
 
     @tf.function(autograph=False)  # or every turn of the loop would be compiled anew
-    def loop():
+    def loop() -> Any:
         first = function(tuple(t[0] for t in elements))
         like = [tf.TensorSpec(t.shape, t.dtype) for t in first]
         return tf.map_fn(function, elements, fn_output_signature=like)

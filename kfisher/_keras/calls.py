@@ -22,12 +22,12 @@ def call_model(layer: keras.layers.Layer, x: Any, training: bool) -> Any:
 class _Mode(keras.layers.Layer):
     """Keras' training mode goes from layer to layer in a context that only a layer can read or set."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         # Not in the dtype of a mixed policy, which would open a context of its own.
         super().__init__(name="mode", dtype="float32")
         self.built = True
 
-    def call(self, x, function, training=None):
+    def call(self, x: Any, function: Any, training: Any = None) -> Any:
         function(training)
         return x
 
@@ -40,7 +40,7 @@ def training_mode() -> bool | None:
 
 
 def in_mode(training: bool | None, function: Callable[[], Any]) -> Any:
-    """What `function` returns, called as from inside a layer in this mode."""
+    """The result of `function`, called as from inside a layer in this mode."""
     found: list[Any] = []
     _Mode()(tf.zeros(()), function=lambda _: found.append(function()), training=training)
     return found[0]

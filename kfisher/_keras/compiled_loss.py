@@ -1,6 +1,6 @@
 """The compiled Keras loss taken apart: which loss meets which output, and the weight of each position.
 
-Keras computes L = sum_n w_n l_n. Sample weights, class weights, masks, loss weights, the reduction and
+Keras computes L = Σ_n w_n l_n. Sample weights, class weights, masks, loss weights, the reduction and
 the number of replicas all end up in w_n = dL / dl_n, so w_n is read off by differentiating Keras' own
 total with respect to its per-position losses. No formula of Keras is written again here.
 """
@@ -78,7 +78,7 @@ def multiplied(factor: Callable[[Term, Any], tf.Tensor]) -> Iterator[None]:
         factor: Makes it, before the loss is computed, from the term and its sample weights.
     """
 
-    def call(original, loss, y_true, y_pred, sample_weight):
+    def call(original: Any, loss: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         scalar = factor(Term(loss, y_pred, y_true), sample_weight)
         value = original(loss, y_true, y_pred, sample_weight)
         return value * tf.cast(scalar, value.dtype)
@@ -91,11 +91,11 @@ def multiplied(factor: Callable[[Term, Any], tf.Tensor]) -> Iterator[None]:
 def _listen(found: list[Term], tape: tf.GradientTape, without_labels: bool) -> Iterator[None]:
     """For the length of the block, every `Loss` that is called in this thread adds a `Term`."""
 
-    def listened(original, loss, y_true, y_pred, sample_weight):
+    def listened(original: Any, loss: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         term = Term(loss, y_pred, None if without_labels else y_true)
         call = loss.call
 
-        def recorded(y_true, y_pred):
+        def recorded(y_true: Any, y_pred: Any) -> Any:
             if without_labels:  # the values do not matter, only their shape: one for each position
                 term.values = tf.ones_like(tf.reduce_sum(y_pred, options(loss).get("axis", -1)))
             else:
@@ -116,8 +116,8 @@ def _outermost(call: Callable) -> Iterator[None]:
     """For the length of the block, `call` has each `Loss` that is called in this thread, and the original."""
     inside = False  # a loss that calls another is one term
 
-    def wrap(original):
-        def wrapped(loss, y_true, y_pred, sample_weight=None):
+    def wrap(original: Any) -> Any:
+        def wrapped(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
             nonlocal inside
             if inside:
                 return original(loss, y_true, y_pred, sample_weight)

@@ -40,7 +40,7 @@ def _patched(owner: type, name: str, wrap: Callable) -> Iterator[None]:
         original = getattr(owner, name)
         wrapped = wrap(original)
 
-        def method(*args, **kwargs):
+        def method(*args: Any, **kwargs: Any) -> Any:
             here = threading.get_ident() == thread
             return (wrapped if here else original)(*args, **kwargs)
 

@@ -9,13 +9,13 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
 def options(loss: Any) -> dict[str, Any]:
-    """What a Keras loss hands to its function: `from_logits`, `axis`, ..."""
+    """Options that a Keras loss hands to its function: `from_logits`, `axis`, ..."""
     # `_fn_kwargs` is private, but the only place where every option (`axis` of the sparse loss among
     # them) is kept; tests/likelihoods_test.py notices if it moves.
     return getattr(loss, "_fn_kwargs", {})
 
 
 def compiled_by_xla() -> bool:
-    """Whether the graph that is traced now is for XLA, which has no calls of Python."""
+    """True if the graph that is traced now is for XLA, which has no calls of Python."""
     # No public name tells of `tf.function(jit_compile=True)`; tests/jacobian/self_check_test.py notices.
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

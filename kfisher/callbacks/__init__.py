@@ -1,4 +1,4 @@
-"""What is logged during `fit`."""
+"""Callbacks that log during `fit`."""
 
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.fisher_spectra import FisherSpectra

@@ -99,7 +99,7 @@ class StepRecorder:
         with replaced(self._optimizer, "apply", self._recorded):
             yield
 
-    def _recorded(self, grads, trainable_variables=None):
+    def _recorded(self, grads: Any, trainable_variables: Any = None) -> None:
         everything = self._trainable_variables if trainable_variables is None else trainable_variables
         variables, grads = list(everything), list(grads)
         step = self._count + 1
@@ -117,7 +117,7 @@ class StepRecorder:
         if updates is None:
             updates = [a - b for a, b in zip(after, before)]
 
-        def write():
+        def write() -> None:
             row = self._row(variables, updates, after, kept, scale, values)
             self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
 
@@ -128,7 +128,9 @@ class StepRecorder:
         with tf.control_dependencies(after):  # a step that fails is none
             self._count.assign(step)
 
-    def _row(self, variables, updates, after, grads, scale, values) -> tf.Tensor:
+    def _row(
+        self, variables: Any, updates: Any, after: Any, grads: Any, scale: Any, values: Any
+    ) -> tf.Tensor:
         """All that is recorded of one step; a weight without a gradient counts in nothing."""
         start = [tf.convert_to_tensor(self._start[id(v)]) for v in variables]
         if not self._layers:
@@ -157,11 +159,11 @@ class StepRecorder:
         return tf.stack(row)
 
     def _kl(self, descent: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        """delta^T (F + lambda I) delta / 2 of a step delta = -eta (F + lambda I)^-1 g, from -g^T delta."""
+        """δᵀ (F + λ I) δ / 2 of a step δ = -η (F + λ I)⁻¹ g, from -gᵀ δ."""
         return descent / 2 if self._inner.step == "quadratic_model" else rate * descent / 2
 
     def _scale(self) -> Any:
-        """What the gradients are multiplied with, to keep them off the limits of half precision."""
+        """The factor that keeps gradients off the limits of half precision."""
         if self._optimizer is not self._inner:
             return self._optimizer.dynamic_scale.value
         return self._optimizer.loss_scale_factor or 1.0
@@ -182,14 +184,14 @@ class StepRecorder:
 
 
 def _knows_kl(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether the update is the learning rate times the natural-gradient step, and nothing else."""
+    """True if the update is the learning rate times the natural-gradient direction, and nothing else."""
     changed = ["momentum", "trust_region", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay"]
     plain = type(optimizer) in (NaturalGradient, EmpiricalNaturalGradient)
     return plain and not any(getattr(optimizer, name) for name in [*changed, "use_ema"])
 
 
 def _few(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The same numbers with all small tensors in one: an operation on a bias costs as much as on a kernel."""
+    """Tensors with all small ones in one: an operation on a bias costs as much as on a kernel."""
     large = [t for t in tensors if t.shape.num_elements() >= _LARGE]
     small: dict[tf.DType, list[tf.Tensor]] = {}
     for t in tensors:

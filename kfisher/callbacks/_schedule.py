@@ -13,7 +13,7 @@ Frequency = int | str | Callable[[int], bool]
 
 
 def is_due(frequency: Frequency, first: int, count: int, epoch_begins: bool) -> bool:
-    """Whether one of the steps `first`, ..., `first + count - 1` is to be measured."""
+    """True if one of the steps `first`, ..., `first + count - 1` is to be measured."""
     if frequency == "epoch":
         return epoch_begins
     if isinstance(frequency, int):
@@ -70,7 +70,7 @@ class Budget:
         self._seen = now
 
     def allows(self) -> bool:
-        """Whether another measurement like the last one keeps within the share; the first is free."""
+        """True if another measurement like the last one keeps within the share; the first is free."""
         self.tick()
         return self._share is None or self.spent + self._last <= self._share * (self.elapsed + self._last)
 

@@ -94,7 +94,7 @@ class Hook:
         for peek in self.peeks:
             peek(batches[0])
 
-        def give():
+        def give() -> Any:
             while batches:
                 yield batches.pop(0)  # TensorFlow keeps this function for good
 

@@ -1,4 +1,4 @@
-"""What an optimizer adds to its weights, without a copy of the old ones."""
+"""Updates of an optimizer, heard without a copy of the old weights."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Updates:
         methods = {"assign_sub": -1.0, "assign_add": 1.0, "assign": None}
         originals = {name: getattr(self._optimizer, name) for name in methods}
 
-        def listening(name):
-            def method(variable, value):
+        def listening(name: Any) -> Any:
+            def method(variable: Any, value: Any) -> Any:
                 key = id(variable.value if isinstance(variable, keras.Variable) else variable)
                 if key in self._found:
                     self._found[key].append(None if methods[name] is None else (methods[name], value))

@@ -48,7 +48,7 @@ class FisherDiagnosis(FisherSpectra):
     def __init__(
         self,
         log_dir: str | os.PathLike,
-        freq="logarithmic",
+        freq: Any = "logarithmic",
         examples: int = 256,
         probe: Any = None,
         draws: int = 4,
@@ -68,7 +68,7 @@ class FisherDiagnosis(FisherSpectra):
         self.verdict: Verdict | None = None
         self._verdicts: Any = None
 
-    def measured(self, measurement, frame):
+    def measured(self, measurement: Any, frame: Any) -> None:
         super().measured(measurement, frame)
         last = self.verdict
         self.verdict = judge(self.measurements, frame, self.thresholds, self.seed)

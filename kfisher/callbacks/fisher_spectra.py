@@ -32,7 +32,7 @@ class FisherSpectra(keras.callbacks.Callback):
     Before a step that is due, the current batch (or a fixed set of examples) goes through the model once
     more, in inference mode, and all three matrices come from that one pass: their eigenvalues, trace,
     effective dimension and condition, the overlap of their leading eigenspaces, the eigenvalues of
-    (F + lambda I)^-1 (EF + lambda I), and the cosine, length and quality gamma of the steps that they give.
+    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give.
     `kfisher.measurement.Measurement` describes each number. Regularisers are left out: they are the same in
     both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
     weights as without it.
@@ -51,7 +51,7 @@ class FisherSpectra(keras.callbacks.Callback):
             Defaults to `None`.
         draws: Positive integer, how many times labels are drawn from the model; the numbers of the sampled
             Fisher are means over draws, with standard errors from 2 draws on. Defaults to `2`.
-        damping: Positive float, lambda in the units of F. Defaults to that of the optimizer if it is one of
+        damping: Positive float, λ in the units of F. Defaults to that of the optimizer if it is one of
             kfisher's, else to the square root of the precision times the largest eigenvalue of F at the
             first measurement.
         max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take: what is due is
@@ -110,7 +110,7 @@ class FisherSpectra(keras.callbacks.Callback):
         self._step = 0
         self._warned: set[str] = set()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         Hook.prepare(self.model, type(self).__name__)
         if self._meter is None or self._meter.model is not self.model:
             self._meter = Meter(self.model, self.draws, self.seed, self.likelihood)
@@ -124,14 +124,14 @@ class FisherSpectra(keras.callbacks.Callback):
         self._pending, self._size, self._skipped = False, 0, False
         self._attaches = wants_batches(self.model)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # With gradient accumulation each part is a step here, and Keras' count of whole ones lags behind.
         counted = parts_taken(self.model.optimizer)
         accumulates = getattr(self.model.optimizer, "gradient_accumulation_steps", None)
         self._step = max(self._step, counted) if accumulates else counted
         self._epoch_begins = True
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step, count = self._step, self.model.steps_per_execution
         self._pending = self._pending or is_due(self.freq, step, count, self._epoch_begins)
         self._epoch_begins = False
@@ -145,7 +145,7 @@ class FisherSpectra(keras.callbacks.Callback):
             else:
                 self._look(self.probe, step)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._attaches:
             self.model.train_function = None  # it was traced with the batches shown
         self._draw()

@@ -1,4 +1,4 @@
-"""How long each step is, how large the gradient, and how they lie to each other."""
+"""Statistics of every step: how long the update is, how large the gradient, and how they lie to each other."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ _CAPACITY = 512  # rows between two looks at the buffer, if it is not time for o
 class StepStatistics(keras.callbacks.Callback):
     """Logs statistics of every optimizer step, for any Keras optimizer.
 
-    With delta the change of the weights in one step, whatever the optimizer did to bring it about, and
-    g = grad L the gradient that it was given:
+    With δ the change of the weights in one step, whatever the optimizer did to bring it about, and
+    g = ∇L the gradient that it was given:
 
     ==================== ===================================================== ==========================
     name                 value                                                 units
     ==================== ===================================================== ==========================
-    update_norm          ||delta||                                             of the parameters
+    update_norm          ||δ||                                             of the parameters
     gradient_norm        ||g||                                                 loss / parameter
-    update_to_gradient   ||delta|| / ||g||: the step length of each unit of g  parameter^2 / loss
-    cosine               -delta^T g / (||delta|| ||g||): 1 for plain gradient  none
+    update_to_gradient   ||δ|| / ||g||: the step length of each unit of g  parameter² / loss
+    cosine               -δᵀ g / (||δ|| ||g||): 1 for plain gradient  none
                          descent
-    weight_norm          ||theta|| after the step                              of the parameters
-    distance             ||theta - theta_0|| after the step, theta_0 as the    of the parameters
+    weight_norm          ||θ|| after the step                              of the parameters
+    distance             ||θ - θ₀|| after the step, θ₀ as the    of the parameters
                          first `fit` with this callback found it (up to ten
                          million parameters it is kept in `log_dir`, for a
                          training that resumes)
     learning_rate        of the step                                           the optimizer's
-    damping              of the step (kfisher optimizers)                      loss / parameter^2
-    radius               c of the trust region in use (natural gradient and    loss (EF: loss^2)
+    damping              of the step (kfisher optimizers)                      loss / parameter²
+    radius               c of the trust region in use (natural gradient and    loss (EF: loss²)
                          its relatives)
     skipped_steps        how many were skipped before (kfisher optimizers)     steps
     rejected_steps       how many were taken back before (the same)            steps
-    kl                   delta^T (F + damping I) delta / 2, with the curvature loss
+    kl                   δᵀ (F + damping I) δ / 2, with the curvature loss
                          of the optimizer (natural gradient and its
                          empirical variant, if the step is learning_rate
                          times the solution: no momentum, trust region,
@@ -77,7 +77,7 @@ class StepStatistics(keras.callbacks.Callback):
         self._writer: Any = None
         self._latest: dict[str, float] = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         Hook.prepare(self.model, type(self).__name__)
         if self._recorder is not None:
             self._flush()  # what an interrupted `fit` left
@@ -99,7 +99,7 @@ class StepStatistics(keras.callbacks.Callback):
         self._flushed = time.monotonic()
 
     # At the begin of a batch and not at its end: Keras then need not wait for the logs of each step.
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._begun:
             self._begin()
         steps = self.model.steps_per_execution
@@ -127,12 +127,12 @@ class StepStatistics(keras.callbacks.Callback):
                     variable.assign(tf.cast(value, variable.dtype))
         self._begun = self._started = True
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._flush()
         if logs is not None:
             logs.update(self._latest)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._flush()
 
     def _flush(self) -> None:

@@ -52,8 +52,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     def __init__(
         self,
-        log_dir="logs",
-        *args,
+        log_dir: Any = "logs",
+        *args: Any,
         statistics_freq: int = 1,
         statistics_per_layer: bool = False,
         spectrum_freq: Frequency = "logarithmic",
@@ -66,7 +66,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         thresholds: Thresholds | None = None,
         verbose: int = 0,
         likelihood: Likelihood | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         log_dir = checks.directory("log_dir", log_dir)
         if not _never(statistics_freq):
@@ -95,11 +95,11 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self._make_parts()  # wrong arguments are told now
 
     @property
-    def verdict(self):
+    def verdict(self) -> Any:
         return self._diagnosis and self._diagnosis.verdict
 
     @property
-    def measurements(self):
+    def measurements(self) -> Any:
         return self._diagnosis.measurements if self._diagnosis else []
 
     def _make_parts(self) -> None:
@@ -126,12 +126,12 @@ class TensorBoard(keras.callbacks.TensorBoard):
             self._broken = True
             writer.warn_once(str(self.log_dir), error)
 
-    def _keras(self, method: str, *arguments) -> None:
+    def _keras(self, method: str, *arguments: Any) -> None:
         if not self._broken:
             with self._guarded():
                 getattr(super(), method)(*arguments)
 
-    def set_model(self, model):
+    def set_model(self, model: Any) -> None:
         self._broken = False
         self._keras("set_model", model)
         if self._broken:
@@ -141,37 +141,37 @@ class TensorBoard(keras.callbacks.TensorBoard):
         for part in self._parts:
             part.set_model(model)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._keras("on_train_batch_end", batch, logs)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._keras("on_test_begin", logs)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         self._keras("on_test_end", logs)
 
-    def _both(self, method: str, *arguments) -> None:
+    def _both(self, method: str, *arguments: Any) -> None:
         """Keras' part first: what ours add to the logs of an epoch they write themselves."""
         self._keras(method, *arguments)
         for part in self._parts:
             getattr(part, method)(*arguments)
 
-    def set_params(self, params):
+    def set_params(self, params: Any) -> None:
         self._both("set_params", params)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._both("on_train_begin", logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._both("on_epoch_begin", epoch, logs)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._both("on_train_batch_begin", batch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._both("on_epoch_end", epoch, logs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._both("on_train_end", logs)
 
 

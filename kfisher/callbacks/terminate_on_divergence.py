@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from kfisher._keras.optimizers import inner
@@ -18,7 +20,7 @@ class TerminateOnDivergence(keras.callbacks.Callback):
     >>> model.fit(x, y, callbacks=[kfisher.callbacks.TerminateOnDivergence()], verbose=0)
     """
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         optimizer = inner(self.model.optimizer)
         trouble = optimizer.trouble() if hasattr(optimizer, "trouble") else None
         if trouble is not None:

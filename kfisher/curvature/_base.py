@@ -1,4 +1,4 @@
-"""What a curvature is: it is shown batches, and solves with the Fisher that it has seen."""
+"""Curvature: it is shown batches, and solves with the Fisher that it has seen."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Curvature:
         Args:
             batch: The batch of this step.
             step: Integer scalar, how many steps were taken before.
-            damping: Scalar, lambda > 0.
+            damping: Scalar, λ > 0.
             part: Integer scalar, the number of this batch among those of the step, from 0.
         """
         raise NotImplementedError
@@ -68,7 +68,7 @@ class Curvature:
         Args:
             batch: The last batch that was observed.
             gradient: Gradient of the loss, tensors in the shapes of the trainable variables.
-            damping: Scalar, lambda > 0, in the units of F (loss / parameter^2).
+            damping: Scalar, λ > 0, in the units of F (loss / parameter²).
 
         Returns:
             Tensors in the shapes and dtypes of the gradient; NaN where F or the gradient is not finite.
@@ -78,11 +78,11 @@ class Curvature:
     def squared_length(
         self, batch: Batch, gradient: Tensors, solution: Tensors, damping: tf.Tensor
     ) -> tf.Tensor:
-        """x^T (F + damping I) x of a solution, in float64: by default gradient . x, which is the same."""
+        """xᵀ (F + damping I) x of a solution, in float64: by default gradient . x, which is the same."""
         return dot(gradient, solution)
 
     def quadratic(self, batch: Batch, vectors: Tensors, damping: tf.Tensor) -> tf.Tensor:
-        """v^T (F + diag(ridge) + damping I) v of any vector, in float64."""
+        """vᵀ (F + diag(ridge) + damping I) v of any vector, in float64."""
         raise NotImplementedError
 
     def remember(self, solution: Tensors) -> None:
@@ -90,7 +90,7 @@ class Curvature:
 
     @property
     def remembered(self) -> list[keras.Variable]:
-        """What `remember` changes, and a step that is taken back puts back."""
+        """Variables that `remember` changes, and a step that is taken back puts back."""
         return []
 
     @property
@@ -107,11 +107,11 @@ class Curvature:
         """
 
     def trouble(self) -> str | None:
-        """What went wrong since the last call and was mended, in a sentence for a warning."""
+        """A sentence for a warning: what went wrong since the last call, and was mended."""
         return None
 
     def describe(self, block: Block | None) -> str:
-        """What a block gets, for `kfisher.coverage`; `None` stands for any where the kind does not matter."""
+        """Description of what a block gets, for `kfisher.coverage`; `None` stands for any where the kind does not matter."""
         return "exact for the batch"
 
     def get_config(self) -> dict[str, Any]:

@@ -1,17 +1,18 @@
-"""(M + d I)^{-1} for one factor: as a diagonal, formed, or truncated.
+"""(M + d I)⁻¹ for one factor: as a diagonal, formed, or truncated.
 
 A large M has most of its eigenvalues far below the damping d. With the eigenpairs (v, q) above `tail` times
 d, and m the mean of the other eigenvalues,
 
-    (M + d I)^{-1} ~ [I - sum_v (v - m) / (v + d) q q^T] / (m + d),
+    (M + d I)⁻¹ ~ [I - Σ_v (v - m) / (v + d) q qᵀ] / (m + d),
 
 in which the eigenvalues of the inverse are off by about `tail` at most, relative to themselves. A product
-with it costs 4 n k a column instead of 2 n^2.
+with it costs 4 n k a column instead of 2 n².
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -45,11 +46,11 @@ class FormedInverse:
         return [self.inverse]
 
     def times(self, matrix: tf.Tensor, xla: bool) -> tf.Tensor:
-        """(M + d I)^{-1} X for X of shape `(G, n, m)`."""
+        """(M + d I)⁻¹ X for X of shape `(G, n, m)`."""
         return times(tf.convert_to_tensor(self.inverse.value), matrix)
 
     def times_right(self, matrix: tf.Tensor, xla: bool) -> tf.Tensor:
-        """X (M + d I)^{-1} for X of shape `(G, m, n)`."""
+        """X (M + d I)⁻¹ for X of shape `(G, m, n)`."""
         return times_right(matrix, tf.convert_to_tensor(self.inverse.value))
 
 
@@ -65,14 +66,14 @@ class TruncatedInverse(FormedInverse):
     def variables(self) -> list[keras.Variable]:
         return [self.inverse, self.scale, self.rank]
 
-    def times(self, matrix, xla):
-        def project(q, x):
+    def times(self, matrix: Any, xla: bool) -> Any:
+        def project(q: Any, x: Any) -> Any:
             return tf.matmul(q, tf.matmul(q, x), transpose_a=True)
 
         return self._either(matrix, xla, project, super().times)
 
-    def times_right(self, matrix, xla):
-        def project(q, x):
+    def times_right(self, matrix: Any, xla: bool) -> Any:
+        def project(q: Any, x: Any) -> Any:
             return tf.matmul(tf.matmul(x, q, transpose_b=True), q)
 
         return self._either(matrix, xla, project, super().times_right)
@@ -81,7 +82,7 @@ class TruncatedInverse(FormedInverse):
         rank = tf.convert_to_tensor(self.rank.value)
         rows = tf.convert_to_tensor(self.inverse.value)[0]
 
-        def truncated():
+        def truncated() -> Any:
             # The other rows are zero; XLA cannot leave them out, as their number is not known to it.
             part = project(rows if xla else rows[:rank], matrix[0])
             return ((matrix[0] - part) * self.scale.value)[tf.newaxis]
@@ -128,7 +129,7 @@ def _truncated(matrices: list[tf.Tensor], shifts: list[tf.Tensor], tail: float) 
     if not matrices:
         return []
 
-    def by_lapack(*arrays):
+    def by_lapack(*arrays: Any) -> Any:
         half = len(arrays) // 2
         found = each(lambda m, d: _truncate(m[0], d[0], tail), arrays[:half], arrays[half:])
         return [part for triple in found for part in triple]
@@ -143,10 +144,10 @@ def _truncated(matrices: list[tf.Tensor], shifts: list[tf.Tensor], tail: float) 
 
 
 def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
-    """Values for a `TruncatedInverse`, by an incomplete Cholesky factorisation M = L L^T + E.
+    """Values for a `TruncatedInverse`, by an incomplete Cholesky factorisation M = L Lᵀ + E.
 
     The pivots are the largest entries left on the diagonal, until all are below a tenth of `tail` times d;
-    the eigenpairs are then those of the small L^T L. Harbrecht, Peters & Schneider 2012.
+    the eigenpairs are then those of the small Lᵀ L. Harbrecht, Peters & Schneider 2012.
     """
     n, dtype = len(matrix), matrix.dtype
     pstrf, syevd = lapack.get_lapack_funcs(("pstrf", "syevd"), dtype=dtype)

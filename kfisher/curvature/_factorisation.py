@@ -5,6 +5,8 @@ TensorFlow's own kernels run on one thread and are up to four times slower; XLA 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from scipy.linalg import blas, lapack
@@ -53,7 +55,7 @@ def _lapack_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _refined_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
     """The float64 solution from a float32 factor, in half the time, or `None` if that does not converge.
 
-    Iterative refinement as in LAPACK's dsposv, which SciPy does not wrap: x + (L L^T)^{-1} (b - M x) until
+    Iterative refinement as in LAPACK's dsposv, which SciPy does not wrap: x + (L Lᵀ)⁻¹ (b - M x) until
     the residual is that of a backward stable float64 solve.
     """
     factor, info = lapack.spotrf(matrix.T.astype(np.float32), lower=1, clean=0, overwrite_a=1)
@@ -72,7 +74,7 @@ def _refined_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
 
 
 def inverses(matrices: list[tf.Tensor], shifts: list[tf.Tensor], xla: bool) -> list[tf.Tensor]:
-    """(M + shift I)^{-1} for stacks of positive semidefinite matrices, `(G, n, n)`, and shifts `(G,)`.
+    """(M + shift I)⁻¹ for stacks of positive semidefinite matrices, `(G, n, n)`, and shifts `(G,)`.
 
     A matrix that is not finite, or too close to singular for its dtype, gives NaN.
     """
@@ -130,7 +132,7 @@ def _inverse(matrices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 
 
 def positive_inverse(matrix: np.ndarray) -> np.ndarray:
-    """M^{-1}, again in float64 if float32 cannot, else NaN."""
+    """M⁻¹, again in float64 if float32 cannot, else NaN."""
     kinds = (np.float32, np.float64) if matrix.dtype == np.float32 else (np.float64,)
     for kind in kinds:
         potrf, potri = lapack.get_lapack_funcs(("potrf", "potri"), dtype=kind)
@@ -165,7 +167,7 @@ def _symmetric_eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (values, vectors) if info == 0 else nothing
 
 
-def each(function, *columns) -> list:
+def each(function: Any, *columns: Any) -> list:
     """`function` of every row, one after the other: SciPy's LAPACK does not let go of Python's lock."""
     with one_thread():
         return [function(*row) for row in zip(*columns)]

@@ -1,4 +1,4 @@
-"""What KFAC and EKFAC share: two running Kronecker factors for each block."""
+"""Two running Kronecker factors for each block: what KFAC and EKFAC share."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kfisher.jacobian.layers.blocks import Block
 
 
 class Kronecker(Running):
-    """Running averages of A, `(G, I, I)`, and B, `(G, O, O)`, with A (x) B close to each block.
+    """Running averages of A, `(G, I, I)`, and B, `(G, O, O)`, with A ⊗ B close to each block.
 
     A factor of more than `max_factor_size` rows, and that of the inputs of an embedding, is diagonal.
     """
 
-    def __init__(self, decay, update_every, sharing: str, max_factor_size: int, max_examples):
+    def __init__(self, decay: Any, update_every: Any, sharing: str, max_factor_size: int, max_examples: Any):
         super().__init__(decay, update_every, max_examples)
         self.sharing = one_of("sharing", sharing, ("expand", "reduce"))
         self.max_factor_size = positive_integer("max_factor_size", max_factor_size)
 
-    def build(self, add_variable, variables, blocks, parts):
+    def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         super().build(add_variable, variables, blocks, parts)
         self.factorisations = self.add((), tf.int32, "factorisations")
         self.failures = self.add((), tf.int32, "failures")
@@ -32,18 +32,18 @@ class Kronecker(Running):
         self._path_factorised = self.add((), tf.float32, "path_since_factorisation")
         self._reported = self.add((), tf.int32, "failures_reported")
 
-    def block_times(self, number, matrix):
+    def block_times(self, number: int, matrix: Any) -> Any:
         a, b = (tf.convert_to_tensor(v.value) for v in self.averages[number])
         return times_right(times(a, matrix), b)
 
-    def moved(self, share):
+    def moved(self, share: Any) -> None:
         super().moved(share)
         self._path_factorised.assign_add(tf.cast(share, tf.float32))
 
-    def ready(self):
+    def ready(self) -> Any:
         return self.factorisations.value > 0
 
-    def is_finite(self, statistic):
+    def is_finite(self, statistic: Any) -> Any:
         # A second moment is finite if its diagonal is, which is cheaper to see.
         if statistic.shape.rank == 3:
             statistic = tf.linalg.diag_part(statistic)
@@ -58,26 +58,26 @@ class Kronecker(Running):
         sums = [tf.reduce_sum(x) for x in values if x.dtype.is_floating]
         good = tf.reduce_all(tf.math.is_finite([tf.cast(x, tf.float64) for x in sums]))
 
-        def take_in():
+        def take_in() -> None:
             self.factorisations.assign_add(1)
             self.failing.assign(0)
             self._path_factorised.assign(0.0)
             for variable, value in zip(variables, values):
                 variable.assign(value)
 
-        def count_failure():
+        def count_failure() -> None:
             self.failures.assign_add(1)
             self.failing.assign_add(1)
 
         tf.cond(good, take_in, count_failure)
 
     def wanted(self, step: tf.Tensor, every: int) -> tf.Tensor:
-        """Whether to factorise: on schedule, where the weights have moved far, and until it has succeeded."""
+        """True if it is time to factorise: on schedule, where the weights have moved far, and until it has succeeded."""
         again = (self.failing.value > 0) | (self.factorisations.value == 0)
         far = is_far(self._path_factorised, every)
         return (self.updates.value > 0) & (due(step, every) | again | far)
 
-    def trouble(self):
+    def trouble(self) -> str | None:
         new = int(self.failures.numpy()) - int(self._reported.numpy())
         self._reported.assign(self.failures.value)
         if new == 0:
@@ -88,29 +88,29 @@ class Kronecker(Running):
         )
 
     def diagonal(self, block: Block) -> tuple[bool, bool]:
-        """Whether A and B are diagonal."""
+        """True for A and for B if it is diagonal."""
         limit = self.max_factor_size
         return block.form == "lookup" or block.inputs > limit, block.outputs > limit
 
-    def statistics(self, block):
+    def statistics(self, block: Block) -> dict[str, tuple[int, ...]]:
         sides = zip(("input_factor", "output_factor"), (block.inputs, block.outputs), self.diagonal(block))
         return {
             name: (block.groups, size) if diagonal else (block.groups, size, size)
             for name, size, diagonal in sides
         }
 
-    def measure(self, block, products, weights, cache):
+    def measure(self, block: Block, products: Any, weights: Any, cache: dict) -> Any:
         return list(products.factors(weights, self.sharing, self.diagonal(block), cache))
 
-    def shares(self, block, terms, weight):
+    def shares(self, block: Block, terms: Any, weight: Any) -> Any:
         a, b = terms
         if block.form != "formed":
             return [weight, None]
         # There A is a mean over the trace of B.
         return [tf.reduce_sum(mean_eigenvalue(b)) * block.outputs, None]
 
-    def describe(self, block):
-        def side(size, diagonal):
+    def describe(self, block: Any) -> str:
+        def side(size: Any, diagonal: Any) -> Any:
             return f"diagonal {size}" if diagonal else str(size)
 
         left, right = self.diagonal(block)

@@ -50,7 +50,7 @@ class Running(Curvature):
             kind = "a positive integer, or None"
             self.max_examples = positive_integer("max_examples", max_examples, kind)
 
-    def build(self, add_variable, variables, blocks, parts):
+    def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         self.claim()
         self.blocks = blocks
         self.parts = parts
@@ -77,11 +77,11 @@ class Running(Curvature):
                 [self.add((), tf.as_dtype(v.dtype), f"{v.name}_count") for v in vs] for vs in self.averages
             ]
 
-    def add(self, shape, dtype: tf.DType, name: str) -> keras.Variable:
+    def add(self, shape: Any, dtype: tf.DType, name: str) -> keras.Variable:
         """A variable of zeros that is saved with the optimizer."""
 
         # An initializer would go through float32 and floatx.
-        def zeros(shape, dtype=dtype):
+        def zeros(shape: Any, dtype: Any = dtype) -> Any:
             return tf.zeros(shape, dtype)
 
         aggregation = "mean" if dtype.is_floating else "only_first_replica"
@@ -114,7 +114,7 @@ class Running(Curvature):
 
     # --- one step ---------------------------------------------------------------------------------
 
-    def observe(self, batch: Batch, step, damping, part):
+    def observe(self, batch: Batch, step: Any, damping: Any, part: Any) -> None:
         last = tf.equal(part, self.parts - 1)
         wanted = due(step, self.update_every) | is_far(self._path, self.update_every)
         tf.cond(wanted, lambda: self._update(batch, step, part, last), lambda: None)
@@ -151,7 +151,7 @@ class Running(Curvature):
         usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
         usable &= batch.accepts(root.loss.value)
 
-        def take_in():
+        def take_in() -> None:
             self.updates.assign_add(1)
             self._path.assign(0.0)
             self._examples.assign(self.decay * self._examples.value + tf.cast(tf.size(shares), tf.float32))
@@ -198,14 +198,14 @@ class Running(Curvature):
                 average.assign_add(tf.cast(rate, term.dtype) * (term - average.value))
 
     def is_finite(self, statistic: tf.Tensor) -> tf.Tensor:
-        """Whether a statistic, none of whose diagonal entries is negative, is finite everywhere."""
+        """True if a statistic, none of whose diagonal entries is negative, is finite everywhere."""
         return tf.math.is_finite(tf.reduce_sum(statistic))
 
     def refine(self, products: list, step: tf.Tensor, xla: bool) -> None:
         """Called after an update with what the examples contribute to each block, or `None`."""
 
-    def solve(self, batch, gradient, damping):
-        def nothing():
+    def solve(self, batch: Batch, gradient: Any, damping: Any) -> Any:
+        def nothing() -> Any:
             return [tf.fill(g.shape, tf.constant(float("nan"), g.dtype)) for g in gradient]
 
         return tf.cond(self.ready(), lambda: self._solve(gradient, damping, batch.xla), nothing)
@@ -223,13 +223,13 @@ class Running(Curvature):
         return solution
 
     @property
-    def examples(self):
+    def examples(self) -> Any:
         return self._examples.value
 
-    def moved(self, share):
+    def moved(self, share: Any) -> None:
         self._path.assign_add(tf.cast(share, tf.float32))
 
-    def quadratic(self, batch, vectors, damping):
+    def quadratic(self, batch: Batch, vectors: Any, damping: Any) -> Any:
         parts = []
         for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
             matrix = tf.cast(block.to_matrix([vectors[i] for i in block.variables]), dtype)
@@ -237,22 +237,22 @@ class Running(Curvature):
         return tf.add_n(parts) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
 
     def ready(self) -> tf.Tensor:
-        """Whether there is something to solve with; until then steps are skipped."""
+        """True if there is something to solve with; until then steps are skipped."""
         return self.updates.value > 0
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("decay", "update_every", "max_examples")
         return {name: getattr(self, name) for name in names}
 
 
 def due(step: tf.Tensor, every: int) -> tf.Tensor:
-    """Whether `step` is a multiple of `every`, or below it a power of two: curvature changes fast early."""
+    """True if `step` is a multiple of `every`, or below it a power of two: curvature changes fast early."""
     power = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
     return tf.equal(step % every, 0) | (power & (step < every))
 
 
 def is_far(path: keras.Variable, every: int) -> tf.Tensor:
-    """Whether the weights have gone half as far as in `every` steps of full length."""
+    """True if the weights have gone half as far as in `every` steps of full length."""
     return path.value >= max(1.0, every / 2)
 
 

@@ -33,7 +33,7 @@ class Coverage(list[Row]):
 
 
 def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Coverage:
-    """How the Fisher of each layer of `model` is formed, and what each variable gets of a curvature.
+    """Table of how the Fisher of each layer of `model` is formed, and what each variable gets of a curvature.
 
     Args:
         model: A built model.
@@ -44,7 +44,7 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     Returns:
         A list of `(layer, variables, rule, curvature)` that prints as a table. The rule "per example" is
         exact for any layer and slower; "not used" marks variables that the forward pass never touches. Under
-        curvature, "785 x 1000" are the sizes of two Kronecker factors, "diagonal" stands before one that is
+        curvature, "785 × 1000" are the sizes of two Kronecker factors, "diagonal" stands before one that is
         kept as its diagonal, and "exact 64" is a block of its own without approximation.
 
     Raises:
@@ -55,7 +55,7 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     >>> print(kfisher.coverage(model, "kfac"))
     layer  variables     rule   curvature
     -----  ------------  -----  ---------
-    dense  kernel, bias  dense  4 x 1
+    dense  kernel, bias  dense  4 × 1
     """
     built("model", model)
     (x,) = tensors(x=x)
@@ -80,6 +80,6 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     return Coverage(rows + [Row(v.path.rpartition("/")[0], (v.name,), "not used", described) for v in unused])
 
 
-def _row(model, layer, variables, rule: str, described: str) -> Row:
+def _row(model: Any, layer: Any, variables: Any, rule: str, described: str) -> Row:
     names = tuple(v.path.removeprefix(layer.path + "/") for v in variables)
     return Row(layer.path.removeprefix(model.name + "/"), names, rule, described)

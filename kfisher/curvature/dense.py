@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,9 +19,9 @@ from kfisher.jacobian.square_root import SquareRoot
 class Dense(Curvature):
     """The dense `(P, P)` matrix, solved by a Cholesky factorisation in float64.
 
-        x = (F + damping I)^{-1} gradient,   F = A^T A + diag(ridge)
+        x = (F + damping I)⁻¹ gradient,   F = Aᵀ A + diag(ridge)
 
-    The oracle, and the choice for linear models: memory P^2 + N R P, time N R P^2 + P^3 / 3, so for P up
+    The oracle, and the choice for linear models: memory P² + N R P, time N R P² + P^3 / 3, so for P up
     to a few thousand.
 
     Example:
@@ -28,7 +29,7 @@ class Dense(Curvature):
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.Dense())
     """
 
-    def build(self, add_variable, variables, blocks, parts):
+    def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         size = sum(math.prod(v.shape) for v in variables)
         memory.require(
             16.0 * size**2,  # in float64, and once more with the damping
@@ -37,18 +38,18 @@ class Dense(Curvature):
             parameters=size,
         )
 
-    def observe(self, batch, step, damping, part):
+    def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
         batch.square_root  # noqa: B018  its pass runs now
 
-    def squared_length(self, batch, gradient, solution, damping):
+    def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
         return self.quadratic(batch, solution, damping)
 
-    def quadratic(self, batch, vectors, damping):
+    def quadratic(self, batch: Any, vectors: Any, damping: Any) -> Any:
         return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
             vectors, vectors
         )
 
-    def solve(self, batch, gradient, damping):
+    def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
         root = batch.square_root
         matrix = matrix_of(root)
         damping = tf.cast(damping, tf.float64)
@@ -58,6 +59,6 @@ class Dense(Curvature):
 
 
 def matrix_of(root: SquareRoot) -> tf.Tensor:
-    """A^T A in float64, `(P, P)`."""
+    """Aᵀ A in float64, `(P, P)`."""
     rows = tf.cast(root.rows(), tf.float64)
     return tf.matmul(rows, rows, transpose_a=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -13,7 +15,7 @@ from kfisher.curvature._running import Running
 class Diagonal(Running):
     """diag(F), a running average: the cheapest curvature.
 
-        x = gradient / (diag(F) + damping),    diag(F) = sum_rn w_n U_rn^2
+        x = gradient / (diag(F) + damping),    diag(F) = Σ_rn w_n U_rn²
 
     Squares are those of single examples, so that with labels from the model it is the diagonal of the
     Fisher matrix; with labels of the data and batches of one example it is what RMSprop and Adam average.
@@ -41,10 +43,10 @@ class Diagonal(Running):
         super().__init__(decay, update_every, max_examples)
         self.corrected = boolean("corrected", corrected)
 
-    def statistics(self, block):
+    def statistics(self, block: Any) -> dict[str, tuple[int, ...]]:
         return {"diagonal": (block.groups, block.inputs, block.outputs)}
 
-    def measure(self, block, products, weights, cache):
+    def measure(self, block: Any, products: Any, weights: Any, cache: dict) -> Any:
         return [products.squares()]
 
     def entries(self, position: int) -> tf.Tensor:
@@ -56,14 +58,14 @@ class Diagonal(Running):
                 return parts[block.variables.index(position)]
         return tf.zeros(self._shapes[position])
 
-    def solve_block(self, number, gradient, damping, xla):
+    def solve_block(self, number: int, gradient: Any, damping: Any, xla: bool) -> Any:
         return gradient / (self.averages[number][0].value + damping)
 
-    def block_times(self, number, matrix):
+    def block_times(self, number: int, matrix: Any) -> Any:
         return self.averages[number][0].value * matrix
 
-    def describe(self, block):
+    def describe(self, block: Any) -> str:
         return f"diagonal {block.groups * block.inputs * block.outputs}"
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "corrected": self.corrected}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -17,8 +19,8 @@ _ROUNDING = 32
 class EKFAC(Kronecker):
     """The eigenbasis of K-FAC's factors, and in it the exact diagonal of F in place of K-FAC's eigenvalues.
 
-        A = Q_A diag(a) Q_A^T,   B = Q_B diag(b) Q_B^T,   s = sum_rn w_n (Q_A^T U_rn Q_B)^2
-        (F + damping I)^{-1} G ~ Q_A [(Q_A^T G Q_B) / (s + damping)] Q_B^T
+        A = Q_A diag(a) Q_Aᵀ,   B = Q_B diag(b) Q_Bᵀ,   s = Σ_rn w_n (Q_Aᵀ U_rn Q_B)²
+        (F + damping I)⁻¹ G ~ Q_A [(Q_Aᵀ G Q_B) / (s + damping)] Q_Bᵀ
 
     Of all matrices with these eigenvectors it is the closest to each block of F, so never worse than K-FAC,
     and damping is exact in it, at every step the one of that step. The basis is refreshed rarely, s with
@@ -60,7 +62,7 @@ class EKFAC(Kronecker):
         super().__init__(decay, update_every, sharing, max_factor_size, max_examples)
         self.basis_every = positive_integer("basis_every", basis_every)
 
-    def build(self, add_variable, variables, blocks, parts):
+    def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         super().build(add_variable, variables, blocks, parts)
         self.bases = [
             [self.add_like(v, "basis") if len(v.shape) == 3 else None for v in factors]
@@ -76,7 +78,7 @@ class EKFAC(Kronecker):
             for block, dtype, name in zip(blocks, self._dtypes, self.names)
         ]
 
-    def refine(self, products, step, xla):
+    def refine(self, products: Any, step: Any, xla: bool) -> None:
         tf.cond(self.wanted(step, self.basis_every), lambda: self._refresh(xla), lambda: None)
         measured = []
         for number, (examples, s) in enumerate(zip(products, self.eigenvalues)):
@@ -120,7 +122,7 @@ class EKFAC(Kronecker):
                     values += [q, tf.reduce_sum(tf.cast(tf.equal(x, 0), tf.int32), -1)]
         self.keep(variables, values)
 
-    def solve_block(self, number, gradient, damping, xla):
+    def solve_block(self, number: int, gradient: Any, damping: Any, xla: bool) -> Any:
         left, right = self._basis(number)
         rotated = gradient if left is None else times(left, gradient, transpose=True)
         rotated = rotated if right is None else times_right(rotated, right)
@@ -128,14 +130,14 @@ class EKFAC(Kronecker):
         rotated = rotated if left is None else times(left, rotated)
         return rotated if right is None else times_right(rotated, right, transpose=True)
 
-    def block_times(self, number, matrix):
+    def block_times(self, number: int, matrix: Any) -> Any:
         left, right = self._basis(number)
         rotated = matrix if left is None else times(left, matrix, transpose=True)
         rotated = (rotated if right is None else times_right(rotated, right)) * self.eigenvalues[number].value
         rotated = rotated if left is None else times(left, rotated)
         return rotated if right is None else times_right(rotated, right, transpose=True)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "basis_every": self.basis_every}
 
 

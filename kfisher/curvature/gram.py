@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -18,10 +20,10 @@ _ROUNDING = 1000.0
 class Gram(Curvature):
     """Woodbury's identity on the Gram matrix of A: exact for the batch, and cheap when N R < P.
 
-    With D = diag(ridge) + damping I, s = damping / D, and the gradient split as g = A^T c + h,
+    With D = diag(ridge) + damping I, s = damping / D, and the gradient split as g = Aᵀ c + h,
 
-        (A^T A + D)^{-1} g = s o [h / damping + A^T u]
-        (A s A^T + damping I) u = c - A (s o h) / damping.
+        (Aᵀ A + D)⁻¹ g = s o [h / damping + Aᵀ u]
+        (A s Aᵀ + damping I) u = c - A (s o h) / damping.
 
     For exact and empirical labels c is known, and h is what the likelihood does not explain (regularisers,
     `add_loss`). Where the model has nothing beyond L2 regularisers, an h at the level of rounding is taken
@@ -32,7 +34,7 @@ class Gram(Curvature):
     With momentum mu it is SPRING: the damping pulls towards a part of the last solution x_{t-1} instead of 0,
 
         x_t = argmin_x ||A x - c||^2 + damping ||x - mu x_{t-1}||^2
-            = mu x_{t-1} + (A^T A + damping I)^{-1} A^T (c - mu A x_{t-1}),
+            = mu x_{t-1} + (Aᵀ A + damping I)⁻¹ Aᵀ (c - mu A x_{t-1}),
 
     so that what this batch does not see is kept from earlier ones. (Goldshlager, Abrahamsen & Lin 2024,
     arXiv:2401.10190, equation (26).)
@@ -49,35 +51,35 @@ class Gram(Curvature):
         self.momentum = probability("momentum", momentum)
         self.keeps_state = momentum > 0
 
-    def build(self, add_variable, variables, blocks, parts):
+    def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         if self.momentum:
             self.claim()
             self._previous = last_solution(add_variable, variables)
 
-    def remember(self, solution):
+    def remember(self, solution: Any) -> None:
         if self.momentum:
             for variable, x in zip(self._previous, solution):
                 variable.assign(x)
 
     @property
-    def remembered(self):
+    def remembered(self) -> Any:
         return self._previous if self.momentum else []
 
-    def squared_length(self, batch, gradient, solution, damping):
+    def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
         return self.quadratic(batch, solution, damping)
 
-    def quadratic(self, batch, vectors, damping):
+    def quadratic(self, batch: Any, vectors: Any, damping: Any) -> Any:
         return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
             vectors, vectors
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"momentum": self.momentum}
 
-    def observe(self, batch, step, damping, part):
+    def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
         batch.square_root  # noqa: B018  its pass runs now
 
-    def solve(self, batch, gradient, damping):
+    def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
         root = batch.square_root
         ridge_gradient = root.ridge_gradient() if any(root.ridge) else None
         c = root.coordinates
@@ -92,14 +94,14 @@ class Gram(Curvature):
         c = None if c is None else c - tf.cast(seen, c.dtype)
         return [x + k for x, k in zip(self._solve(root, rest, damping, c, ridge_gradient), kept)]
 
-    def _solve(self, root, gradient, damping, c, ridge_gradient) -> Tensors:
-        """The solution for a gradient A^T c + ridge_gradient + what neither explains."""
+    def _solve(self, root: Any, gradient: Any, damping: Any, c: Any, ridge_gradient: Any) -> Tensors:
+        """The solution for a gradient Aᵀ c + ridge_gradient + what neither explains."""
         damping64 = tf.cast(damping, tf.float64)
         s = [_shrinkage(damping, ridge, g.dtype) for ridge, g in zip(root.ridge, gradient)]
         kernel = tf.cast(root.gram(s), tf.float64)
         kernel = tf.linalg.set_diag(kernel, tf.linalg.diag_part(kernel) + damping64)
 
-        def solution(c, h):
+        def solution(c: Any, h: Any) -> Any:
             right = tf.cast(c, tf.float64)
             if h is not None:
                 right -= tf.cast(root.matvec(_times(s, h)), tf.float64) / damping64
@@ -116,7 +118,7 @@ class Gram(Curvature):
             unexplained = [h - part for h, part in zip(unexplained, ridge_gradient)]
         explained = tf.linalg.global_norm(unexplained) <= _rounding(gradient)
 
-        def otherwise():
+        def otherwise() -> Any:
             h = unexplained
             if ridge_gradient is not None:
                 h = [a + b for a, b in zip(h, ridge_gradient)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -19,9 +21,9 @@ _SMALL, _RARELY = 256, 5
 class KFAC(Kronecker):
     """Two Kronecker factors for each layer, running over batches: the default for networks.
 
-        F ~ A (x) B,    A = sum_n w_n a_n a_n^T / sum_n w_n,    B = sum_rn g_rn g_rn^T
-        (F + damping I)^{-1} G ~ (A + pi sqrt(damping) I)^{-1} G (B + sqrt(damping) / pi I)^{-1}
-        pi^2 = (tr A / dim A) / (tr B / dim B)
+        F ~ A ⊗ B,    A = Σ_n w_n a_n a_nᵀ / Σ_n w_n,    B = Σ_rn g_rn g_rnᵀ
+        (F + damping I)⁻¹ G ~ (A + pi √(damping) I)⁻¹ G (B + √(damping) / pi I)⁻¹
+        pi² = (tr A / dim A) / (tr B / dim B)
 
     with a the inputs of a layer (and a 1 for its bias), g the vectors of the Fisher pulled back to its
     pre-activation outputs, root weight included, and G the gradient of its parameters as a matrix. Exact for
@@ -77,7 +79,7 @@ class KFAC(Kronecker):
             self.invert_every = positive_integer("invert_every", invert_every, kind)
         self.tail = share("tail", tail)
 
-    def build(self, add_variable, variables, blocks, parts):
+    def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         super().build(add_variable, variables, blocks, parts)
         self.inverses = [
             [damped_inverse(self.add, factor, self.tail) for factor in factors] for factors in self.averages
@@ -86,7 +88,7 @@ class KFAC(Kronecker):
         largest = max((f.shape[-1] for pair in self.averages for f in pair if len(f.shape) == 3), default=1)
         self._invert_every = self.invert_every or self.update_every * (1 if largest <= _SMALL else _RARELY)
 
-    def updated(self, step, damping, xla):
+    def updated(self, step: Any, damping: Any, xla: bool) -> None:
         ratio = tf.cast(damping, tf.float32) / tf.maximum(self._damping.value, 1e-30)
         moved = (self.ready()) & ((ratio > _MOVED) | (ratio < 1 / _MOVED))
         wanted = self.wanted(step, self._invert_every) | moved
@@ -109,15 +111,15 @@ class KFAC(Kronecker):
         values = compute(kinds, factors, shifts, self.tail, xla)
         self.keep([v for kind in kinds for v in kind.variables], values)
 
-    def solve_block(self, number, gradient, damping, xla):
+    def solve_block(self, number: int, gradient: Any, damping: Any, xla: bool) -> Any:
         left, right = self.inverses[number]
         return right.times_right(left.times(gradient, xla), xla)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "invert_every": self.invert_every, "tail": self.tail}
 
 
-def _all_on_one_side(number, own, other, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _all_on_one_side(number: int, own: Any, other: Any, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Shifts of a factor that is a number, `(G, 1, 1)` or `(G, 1)`, and of the other: 0, damping / number."""
     number = tf.reshape(number, [-1])
     vanishes = number < 1e-20
@@ -126,7 +128,7 @@ def _all_on_one_side(number, own, other, damping: tf.Tensor) -> tuple[tf.Tensor,
 
 
 def factored_damping(a: tf.Tensor, b: tf.Tensor, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """pi sqrt(damping) and sqrt(damping) / pi, `(G,)` each, whose product is the damping."""
+    """pi √(damping) and √(damping) / pi, `(G,)` each, whose product is the damping."""
     tiny = tf.constant(1e-30, a.dtype)
     pi = tf.sqrt(tf.maximum(mean_eigenvalue(a), tiny) / tf.maximum(mean_eigenvalue(b), tiny))
     # A factor that vanishes: the other one then matters as little.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -15,9 +17,9 @@ from kfisher.jacobian.linearization import Linearization
 class MatrixFree(Curvature):
     """Conjugate gradients on products F v: for any model and any layer, and any size.
 
-        find x with || (F + damping I) x - gradient || <= tolerance || gradient ||
+        find x with || (F + damping I) x - gradient || ≤ tolerance || gradient ||
 
-    F v = J^T F_f J v needs one reverse-mode product to each side and no rule of any layer. There is no
+    F v = Jᵀ F_f J v needs one reverse-mode product to each side and no rule of any layer. There is no
     preconditioner: what is known of all models is the damping, and that is a multiple of I. The iteration
     starts from the last solution (Martens 2010, section 4.3), and stops at `max_iterations` at the latest;
     the step is then the one of that iteration.
@@ -40,18 +42,18 @@ class MatrixFree(Curvature):
         self.max_iterations = positive_integer("max_iterations", max_iterations)
         self.tolerance = between_0_and_1("tolerance", tolerance)
 
-    def build(self, add_variable, variables, blocks, parts):
+    def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         self.claim()
         self._start = last_solution(add_variable, variables)
 
-    def remember(self, solution):
+    def remember(self, solution: Any) -> None:
         for variable, x in zip(self._start, solution):
             variable.assign(x)
 
-    def observe(self, batch, step, damping, part):
+    def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
         batch.linearization  # noqa: B018  its pass runs now
 
-    def solve(self, batch, gradient, damping):
+    def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
         operator = _Damped(batch.linearization, gradient, tf.cast(damping, tf.float64))
         solved = tf.linalg.experimental.conjugate_gradient(
             operator,
@@ -65,18 +67,18 @@ class MatrixFree(Curvature):
         return unflatten(tf.where(finite, solved.x, tf.constant(float("nan"), tf.float64)), gradient)
 
     @property
-    def remembered(self):
+    def remembered(self) -> Any:
         return self._start
 
-    def squared_length(self, batch, gradient, solution, damping):
+    def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
         return self.quadratic(batch, solution, damping)
 
-    def quadratic(self, batch, vectors, damping):
+    def quadratic(self, batch: Any, vectors: Any, damping: Any) -> Any:
         return batch.linearization.quadratic([vectors])[0, 0] + tf.cast(damping, tf.float64) * dot(
             vectors, vectors
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"max_iterations": self.max_iterations, "tolerance": self.tolerance}
 
 
@@ -95,15 +97,15 @@ class _Damped(tf.linalg.LinearOperator):
             parameters=parameters,
         )
 
-    def _shape(self):
+    def _shape(self) -> Any:
         return tf.TensorShape([self._size, self._size])
 
-    def _shape_tensor(self):
+    def _shape_tensor(self) -> Any:
         return tf.constant([self._size, self._size])
 
-    def _matvec(self, x, adjoint=False):
+    def _matvec(self, x: Any, adjoint: Any = False) -> Any:
         return flatten(self._linearization.matvec(unflatten(x, self._like))) + self._damping * x
 
-    def _matmul(self, x, adjoint=False, adjoint_arg=False):
+    def _matmul(self, x: Any, adjoint: Any = False, adjoint_arg: Any = False) -> Any:
         columns = x if adjoint_arg else tf.linalg.matrix_transpose(x)
         return tf.linalg.matrix_transpose(tf.map_fn(self._matvec, columns))

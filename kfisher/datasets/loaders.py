@@ -16,7 +16,7 @@ Data = tuple[np.ndarray, np.ndarray]
 def a1a() -> Data:
     """Census income: does a person earn more than 50 000 dollars a year?
 
-    1605 x 123 binary features (22 249 of them ones), y in {0, 1} with 395 ones.
+    1605 × 123 binary features (22 249 of them ones), y in {0, 1} with 395 ones.
 
     Origin: the LIBSVM data sets, made from UCI "Adult" (Becker, Kohavi 1996).
     Licence: CC BY 4.0 (UCI).
@@ -35,7 +35,7 @@ def a1a() -> Data:
 def energy() -> Data:
     """Energy efficiency of buildings: the heating load from the shape of the building.
 
-    768 x 8, y in kWh/m^2.
+    768 × 8, y in kWh/m².
 
     Origin: UCI "Energy Efficiency" (Tsanas, Xifara 2012).
     Licence: CC BY 4.0 (UCI).
@@ -46,7 +46,7 @@ def energy() -> Data:
 def powerplant() -> Data:
     """Combined-cycle power plant: the electrical output from the weather.
 
-    9568 x 4, y in MW.
+    9568 × 4, y in MW.
 
     Origin: UCI "Combined Cycle Power Plant" (Tüfekci, Kaya 2014).
     Licence: CC BY 4.0 (UCI).
@@ -57,7 +57,7 @@ def powerplant() -> Data:
 def yacht() -> Data:
     """Yacht hydrodynamics: the residuary resistance from the shape of the hull and its speed.
 
-    308 x 6, y per unit weight of displacement.
+    308 × 6, y per unit weight of displacement.
 
     Origin: UCI "Yacht Hydrodynamics" (Gerritsma, Onnink, Versluis 1981).
     Licence: CC BY 4.0 (UCI).
@@ -68,9 +68,9 @@ def yacht() -> Data:
 def boston_with_caveat() -> Data:
     """Boston housing: the median value of homes. Only for reproducing a published figure.
 
-    506 x 13, y in 1000 dollars.
+    506 × 13, y in 1000 dollars.
 
-    Caveat: column 11, `b` = 1000 (B - 0.63)^2 with B the share of Black residents, was made on the racist
+    Caveat: column 11, `b` = 1000 (B - 0.63)² with B the share of Black residents, was made on the racist
     premise that segregation raises the value of homes. Do not use these data for anything but figures that
     already exist; `energy` and `yacht` are regressions of about the same size.
 
@@ -83,7 +83,7 @@ def boston_with_caveat() -> Data:
 def breast_cancer() -> Data:
     """Wisconsin breast cancer: benign (1) or malignant (0) from the shape of cell nuclei.
 
-    569 x 30, y in {0, 1} with 357 ones. Raw features span five orders of magnitude.
+    569 × 30, y in {0, 1} with 357 ones. Raw features span five orders of magnitude.
 
     Origin: UCI "Breast Cancer Wisconsin (Diagnostic)" (Wolberg et al. 1993), as shipped by scikit-learn.
     Licence: CC BY 4.0 (UCI).
@@ -94,7 +94,7 @@ def breast_cancer() -> Data:
 def wine() -> Data:
     """Three cultivars of wine from a chemical analysis.
 
-    178 x 13, y in {0, 1, 2}.
+    178 × 13, y in {0, 1, 2}.
 
     Origin: UCI "Wine" (Aeberhard, Forina 1992), as shipped by scikit-learn.
     Licence: CC BY 4.0 (UCI).
@@ -103,9 +103,9 @@ def wine() -> Data:
 
 
 def digits() -> Data:
-    """Handwritten digits as images of 8 x 8 pixels.
+    """Handwritten digits as images of 8 × 8 pixels.
 
-    1797 x 64, each pixel from 0 to 16, row by row; y in {0, ..., 9}.
+    1797 × 64, each pixel from 0 to 16, row by row; y in {0, ..., 9}.
 
     Origin: UCI "Optical Recognition of Handwritten Digits" (Alpaydin, Kaynak 1998), its test set, as shipped
     by scikit-learn.
@@ -117,7 +117,7 @@ def digits() -> Data:
 def diabetes() -> Data:
     """Progression of diabetes within a year, from age, sex, body mass, blood pressure and blood serum.
 
-    442 x 10, columns centred and of unit length as scikit-learn ships them; y from 25 to 346.
+    442 × 10, columns centred and of unit length as scikit-learn ships them; y from 25 to 346.
 
     Origin: Efron, Hastie, Johnstone, Tibshirani 2004, as shipped by scikit-learn.
     Licence: none is stated by its origin; scikit-learn ships it under BSD-3-Clause.
@@ -139,7 +139,7 @@ def load(name: str) -> Data:
 
 
 def describe(name: str) -> str:
-    """What the data set of that name is, its origin and its licence."""
+    """Description of a data set: what it is, its origin and its licence."""
     return inspect.cleandoc(_LOADERS[_known(name)].__doc__ or "")
 
 

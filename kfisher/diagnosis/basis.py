@@ -1,12 +1,13 @@
 """An orthonormal basis in which F is diagonal, and the rows of all Fishers in it: where they are compared.
 
 With Q the basis, `(P, d)` and never formed, and U the rows of all kinds, everything that is asked of the
-matrices and of steps on them follows from X = U Q and Q^T grad L.
+matrices and of steps on them follows from X = U Q and Qᵀ ∇L.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -28,7 +29,7 @@ class Eigen:
         values: Descending.
         complete: Whether these are all that are not zero.
         trace: Of the whole matrix M.
-        effective_dimension: tr(M (M + lambda I)^-1).
+        effective_dimension: tr(M (M + λ I)⁻¹).
         error: One standard error of that, where it is estimated.
     """
 
@@ -46,9 +47,9 @@ class Frame:
     Attributes:
         layout: Which rows are whose.
         rows: X = U Q, `(R N, d)`, float64.
-        gradient: Q^T grad L, `(d,)`.
+        gradient: Qᵀ ∇L, `(d,)`.
         values: The diagonal of F in this basis, descending, `(d,)`.
-        damping: lambda.
+        damping: λ.
         eigen: By kind and draw ("sampled", 0), ...: eigenvalues of the whole matrix.
         complete: Whether Q spans all rows.
         shares: w_n over their sum, `(N,)`.
@@ -70,7 +71,7 @@ class Frame:
         return self.rows[self.layout.rows(*key)]
 
     def matrix(self, key: tuple[str, int | None]) -> np.ndarray:
-        """Q^T M Q for the matrix M of one kind or draw, `(d, d)`."""
+        """Qᵀ M Q for the matrix M of one kind or draw, `(d, d)`."""
         rows = self.of(key)
         return rows.T @ rows
 
@@ -87,7 +88,7 @@ def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
     """Decomposes the matrices of `root`, whose entries are NumPy arrays.
 
     Args:
-        damping: lambda; or `None` for the square root of the precision of the products, times the largest
+        damping: λ; or `None` for the square root of the precision of the products, times the largest
             eigenvalue of F: below that there are no digits left in them.
     """
     epsilon = _epsilon(root)
@@ -120,7 +121,7 @@ def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
 
 
 def decompose(root: JointRoot, layout: Layout) -> tuple[dict, dict]:
-    """U_k U_k^T (or U_k^T U_k) of each kind and draw, and its eigenvalues, descending, with their vectors."""
+    """U_k U_kᵀ (or U_kᵀ U_k) of each kind and draw, and its eigenvalues, descending, with their vectors."""
     keys = [EXACT, EMPIRICAL, *draws(layout)]
     if root.gram is None:
         blocks = {key: root.rows[layout.rows(*key)].astype(np.float64) for key in keys}
@@ -176,7 +177,9 @@ def _diagonal(rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]
     return rows @ rotation[:, ::-1], np.maximum(values[::-1], 0)
 
 
-def _leading(gram, layout, own, pairs, coordinates, damping, epsilon) -> np.ndarray:
+def _leading(
+    gram: Any, layout: Any, own: Any, pairs: Any, coordinates: Any, damping: Any, epsilon: Any
+) -> np.ndarray:
     """X in the span of leading eigenvectors and steps of all kinds and the gradient.
 
     So the eigenvectors are those of the whole matrices, the steps as well, as far as conjugate gradients
@@ -197,8 +200,8 @@ def _leading(gram, layout, own, pairs, coordinates, damping, epsilon) -> np.ndar
     return images @ (scale[:, np.newaxis] * vectors / np.sqrt(values))
 
 
-def _solve(gram, seen, values, vectors, damping) -> np.ndarray:
-    """z = (U U^T + lambda I)^-1 U grad L: the step is in the span of U^T z and the gradient."""
+def _solve(gram: Any, seen: Any, values: Any, vectors: Any, damping: Any) -> np.ndarray:
+    """z = (U Uᵀ + λ I)⁻¹ U ∇L: the step is in the span of Uᵀ z and the gradient."""
     if len(gram) <= SMALL:
         return vectors @ (vectors.T @ seen / (values + damping))
     damped = _products(gram, damping)
@@ -206,7 +209,7 @@ def _solve(gram, seen, values, vectors, damping) -> np.ndarray:
 
 
 def _products(matrix: np.ndarray, damping: float = 0.0) -> scipy.sparse.linalg.LinearOperator:
-    """v -> (M + lambda I) v that reads one half of M: such products wait for the memory."""
+    """v → (M + λ I) v that reads one half of M: such products wait for the memory."""
     symv = scipy.linalg.get_blas_funcs("symv", (matrix,))
     return scipy.sparse.linalg.LinearOperator(
         matrix.shape,

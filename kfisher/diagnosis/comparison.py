@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kfisher.diagnosis.basis import EMPIRICAL, EXACT, Frame, draws
@@ -58,21 +60,21 @@ def compare(frame: Frame, root: JointRoot, step: int) -> Measurement:
 
 
 def ratio_eigenvalues(matrix: np.ndarray, frame: Frame) -> np.ndarray:
-    """Of (F + lambda I)^-1 (M + lambda I), descending; F is diagonal in the frame."""
+    """Eigenvalues of (F + λ I)⁻¹ (M + λ I), descending; F is diagonal in the frame."""
     root = 1 / np.sqrt(frame.values + frame.damping)
     damped = matrix + frame.damping * np.eye(len(matrix))
     return np.linalg.eigvalsh(damped * root * root[:, np.newaxis])[::-1]
 
 
 def _trace_ratio(matrix: np.ndarray, frame: Frame) -> float:
-    """tr((F + lambda I)^-1 EF); not known from a part of the space."""
+    """tr((F + λ I)⁻¹ EF); not known from a part of the space."""
     if not frame.complete:
         return float("nan")
     return float(np.sum(np.diag(matrix) / (frame.values + frame.damping)))
 
 
 def _step(matrix: np.ndarray, frame: Frame) -> np.ndarray:
-    """(M + lambda I)^-1 grad L."""
+    """(M + λ I)⁻¹ ∇L."""
     values, vectors = np.linalg.eigh(matrix)
     return vectors @ (vectors.T @ frame.gradient / (np.maximum(values, 0) + frame.damping))
 
@@ -87,18 +89,18 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / lengths) if lengths else float("nan")
 
 
-def _rank(frame: Frame, keys) -> int:
+def _rank(frame: Frame, keys: Any) -> int:
     return min(len(frame.values), *(len(frame.eigen[key].values) for key in keys))
 
 
 def _overlap(matrix: np.ndarray, sizes: list[int]) -> list[float]:
-    """|| U_k^T V_k ||_F^2 / k; the leading eigenvectors of F are the first axes of the frame."""
+    """|| U_kᵀ V_k ||_F² / k; the leading eigenvectors of F are the first axes of the frame."""
     vectors = np.linalg.eigh(matrix)[1][:, ::-1]
     return [float(np.sum(vectors[:k, :k] ** 2) / k) for k in sizes]
 
 
-def _spectrum(frame: Frame, keys) -> Spectrum:
-    """Of one kind; the mean over draws, with its standard error, if there are several."""
+def _spectrum(frame: Frame, keys: Any) -> Spectrum:
+    """Spectrum of one kind; the mean over draws, with its standard error, if there are several."""
     found = [frame.eigen[key] for key in keys]
     length = min(len(e.values) for e in found)
     values = np.array([e.values[:length] for e in found])

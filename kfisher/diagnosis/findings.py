@@ -1,10 +1,11 @@
-"""What is judged about the empirical Fisher, each on its own: a level, a sentence and the numbers."""
+"""Findings on the empirical Fisher, each on its own: a level, a sentence and the numbers."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -32,7 +33,7 @@ class Thresholds:
         replicates: Of the bootstrap.
         directions: How many directions of large curvature are judged at a minimum, at most; and no more than
             a tenth of the examples, as it takes about ten to estimate a curvature.
-        gradient: A point counts as a minimum where N grad L^T EF^-1 grad L per direction is below it. 2: the
+        gradient: A point counts as a minimum where N grad Lᵀ EF⁻¹ ∇L per direction is below it. 2: the
             noise of the examples alone makes it 1 on average.
         correlation: Rank correlation of step length and gradient norm; below it EF steps grow while the
             gradient shrinks. -0.5, of gradients that differ by a factor of 2 or more.
@@ -50,7 +51,7 @@ class Thresholds:
     gradient: float = 2.0
     correlation: float = -0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.number("cosine", self.cosine, -1, 1, "a float from -1 to 1")
         checks.number("length", self.length, 1, _LARGEST, "a finite float of at least 1")
         checks.number("ratio", self.ratio, 1, _LARGEST, "a finite float of at least 1")
@@ -62,7 +63,7 @@ class Thresholds:
 
 
 def direction(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding:
-    """Whether the EF step points where the natural-gradient step does."""
+    """Finding: does the EF step point where the natural-gradient step does?"""
     cosine, noise = now.cosine["empirical"], now.cosine["sampled"]
     values = {"cosine": cosine, "sampled_cosine": noise}
     if not np.any(frame.values > frame.damping):
@@ -84,7 +85,7 @@ def direction(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding
 
 
 def length(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding:
-    """Whether it is as long, at the same damping."""
+    """Finding: is it as long, at the same damping?"""
     ratio, norm = now.length_ratio, now.step_norm
     noise = norm["sampled"] / norm["exact"] if norm["exact"] else float("nan")
     values = {"length_ratio": ratio, "sampled_length_ratio": noise}
@@ -101,7 +102,7 @@ def length(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding:
 
 
 def inversion(history: Sequence[Measurement], thresholds: Thresholds) -> Finding:
-    """Whether EF steps grow while the gradient shrinks."""
+    """Finding: do EF steps grow while the gradient shrinks?"""
     gradient = np.array([m.gradient_norm for m in history])
     known = gradient > 0
     spread = gradient[known].max() / gradient[known].min() if known.any() else 1.0
@@ -126,7 +127,7 @@ def inversion(history: Sequence[Measurement], thresholds: Thresholds) -> Finding
 
 
 def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Finding:
-    """At a minimum: whether EF is F, direction by direction, by the eigenvalues of F^-1 EF.
+    """At a minimum: whether EF is F, direction by direction, by the eigenvalues of F⁻¹ EF.
 
     Never by their sum: 0.41 + 1.59 = 2 = 1 + 1.
     """
@@ -190,7 +191,7 @@ def _factor(ratio: float) -> float:
 
 
 def _gradient_over_noise(frame: Frame) -> float:
-    """N grad L^T F^-1 grad L for each direction, of the mean loss: 1 on average if only noise is left."""
+    """N grad Lᵀ F⁻¹ ∇L for each direction, of the mean loss: 1 on average if only noise is left."""
     curved = frame.values > frame.damping
     square = np.sum(frame.gradient**2 / (frame.values + frame.damping))
     return float(_effective_number(frame) * square / frame.total_weight / max(int(np.sum(curved)), 1))
@@ -201,20 +202,20 @@ def _effective_number(frame: Frame) -> float:
     return float(1 / np.sum(frame.shares**2))
 
 
-def _moments(frame: Frame, key, size: int) -> np.ndarray:
-    """sum_r u_rn u_rn^T of each example in the first directions of the frame, whitened by F, `(N, k, k)`."""
+def _moments(frame: Frame, key: Any, size: int) -> np.ndarray:
+    """Σ_r u_rn u_rnᵀ of each example in the first directions of the frame, whitened by F, `(N, k, k)`."""
     rows = frame.of(key)[:, :size] / np.sqrt(frame.values[:size])
     rows = rows.reshape(-1, frame.layout.examples, size)
     return np.einsum("rni,rnj->nij", rows, rows)
 
 
 def _ratios(moments: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Eigenvalues of F^-1 M, ascending."""
+    """Eigenvalues of F⁻¹ M, ascending."""
     return scipy.linalg.eigh(moments.sum(0), exact.sum(0), eigvals_only=True)
 
 
 def _beyond_chance(differences: np.ndarray, thresholds: Thresholds, seed: int) -> tuple[bool, bool]:
-    """Whether EF - F is larger, or smaller, than its noise makes it; `differences` is that of each example.
+    """Excess of EF - F over its noise, or lack of it; `differences` is that of each example.
 
     The noise is that of sums with random signs (wild bootstrap), of their extreme eigenvalues, for as many
     directions as there are, and of their traces. A trace can convict here, but never clear.
@@ -231,7 +232,9 @@ def _beyond_chance(differences: np.ndarray, thresholds: Thresholds, seed: int) -
     return bool(larger), bool(smaller)
 
 
-def _interval(exact, empirical, found, thresholds: Thresholds, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _interval(
+    exact: Any, empirical: Any, found: Any, thresholds: Thresholds, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Basic bootstrap over examples, of log eigenvalues: it also takes out that they repel each other."""
     examples, size = exact.shape[:2]
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What is measured when the Fisher matrix is put beside the empirical one: numbers, and nothing else."""
+"""Measurements of the Fisher matrix beside the empirical one: numbers, and nothing else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Spectrum:
         eigenvalues: The non-zero ones, descending; of the sampled Fisher, means over draws of labels.
         complete: Whether these are all of them, or only the leading ones.
         trace: The sum of all, also where only the leading ones are known.
-        effective_dimension: sum_i lambda_i / (lambda_i + damping): how many rise above the damping.
+        effective_dimension: Σ_i lambda_i / (lambda_i + damping): how many rise above the damping.
         condition: Largest over smallest non-zero eigenvalue; NaN if these are not all.
         error: One standard error over draws of labels, of `trace`, `effective_dimension` and the
             `eigenvalues` (a list); empty where nothing is drawn.
@@ -65,19 +65,19 @@ class Measurement:
         step: Of the optimizer.
         examples: N.
         parameters: P.
-        damping: lambda, in the units of F.
-        gradient_norm: || grad L || on the examples.
+        damping: λ, in the units of F.
+        gradient_norm: || ∇L || on the examples.
         spectra: By kind: "exact", "sampled", "empirical".
         overlap_sizes: Numbers k of leading eigenvectors.
-        overlap: By kind ("sampled", "empirical"): for each k, || U_k^T V_k ||_F^2 / k between the leading
+        overlap: By kind ("sampled", "empirical"): for each k, || U_kᵀ V_k ||_F² / k between the leading
             eigenspaces of F and of that kind: 1 for the same space, about k / P for unrelated ones.
-        ratio_eigenvalues: Of (F + lambda I)^-1 (EF + lambda I) in the joint span, descending; 1 if EF = F.
+        ratio_eigenvalues: Of (F + λ I)⁻¹ (EF + λ I) in the joint span, descending; 1 if EF = F.
         sampled_ratio_eigenvalues: The same for one draw of labels in place of those of the data: how the
             former would spread if the labels came from the model.
-        trace_ratio: tr((F + lambda I)^-1 EF); the effective dimension of F, if EF = F. NaN unless `complete`.
-        cosine: By kind ("sampled", "empirical"), between its (M + lambda I)^-1 grad L and that of F.
-        step_norm: || (M + lambda I)^-1 grad L || for the matrix M of each kind.
-        gamma: sqrt(d^T F d) / |d^T grad L| for the direction d of each kind, over that of the gradient; the
+        trace_ratio: tr((F + λ I)⁻¹ EF); the effective dimension of F, if EF = F. NaN unless `complete`.
+        cosine: By kind ("sampled", "empirical"), between its (M + λ I)⁻¹ ∇L and that of F.
+        step_norm: || (M + λ I)⁻¹ ∇L || for the matrix M of each kind.
+        gamma: √(dᵀ F d) / |dᵀ ∇L| for the direction d of each kind, over that of the gradient; the
             natural gradient has the least.
         layers: For each layer: its name, how many parameters, and the trace of each kind: `{"name",
             "parameters", "exact", "sampled", "empirical"}`.
@@ -111,7 +111,7 @@ class Measurement:
 
     @property
     def length_ratio(self) -> float:
-        """Of the empirical step to the natural-gradient step, at the same damping."""
+        """Ratio of the length of the empirical step to that of the natural-gradient step, at the same damping."""
         return self.step_norm["empirical"] / self.step_norm["exact"] if self.step_norm["exact"] else math.nan
 
     def scalars(self) -> dict[str, float]:
@@ -139,7 +139,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Measurement:
-        """What `to_json` wrote.
+        """Read back from what `to_json` wrote.
 
         Raises:
             ValueError: If it is something else.
@@ -169,7 +169,7 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """Whether the empirical Fisher can stand in for the Fisher matrix here.
+    """Verdict on whether the empirical Fisher can stand in for the Fisher matrix here.
 
     Attributes:
         step: Of the optimizer.
@@ -185,7 +185,7 @@ class Verdict:
 
     @property
     def trusted(self) -> bool:
-        """Whether EF is fine here."""
+        """True if EF is fine here."""
         return self.verdict == "fine"
 
     def __str__(self) -> str:
@@ -196,7 +196,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Verdict:
-        """What `to_json` wrote.
+        """Read back from what `to_json` wrote.
 
         Raises:
             ValueError: If it is something else.

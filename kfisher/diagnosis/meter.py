@@ -56,7 +56,7 @@ class Meter:
         self._layouts: dict[Any, Layout] = {}
         self._pass = tf.function(self._traced, autograph=False)
 
-    def _traced(self, x, y, sample_weight, seed):
+    def _traced(self, x: Any, y: Any, sample_weight: Any, seed: Any) -> Any:
         batch = Batch(self.model, x, y, sample_weight, Empirical(), seed, self._likelihood, training=False)
         root, layout = joint_root(batch, self._draws)
         rows = layout.counts["exact"] * layout.examples
@@ -66,7 +66,7 @@ class Meter:
         return {name: value for name, value in vars(root).items() if value is not None}
 
     def is_traced(self, x: Any) -> bool:
-        """Whether examples of this shape were measured before."""
+        """True if examples of this shape were measured before."""
         return _shapes(x) in self._layouts
 
     def __call__(
@@ -76,7 +76,7 @@ class Meter:
 
         Args:
             x, y, sample_weight: Examples as `train_step` gets them, as tensors.
-            damping: lambda, or `None`; see `frame`.
+            damping: λ, or `None`; see `frame`.
             step: Of the optimizer; also chooses the labels.
 
         Raises:
@@ -98,7 +98,7 @@ class Meter:
         with one_thread():
             return {key: values for key, (values, _) in decompose(root, layout)[1].items()}
 
-    def _root(self, x, y, sample_weight, step: int) -> tuple[JointRoot, Layout]:
+    def _root(self, x: Any, y: Any, sample_weight: Any, step: int) -> tuple[JointRoot, Layout]:
         found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
         arrays = {name: np.from_dlpack(t) for name, t in found.items()}
         return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]

@@ -24,10 +24,10 @@ class JointRoot:
     Rows are numbered r N + n, so that each kind, and each draw of labels, is a block of them.
 
     Attributes:
-        gram: U U^T over all rows, `(R N, R N)`; or `None`.
+        gram: U Uᵀ over all rows, `(R N, R N)`; or `None`.
         rows: U, `(R N, P)`: instead, where that is smaller and P at most `SMALL`.
-        coordinates: c with U^T c = the gradient of the likelihood part of L, `(R N,)`.
-        layer_traces: tr(U_l U_l^T) of each layer for each r, `(number of layers, R)`.
+        coordinates: c with Uᵀ c = the gradient of the likelihood part of L, `(R N,)`.
+        layer_traces: tr(U_l U_lᵀ) of each layer for each r, `(number of layers, R)`.
         shares: w_n over their sum, `(N,)`.
         total_weight: The sum of w_n.
     """
@@ -57,7 +57,7 @@ class Layout:
     parameters: int
 
     def rows(self, kind: str, draw: int | None = None) -> slice:
-        """Those of one kind, or of one draw of labels."""
+        """Rows of one kind, or of one draw of labels."""
         first = 0
         for name, count in self.counts.items():
             if name == kind:
@@ -72,7 +72,7 @@ class Layout:
 def joint_root(batch: Batch, draws: int) -> tuple[JointRoot, Layout]:
     """One recorded pass over `batch`, with the vectors of all three kinds pulled back together.
 
-    Each draw of labels is an estimate of F of its own: its rows are not divided by sqrt(draws).
+    Each draw of labels is an estimate of F of its own: its rows are not divided by √(draws).
     """
     recorded = Recorded(batch)
     heads = recorded.loss.heads
@@ -126,13 +126,13 @@ def _placed(coordinates: dict[str, Any], counts: dict[str, int]) -> tf.Tensor:
     return tf.reshape(tf.pad(coordinates[kind], [[above, below], [0, 0]]), [-1])
 
 
-def _gram(rules: list[layers.Rule], size: int):
+def _gram(rules: list[layers.Rule], size: int) -> Any:
     parts = [rule.gram([tf.ones((), v.dtype) for v in rule.variables]) for rule in rules]
     traces = [tf.reduce_sum(tf.reshape(tf.linalg.diag_part(part), [-1, size]), 1) for part in parts]
     return tf.add_n(parts), None, tf.stack(traces)
 
 
-def _rows(rules: list[layers.Rule], size: int):
+def _rows(rules: list[layers.Rule], size: int) -> Any:
     pieces, traces = [], []
     for rule in rules:
         flat = [tf.reshape(u, [u.shape[0] * size, -1]) for u in rule.rows()]

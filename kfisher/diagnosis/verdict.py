@@ -1,4 +1,4 @@
-"""Whether the empirical Fisher can be trusted as a stand-in for the Fisher matrix, in words."""
+"""Verdict: can the empirical Fisher be trusted as a stand-in for the Fisher matrix?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def diagnose(
     Args:
         model: A built and compiled `keras.Model`; nothing in it changes.
         x, y, sample_weight: Examples as for `model.fit`, one batch of arrays or tensors; some hundreds.
-        damping: Positive float, lambda in the units of F. Defaults to that of the model's optimizer if it is
+        damping: Positive float, λ in the units of F. Defaults to that of the model's optimizer if it is
             one of kfisher's, else to the square root of the precision of the model's dtype times the largest
             eigenvalue of F.
         draws: Positive integer, how many times labels are drawn from the model: what label noise alone does.
@@ -78,14 +78,14 @@ def diagnose(
 
 
 def thresholds_of(thresholds: Any) -> Thresholds:
-    """Those that are given, or the defaults."""
+    """Thresholds as given, or the defaults."""
     if thresholds is None:
         return Thresholds()
     return instance("thresholds", thresholds, Thresholds, "a kfisher.Thresholds, or None")
 
 
 def damping_of(model: keras.Model) -> float | None:
-    """lambda of the next step, if the optimizer has one."""
+    """λ of the next step, if the optimizer has one."""
     optimizer = getattr(model, "optimizer", None)
     damping = getattr(inner(optimizer), "damping", None)
     return None if damping is None else float(keras.ops.convert_to_numpy(damping))

@@ -1,1 +1,1 @@
-"""One pass of the model over a batch, and J and J^T as products, layer by layer."""
+"""One pass of the model over a batch, and J and Jᵀ as products, layer by layer."""

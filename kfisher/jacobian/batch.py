@@ -49,7 +49,7 @@ class Batch:
     state: list[tuple[keras.Variable, tf.Tensor]] = field(default_factory=list)
     raw: list[tuple[tf.Variable, tf.Tensor]] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.model.trainable_variables:
             raise ValueError(
                 f"The model {self.model.name!r} has no trainable variables. If it is not built yet, call it "
@@ -83,12 +83,12 @@ class Batch:
 
     @property
     def xla(self) -> bool:
-        """Whether all this is to be compiled by XLA."""
+        """True if the step is to be compiled by XLA."""
         return bool(self.model.jit_compile)
 
     @cached_property
     def square_root(self) -> SquareRoot:
-        """A with F = A^T A, by one recorded pass."""
+        """A with F = Aᵀ A, by one recorded pass."""
         return square_root(self)
 
     @cached_property
@@ -98,7 +98,7 @@ class Batch:
 
     @cached_property
     def exact_linearization(self) -> Linearization:
-        """The same without the noise of drawn labels: products with their expectation cost no more."""
+        """Products with the expectation over labels, without the noise of a draw; they cost no more."""
         return linearization(replace(self, fisher=self.fisher.expectation))
 
     def loss(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
@@ -110,7 +110,7 @@ class Batch:
 
 
 def _takes_means(model: keras.Model) -> bool:
-    """Whether the loss of `model` is a mean over examples, as it is unless somebody asks for another."""
+    """True if the loss of `model` is a mean over examples, as it is unless somebody asks for another."""
     own = type(model).compute_loss is not keras.Model.compute_loss
     losses = [loss for loss in keras.tree.flatten(model.loss) if isinstance(loss, keras.losses.Loss)]
     return not own and not any(loss.reduction in ("sum", "none", None) for loss in losses)

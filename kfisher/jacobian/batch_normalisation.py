@@ -13,7 +13,7 @@ import tensorflow as tf
 from kfisher._keras.patching import patched_layer_call, replaced
 
 
-def hold_statistics(layer, call, args, kwargs) -> dict[str, Any]:
+def hold_statistics(layer: Any, call: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """BatchNormalization with the statistics of this batch, held constant.
 
     p(y | x_n) must be a function of x_n alone. With momentum 0 the layer writes the statistics of the
@@ -37,14 +37,14 @@ def hold_statistics(layer, call, args, kwargs) -> dict[str, Any]:
 def statistics_held() -> Iterator[None]:
     """For the length of the block, BatchNormalization of any model holds its statistics as `tapped` does."""
 
-    def wrap(original):
-        def call(layer, *args, **kwargs):
+    def wrap(original: Any) -> Any:
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             if not isinstance(layer, keras.layers.BatchNormalization):
                 return original(layer, *args, **kwargs)
             inner = layer.call
 
             @functools.wraps(inner)
-            def held(*args, **kwargs):
+            def held(*args: Any, **kwargs: Any) -> Any:
                 return inner(*args, **hold_statistics(layer, inner, args, kwargs))
 
             with replaced(layer, "call", held):

@@ -60,7 +60,7 @@ def loss_of(batch: Batch, outputs: Any, tape: tf.GradientTape) -> Loss:
     """The loss at these outputs, taken apart; inside the block of `forward`, and past the `tape`."""
     values: list[tf.Tensor] = []
 
-    def compute_loss(**arguments):
+    def compute_loss(**arguments: Any) -> Any:
         values.append((batch.compute_loss or batch.model.compute_loss)(**arguments))
         return values[-1]
 

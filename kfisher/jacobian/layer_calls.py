@@ -73,12 +73,14 @@ def tapped(
         yield
 
 
-def _tap(layer, calls, layer_calls, running, scope, tape, size) -> Callable:
+def _tap(
+    layer: Any, calls: Any, layer_calls: Any, running: Any, scope: Any, tape: Any, size: Any
+) -> Callable:
     call, activation = _set_activation_aside(layer)
     planned = iter(calls)
 
     @functools.wraps(layer.call)
-    def recorded(*args, **kwargs):
+    def recorded(*args: Any, **kwargs: Any) -> Any:
         if running:  # inside another tapped layer, which answers for this call
             return activation(call(*args, **kwargs))
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -141,7 +143,7 @@ def floating(z: Any) -> list[tf.Tensor]:
     return [t for t in keras.tree.flatten(z) if tf.is_tensor(t) and t.dtype.is_floating]
 
 
-def _of_size(size: int | tf.Tensor, z: Any, arguments: Any, batched: list[bool], layer) -> Any:
+def _of_size(size: int | tf.Tensor, z: Any, arguments: Any, batched: list[bool], layer: Any) -> Any:
     """z, or an error where it or the arguments with the batch axis have another size than the batch."""
     inputs = [t for t, has in zip(keras.tree.flatten(arguments), batched, strict=True) if has]
     sizes = tf.stack([tf.shape(t)[0] for t in [*inputs, *floating(z)]])
@@ -175,7 +177,7 @@ def _set_activation_aside(layer: keras.layers.Layer) -> tuple[Callable, Callable
     if not fused or activation is None or getattr(activation, "trainable_variables", None):
         return call, lambda z: z
 
-    def affine(*args, **kwargs):
+    def affine(*args: Any, **kwargs: Any) -> Any:
         with replaced(layer, "activation", None):
             return call(*args, **kwargs)
 

@@ -1,13 +1,13 @@
-"""The model linearised on one batch: J v and J^T u, and with them F v for any model and any layer.
+"""The model linearised on one batch: J v and Jᵀ u, and with them F v for any model and any layer.
 
-J^T u is reverse mode. J v is the derivative of J^T u in u along v (reverse mode twice, which is forward mode
+Jᵀ u is reverse mode. J v is the derivative of Jᵀ u in u along v (reverse mode twice, which is forward mode
 of a linear map): nothing of the forward pass runs again, and there is no layer that it does not know.
 Pearlmutter 1994; Schraudolph 2002; Martens 2010.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Linearization:
-    """F = J^T F_f J + diag(ridge) on one batch, through products.
+    """F = Jᵀ F_f J + diag(ridge) on one batch, through products.
 
     Attributes:
         variables: The trainable variables, in the order of the model; vectors v are lists of tensors in
@@ -30,7 +30,15 @@ class Linearization:
         ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
     """
 
-    def __init__(self, variables, values: Tensors, tape: tf.GradientTape, heads: list[Head], fisher, seed):
+    def __init__(
+        self,
+        variables: Any,
+        values: Tensors,
+        tape: tf.GradientTape,
+        heads: list[Head],
+        fisher: Any,
+        seed: Any,
+    ):
         self.variables = variables
         self.ridge = [ridge_of(v) for v in variables]
         self._values = values
@@ -39,7 +47,7 @@ class Linearization:
         self._in_outputs = fisher.output_products(heads, seed)
 
     def pull(self, outputs: list[tf.Tensor]) -> Tensors:
-        """J^T u, for u a tensor for each output, in the shape of its coordinates eta."""
+        """Jᵀ u, for u a tensor for each output, in the shape of its coordinates eta."""
         found = self._tape.gradient(self._etas, self._values, outputs, unconnected_gradients="zero")
         return [tf.convert_to_tensor(g) for g in found]
 
@@ -58,7 +66,7 @@ class Linearization:
         return [p + d * tf.cast(v, p.dtype) if d else p for p, d, v in zip(products, self.ridge, vectors)]
 
     def quadratic(self, vectors: list[Tensors]) -> tf.Tensor:
-        """v_i^T F v_j for all pairs, `(k, k)` in float64: a forward-mode product for each, no reverse one."""
+        """v_iᵀ F v_j for all pairs, `(k, k)` in float64: a forward-mode product for each, no reverse one."""
         pushed = [self.push(v) for v in vectors]
         weighed = [self._in_outputs(p) for p in pushed]
         products = [[dot(a, b) for b in weighed] for a in pushed]

@@ -28,7 +28,7 @@ _plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 @dataclass
 class Plan:
-    """What to tap.
+    """Layers to tap, and their calls.
 
     Attributes:
         calls: For each layer to tap, in the order of their first calls, its calls.
@@ -123,10 +123,10 @@ def _trace(model: keras.Model, specs: Any, batch: int, training: bool) -> Traced
     """The tree of layer calls of one forward pass, traced into a graph that is thrown away."""
     stack = [TracedCall(model)]
 
-    def traced(inputs):
+    def traced(inputs: Any) -> None:
         graph = tf.compat.v1.get_default_graph()
 
-        def has_batch(t):
+        def has_batch(t: Any) -> Any:
             # Tensors of inner graphs are those of loops, whose bodies see one step at a time.
             if getattr(t, "graph", None) is not graph or not t.shape.rank:
                 return False
@@ -159,7 +159,7 @@ class _LoggedReads(keras.StatelessScope):
         self._trainable = {id(v) for v in model.trainable_variables}
         self._stack = stack
 
-    def get_current_value(self, variable):
+    def get_current_value(self, variable: Any) -> Any:
         if id(variable) in self._trainable:
             self._stack[-1].reads.add(id(variable))
         return super().get_current_value(variable)
@@ -169,15 +169,15 @@ def _without_values(stack: list[TracedCall]) -> Callable:
     """Derivatives are noted, and stand for zeros: tapes may be paused around the trace."""
     begun: dict[int, TracedCall] = {}
 
-    def zeros(shapes, sources):
+    def zeros(shapes: Any, sources: Any) -> Any:
         return keras.tree.map_structure(lambda t: tf.zeros(shapes(t), t.dtype), sources)
 
-    def wrap(name, original):
-        def enter(tape):
+    def wrap(name: Any, original: Any) -> Any:
+        def enter(tape: Any) -> Any:
             begun[id(tape)] = stack[-1]
             return original(tape)
 
-        def derivative(*args, **kwargs):
+        def derivative(*args: Any, **kwargs: Any) -> Any:
             tape, *given = inspect.signature(original).bind(*args, **kwargs).arguments.values()
             node = begun.get(id(tape))
             owner = node if node is not None and any(node is other for other in stack) else stack[-1]
@@ -195,15 +195,15 @@ def _without_values(stack: list[TracedCall]) -> Callable:
 
 
 def _logged(stack: list[TracedCall], has_batch: Callable, graph: tf.Graph) -> Callable:
-    def wrap(original):
-        def call(layer, *args, **kwargs):
+    def wrap(original: Any) -> Any:
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             node, inner = TracedCall(layer), layer.call
             first = graph.version
             stack[-1].children.append(node)
             stack.append(node)
 
             @functools.wraps(inner)
-            def logged(*args, **kwargs):
+            def logged(*args: Any, **kwargs: Any) -> Any:
                 node.batched = [has_batch(t) for t in keras.tree.flatten((args, kwargs))]
                 return inner(*args, **kwargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -32,7 +33,7 @@ def pull_back(
     for group in groups:
         outputs = [f for f, _ in group]
 
-        def back(vectors, outputs=outputs):
+        def back(vectors: Any, outputs: Any = outputs) -> Any:
             return tape.gradient(outputs, flat, list(vectors), unconnected_gradients="zero")
 
         vectors = tuple(v for _, v in group)

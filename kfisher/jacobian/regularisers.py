@@ -1,4 +1,4 @@
-"""What regularisers add to F, and whether a loss has parts that nothing here knows."""
+"""Regularisers: what they add to F, and the parts of a loss that nothing here knows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import keras
 
 
 def ridge_of(variable: keras.Variable) -> float:
-    """The Hessian of l2 * sum(theta^2) is 2 l2 on the diagonal."""
+    """The Hessian of l2 * sum(θ²) is 2 l2 on the diagonal."""
     regularizer = variable.regularizer
     known = isinstance(regularizer, (keras.regularizers.L2, keras.regularizers.L1L2))
     return 2 * float(regularizer.l2) if known else 0.0
 
 
 def has_other_losses(model: keras.Model) -> bool:
-    """Whether there are `add_loss` terms, activity regularisers, or regularisers that are not plain L2."""
+    """True if there are `add_loss` terms, activity regularisers, or regularisers that are not plain L2."""
     regularizers = [v.regularizer for v in model.trainable_variables if v.regularizer is not None]
     plain = [
         isinstance(r, keras.regularizers.L2) or (isinstance(r, keras.regularizers.L1L2) and r.l1 == 0)

@@ -1,9 +1,9 @@
-"""The rules of layers against automatic differentiation: A^T u in two ways, once for every trace."""
+"""The rules of layers against automatic differentiation: Aᵀ u in two ways, once for every trace."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +24,7 @@ class SelfCheck:
     """A second tape around a recorded pass, that watches the parameters instead of the layers.
 
     A rule that does not fit its layer, or a variable that is used where no recorded call shows it, gives
-    another A^T u than this tape, for all but some u of measure zero. In a graph the comparison runs when the
+    another Aᵀ u than this tape, for all but some u of measure zero. In a graph the comparison runs when the
     graph runs for the first time; XLA drops assertions, so there it is left out.
 
     Attributes:
@@ -47,7 +47,7 @@ class SelfCheck:
             self._tape.watch([*self.values, *self._read])
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self.values is not None:
             self._tape.__exit__(*error)
 
@@ -69,7 +69,7 @@ class SelfCheck:
         def first() -> np.ndarray:
             return np.array(bool(pending) and pending.pop())
 
-        def compare():
+        def compare() -> Any:
             wrong = self._wrong(rules, groups)
             names = tf.boolean_mask(tf.constant(self._names(rules)), wrong)
             return tf.debugging.Assert(~tf.reduce_any(wrong), [_MESSAGE, names], summarize=10)
@@ -85,8 +85,8 @@ class SelfCheck:
         covered = {id(v) for rule in rules for v in rule.variables}
         return [v for v in self._variables if id(v) not in covered]
 
-    def _wrong(self, rules: list[Rule], groups) -> tf.Tensor:
-        """For each rule, and each variable without one, whether its part of A^T u is not that of the tape."""
+    def _wrong(self, rules: list[Rule], groups: Any) -> tf.Tensor:
+        """For each rule, and each variable without one, whether its part of Aᵀ u is not that of the tape."""
         grads = rules[0].layer_calls[0].grads[0]
         u = tf.random.stateless_normal(tf.shape(grads)[:2], [1, 2], dtype=tf.float64)
         first, targets, cotangents = 0, [], []
@@ -114,7 +114,7 @@ class SelfCheck:
         return errors > relative * sizes + absolute * tf.norm(sizes)
 
     def _tolerances(self, rules: list[Rule]) -> tuple[float, float]:
-        """Of a layer relative to its own length and to that of all: rounding, of the coarsest dtype."""
+        """Tolerance of a layer relative to its own length and to that of all: rounding, of the coarsest dtype."""
         dtypes = [tf.as_dtype(call.layer.compute_dtype) for rule in rules for call in rule.layer_calls]
         if any(dtype in _HALF for dtype in dtypes):
             return 0.5, 0.1

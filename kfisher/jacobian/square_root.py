@@ -1,4 +1,4 @@
-"""The square root A of the Fisher: F = A^T A + diag(ridge), with rows sqrt(w_n) U_n.
+"""The square root A of the Fisher: F = Aᵀ A + diag(ridge), with rows √(w_n) U_n.
 
 Built from one recorded pass over a batch; A itself is never formed here, only its products.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SquareRoot:
-    """F = A^T A + diag(ridge) on one batch, through products with A.
+    """F = Aᵀ A + diag(ridge) on one batch, through products with A.
 
     With R vectors for each of N examples A has R N rows; vectors u are `(R, N)` tensors. It has one
     column for each parameter; vectors v are lists of tensors in the shapes of `variables`.
@@ -39,7 +39,7 @@ class SquareRoot:
         ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
         loss: That of the batch.
         columns: V, weighted, with the coordinates of the gradient.
-        coordinates: c with A^T c = the gradient of the likelihood part of L, `(R, N)`; `None` where the
+        coordinates: c with Aᵀ c = the gradient of the likelihood part of L, `(R, N)`; `None` where the
             gradient is not in the row space of A (sampled labels, or no labels).
         xla: Whether all this is to be compiled by XLA.
     """
@@ -63,7 +63,7 @@ class SquareRoot:
         self._size = sum(math.prod(v.shape) for v in variables)
 
     def ridge_gradient(self) -> Tensors:
-        """The gradient of the L2 regularisers, diag(ridge) theta."""
+        """The gradient of the L2 regularisers, diag(ridge) θ."""
         return [d * tf.convert_to_tensor(v.value) for d, v in zip(self.ridge, self.variables)]
 
     @property
@@ -81,7 +81,7 @@ class SquareRoot:
         return tf.add_n([r.matvec([vectors[i] for i in self._positions(r)]) for r in self.rules])
 
     def rmatvec(self, coefficients: tf.Tensor) -> Tensors:
-        """A^T u, in the shapes of the variables."""
+        """Aᵀ u, in the shapes of the variables."""
         found = [tf.zeros(v.shape, v.dtype) for v in self.variables]
         for rule in self.rules:
             for i, part in zip(self._positions(rule), rule.rmatvec(coefficients)):
@@ -89,13 +89,13 @@ class SquareRoot:
         return found
 
     def squared_length(self, vectors: Tensors) -> tf.Tensor:
-        """v^T F v in float64."""
+        """vᵀ F v in float64."""
         seen = tf.cast(self.matvec(vectors), tf.float64)
         ridged = [d * dot([v], [v]) for d, v in zip(self.ridge, vectors) if d]
         return tf.add_n([tf.reduce_sum(tf.square(seen)), *ridged])
 
     def gram(self, scales: Tensors) -> tf.Tensor:
-        """sum_i scales[i] A_i A_i^T over the variables i, shape `(R N, R N)`; an error where too large."""
+        """Σ_i scales[i] A_i A_iᵀ over the variables i, shape `(R N, R N)`; an error where too large."""
         # A sum, and a term of it that is a product of two.
         entry = 3.0 * max(tf.as_dtype(v.dtype).size for v in self.variables)
         with tf.control_dependencies(self._fits("The Gram matrix", lambda rows: entry * rows**2)):
@@ -145,7 +145,7 @@ class Recorded:
         with SelfCheck(self._plan, batch) as check:
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
 
-                def around(scope):
+                def around(scope: Any) -> Any:
                     return tapped(self._plan, scope, tape, calls, batch.size)
 
                 with forward(batch, check.values, around) as outputs:
@@ -153,7 +153,7 @@ class Recorded:
         self._tape, self._check, self.layer_calls = tape, check, calls
 
     def rules(self, groups: list[list[tuple[tf.Tensor, tf.Tensor]]]) -> list[layers.Rule]:
-        """What each layer says about the rows that these vectors at the outputs make.
+        """The rows that these vectors at the outputs make, layer by layer.
 
         Raises:
             ValueError: The first time, if a layer says something else than automatic differentiation; an

@@ -8,7 +8,7 @@ and `from_logits=True` and `from_logits=False` share every line that follows.
 With phi the dispersion and T(y) = y, an exponential family has
 
     score   d/d eta log p(y | eta) = (y - E[y]) / phi
-    Fisher  S S^T                  = Var[y] / phi^2
+    Fisher  S Sᵀ                  = Var[y] / phi²
 
 Source: Kunstner, Balles, Hennig 2019, section 3; Martens 2020, section 9.
 """
@@ -64,7 +64,7 @@ class Likelihood:
         return y
 
     def spoilt(self, y: tf.Tensor, eta: tf.Tensor) -> tf.Tensor:
-        """Whether a label of the data is NaN, a boolean scalar; under XLA, also one that fails its check."""
+        """True if a label of the data is NaN, a boolean scalar; under XLA, also one that fails its check."""
         y = self.labels(y, eta)
         return tf.reduce_any(tf.math.is_nan(y)) if y.dtype.is_floating else tf.constant(False)
 
@@ -77,11 +77,11 @@ class Likelihood:
         raise NotImplementedError
 
     def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
-        """S of shape `(..., C, R)` with S S^T = E_p(y|eta)[score score^T]."""
+        """S of shape `(..., C, R)` with S Sᵀ = E_p(y|eta)[score scoreᵀ]."""
         raise NotImplementedError
 
     def fisher_product(self, eta: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        """S S^T u in the shape of eta."""
+        """S Sᵀ u in the shape of eta."""
         root = self.fisher_root(eta)
         return tf.linalg.matvec(root, tf.linalg.matvec(root, u, transpose_a=True))
 
@@ -94,7 +94,7 @@ class Likelihood:
         return 1.0
 
     def copies(self, eta: tf.Tensor) -> int:
-        """How many likelihood terms the loss of one position averages (C where Keras' loss does)."""
+        """Number of likelihood terms the loss of one position averages (C where Keras' loss does)."""
         return 1
 
     def get_config(self) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from kfisher.likelihoods._base import Likelihood, clip, logits_behind, register,
 class Categorical(Likelihood):
     """y ~ Categorical(softmax(eta)): the likelihood of (sparse) categorical cross-entropy.
 
-    score = onehot(y) - p,  S S^T = diag(p) - p p^T.
+    score = onehot(y) - p,  S Sᵀ = diag(p) - p pᵀ.
 
-    With q = sqrt(p), diag(p) - p p^T = diag(q) (I - q q^T) diag(q). The projection loses one dimension, so S
+    With q = √(p), diag(p) - p pᵀ = diag(q) (I - q qᵀ) diag(q). The projection loses one dimension, so S
     has C - 1 columns: diag(q) times all but column m of the Householder reflection that takes q to the axis
-    of the likeliest class m, I - u u^T / (1 + q_m) with u = q + e_m. Another m would cancel where p_m is
+    of the likeliest class m, I - u uᵀ / (1 + q_m) with u = q + e_m. Another m would cancel where p_m is
     near 1.
 
     Args:

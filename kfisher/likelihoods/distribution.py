@@ -23,7 +23,7 @@ class DistributionLikelihood(Likelihood):
     Scores are autodiff of `log_prob`, so sampled and empirical labels work for every distribution. The
     exact Fisher is known in the parameters c of the families below and carried to f by
 
-        V = (dc/df)^T S_c,   S_c S_c^T the Fisher in c.
+        V = (dc/df)ᵀ S_c,   S_c S_cᵀ the Fisher in c.
 
     Args:
         make_distribution: Function from model outputs `(..., C)` to a distribution with that batch shape.

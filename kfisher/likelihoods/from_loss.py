@@ -17,13 +17,13 @@ from kfisher.likelihoods.normal import Normal
 from kfisher.likelihoods.poisson import Poisson
 
 
-def _binary_crossentropy(from_logits=False, label_smoothing=0.0, axis=-1):
+def _binary_crossentropy(from_logits: Any = False, label_smoothing: Any = 0.0, axis: Any = -1) -> Any:
     if axis != -1:
         raise ValueError(f"Binary cross-entropy is supported along the last axis only. Received: axis={axis}")
     return Bernoulli(from_logits, label_smoothing)
 
 
-def _categorical_crossentropy(from_logits=False, label_smoothing=0.0, axis=-1):
+def _categorical_crossentropy(from_logits: Any = False, label_smoothing: Any = 0.0, axis: Any = -1) -> Any:
     if label_smoothing and axis != -1:  # Keras then divides by the size of the last axis
         raise ValueError(
             "Label smoothing is supported for classes along the last axis only. Received: "
@@ -32,7 +32,9 @@ def _categorical_crossentropy(from_logits=False, label_smoothing=0.0, axis=-1):
     return Categorical(from_logits, False, label_smoothing, axis)
 
 
-def _sparse_categorical_crossentropy(from_logits=False, ignore_class=None, axis=-1):
+def _sparse_categorical_crossentropy(
+    from_logits: Any = False, ignore_class: Any = None, axis: Any = -1
+) -> Any:
     return Categorical(from_logits, True, 0.0, axis, ignore_class)
 
 

@@ -14,7 +14,7 @@ from kfisher.likelihoods._base import Independent, register, tfd
 class Laplace(Independent):
     """y ~ Laplace(f, scale): the likelihood of absolute error.
 
-    score = sign(y - f) / scale,  Fisher = 1 / scale^2.
+    score = sign(y - f) / scale,  Fisher = 1 / scale².
 
     The Gauss-Newton matrix of the absolute error is zero almost everywhere; the Fisher is not.
 

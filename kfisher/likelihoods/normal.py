@@ -12,14 +12,14 @@ from kfisher.likelihoods._base import Independent, register, tfd
 
 @register
 class Normal(Independent):
-    """y ~ Normal(f, scale^2): the likelihood of squared error.
+    """y ~ Normal(f, scale²): the likelihood of squared error.
 
-    score = (y - f) / scale^2,  Fisher = 1 / scale^2.
+    score = (y - f) / scale²,  Fisher = 1 / scale².
 
     Args:
         scale: Float, the standard deviation, in the units of y. The default `None` means
-            sqrt(C / 2) with C the size of the last axis: then -log p is Keras' mean squared error
-            (1/C) sum_c (y_c - f_c)^2 up to a constant.
+            √(C / 2) with C the size of the last axis: then -log p is Keras' mean squared error
+            (1/C) Σ_c (y_c - f_c)² up to a constant.
 
     Example:
 

@@ -17,7 +17,7 @@ class Poisson(Independent):
 
     score = y - f,  Fisher = f  (with respect to log f).
 
-    The Gauss-Newton matrix of that loss with respect to f itself is y / f^2, which equals the Fisher
+    The Gauss-Newton matrix of that loss with respect to f itself is y / f², which equals the Fisher
     1 / f only in expectation; with f = exp(eta) both are f in eta.
     """
 

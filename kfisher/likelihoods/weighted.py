@@ -22,7 +22,7 @@ class Head:
         likelihood: p(y | f).
         eta: Its coordinates, `(N, ..., C)`.
         labels: Those of the data in the shape of eta, or `None`.
-        root_weights: sqrt(w), which broadcasts to eta.
+        root_weights: √(w), which broadcasts to eta.
     """
 
     def __init__(self, term: Term, likelihood: Likelihood | None, labelled: bool):
@@ -80,7 +80,7 @@ def labels_checked(model: keras.Model, likelihood: Likelihood | None) -> Iterato
             spoilt |= tf.reduce_any(tf.math.is_nan(weights))
         return tf.where(spoilt, tf.constant(float("nan"), outputs.dtype), tf.ones((), outputs.dtype))
 
-    def checking(*args, **kwargs):
+    def checking(*args: Any, **kwargs: Any) -> Any:
         with multiplied(one_or_nan):
             return compute_loss(*args, **kwargs)
 

@@ -1,1 +1,1 @@
-"""What is logged: its names, how it is written and read."""
+"""Logs: the names in them, how they are written and read."""

@@ -24,7 +24,7 @@ _OBJECTS: dict[str, Callable[[bytes], Any]] = {
 
 @dataclass(repr=False)
 class Log:
-    """What the callbacks logged in one directory.
+    """Log of the callbacks in one directory.
 
     A table is a dict of arrays of equal length, as `pandas.DataFrame(table)` takes it, with NaN where a
     quantity has no value in a row.

@@ -16,7 +16,7 @@ _HEADER = struct.Struct("<QI")  # length of the record and its checksum; a check
 
 
 class Faults:
-    """What could not be read: one warning for each file."""
+    """Records that could not be read: one warning for each file."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[str]] = {}

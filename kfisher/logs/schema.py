@@ -57,7 +57,7 @@ SECONDS = "seconds"
 
 
 class Statistic(NamedTuple):
-    """What is said of a statistic of each step.
+    """Statistic of each step, and what is said of it.
 
     Attributes:
         title: With its symbol.
@@ -111,7 +111,7 @@ LAYER_STATISTICS = (UPDATE_NORM, GRADIENT_NORM, WEIGHT_NORM)  # below `layer/<la
 
 
 class Look(NamedTuple):
-    """How the lines of a kind are drawn, in every chart.
+    """Look of the lines of a kind, in every chart.
 
     Attributes:
         label: For a legend; `long_label` where there is room.

@@ -108,7 +108,7 @@ class ScalarWriter:
 
 
 def scalars(values: dict[str, float]) -> list[Value]:
-    """Those that are not NaN, which stands for what there was not."""
+    """Numbers that are not NaN, which stands for what there was not."""
     make = tf.compat.v1.Summary.Value
     return [make(tag=tag, simple_value=value) for tag, value in values.items() if not math.isnan(value)]
 

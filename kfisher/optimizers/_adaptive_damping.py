@@ -1,4 +1,4 @@
-"""lambda as the optimizer keeps it: a variable that a policy moves, or a schedule."""
+"""λ as the optimizer keeps it: a variable that a policy moves, or a schedule."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class AdaptiveDamping:
     Args:
         damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`.
         averages: Whether the curvature averages over batches.
-        add_variable: That of the optimizer, so that lambda is saved with it.
+        add_variable: That of the optimizer, so that λ is saved with it.
 
     Attributes:
         policy: The policy or schedule.
         every: Steps between two judgements on the quadratic model, or `None` if the policy asks for none.
-        variable: lambda; `None` if it follows a schedule.
-        bent: Of the last step delta, until the next batch judges it: its delta^T F delta, or -1; `None` where
+        variable: λ; `None` if it follows a schedule.
+        bent: Of the last step δ, until the next batch judges it: its δᵀ F δ, or -1; `None` where
             `every` is.
     """
 
@@ -60,11 +60,11 @@ class AdaptiveDamping:
             )
 
     def value(self, step: Any) -> Any:
-        """lambda of a step: the variable, or the value of the schedule."""
+        """λ of a step: the variable, or the value of the schedule."""
         return self.policy(step) if self.variable is None else self.variable
 
     def set(self, value: Any) -> None:
-        """Gives lambda another value."""
+        """Gives λ another value."""
         if self.variable is None:
             raise TypeError(
                 "This optimizer was created with a schedule as its `damping`, so its damping cannot be set. "
@@ -77,7 +77,7 @@ class AdaptiveDamping:
 
     @property
     def config(self) -> Any:
-        """A float where lambda does not move, else the policy's own config."""
+        """A float where λ does not move, else the policy's own config."""
         if type(self.policy) is dampings.Constant:
             return float(self.variable.numpy())
         return keras.saving.serialize_keras_object(self.policy)
@@ -85,11 +85,11 @@ class AdaptiveDamping:
     # --- what the steps say -----------------------------------------------------------------------
 
     def is_judged(self) -> tf.Tensor | bool:
-        """Whether the last step waits for its judgement."""
+        """True if the last step waits for its judgement."""
         return False if self.bent is None else self.bent.value >= 0
 
     def is_due(self, step: tf.Tensor) -> tf.Tensor:
-        """Whether the step that follows `step` others is to be judged."""
+        """True if the step that follows `step` others is to be judged."""
         return tf.equal((step + 1) % self.every, 0)
 
     def after_rejection(self) -> None:
@@ -107,13 +107,13 @@ class AdaptiveDamping:
     ) -> None:
         """Called before the next step is taken.
 
-        The last step delta is judged on this batch, which had no part in it. With its gradient g at the end
-        of the step, the quadratic model has the loss change by g . delta - delta^T F delta / 2.
+        The last step δ is judged on this batch, which had no part in it. With its gradient g at the end
+        of the step, the quadratic model has the loss change by g . δ - δᵀ F δ / 2.
 
         Args:
             judgement: What this batch says of the last step.
             gradient: Its gradient.
-            last: delta.
+            last: δ.
             examples: Over how many examples F is averaged.
         """
         bent = self.bent
@@ -124,7 +124,7 @@ class AdaptiveDamping:
         if bent is None:
             return
 
-        def adapt():
+        def adapt() -> None:
             delta = [tf.cast(d, g.dtype) for d, g in zip(last(), gradient)]
             promised = dot(gradient, delta) - bent.value / 2
             ratio = (judgement.loss - judgement.before) / promised

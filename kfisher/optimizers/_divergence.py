@@ -18,7 +18,7 @@ _WARN = "warn_of_divergence"
 
 
 def trouble(optimizer: Any) -> str | None:
-    """What is wrong with the training so far, in a sentence with the numbers, or `None`."""
+    """A sentence on what is wrong with the training so far, with the numbers, or `None`."""
     name = type(optimizer).__name__
     settings = (
         f"learning_rate={_number(optimizer.learning_rate):.3g}, damping={_number(optimizer.damping):.3g}, "
@@ -45,7 +45,7 @@ def trouble(optimizer: Any) -> str | None:
 
 
 def is_far(start: Any, now: Any) -> Any:
-    """Whether the average loss is far above its start; numbers or tensors."""
+    """True if the average loss is far above its start; numbers or tensors."""
     return now - start > FAR * abs(start)
 
 

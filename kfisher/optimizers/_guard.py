@@ -24,7 +24,7 @@ _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
 
 
 class Judgement(NamedTuple):
-    """What a batch says, before its step: two boolean scalars, and the loss with what it is compared to.
+    """Judgement of a batch, before its step: two boolean scalars, and the loss with what it is compared to.
 
     Attributes:
         outlier: Whether the batch itself is out of all proportion: it is left out.
@@ -50,12 +50,12 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s (EF: 0.003 s^2)  bounds delta^T (F + damping I) delta / 2 where the region is "auto",
+        c = 0.003 s (EF: 0.003 s²)  bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
-        l_t - before > (s / 2 + 8 sqrt(c s) + 4 c) max(1, |before| / s)     takes it back.
+        l_t - before > (s / 2 + 8 √(c s) + 4 c) max(1, |before| / s)     takes it back.
 
     The judge has seen neither the examples nor the labels that made the step, and costs nothing where the
-    loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 sqrt(c s) + c
+    loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
     on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
 
     Args:
@@ -110,7 +110,7 @@ class Guard:
 
     @property
     def previous(self) -> list[keras.Variable]:
-        """What `kept` was before the last step."""
+        """Values of `kept` before the last step."""
         return self._previous
 
     def judge(self, batch: Batch, loss: tf.Tensor, own: tf.Tensor, ask: tf.Tensor | bool) -> Judgement:

@@ -1,4 +1,4 @@
-"""What an optimizer's state is the state of: kept beside it, and compared when it comes back."""
+"""Identity of an optimizer's state: kept beside it, and compared when it comes back."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Identity:
                 self._compare(_read(self.variable.numpy()))
 
     def assertion(self) -> None:
-        """The same while a graph runs, for state that is replaced after it was traced."""
+        """Check while a graph runs, for state that is replaced after it was traced."""
         same = tf.reduce_all(tf.equal(self.variable.value, _bytes(self.text)))
         tf.debugging.Assert(same, [_message(f"something else than {self.text!r}")])
 

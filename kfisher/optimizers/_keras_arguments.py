@@ -21,7 +21,7 @@ Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 def checked(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments as Python numbers; those that Keras does not know are left to it.
+    """Arguments as Python numbers; those that Keras does not know are left to it.
 
     Raises:
         ValueError: If one of them is wrong. Keras itself takes a rate that is negative or NaN.

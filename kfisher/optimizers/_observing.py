@@ -1,4 +1,4 @@
-"""How an optimizer sees batches: what every kfisher optimizer is built on.
+"""Optimizers that see batches: what every kfisher optimizer is built on.
 
 A Keras optimizer is given gradients and variables. Here `observe` shows it the batch first, from which the
 curvature takes what it needs; `apply` then hands both on to `take_step`.
@@ -50,7 +50,15 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
     `kfisher.optimizers.NaturalGradient`, all others as in `keras.optimizers.Optimizer`.
     """
 
-    def __init__(self, fisher, curvature, likelihood, seed, gradient_accumulation_steps, **kwargs):
+    def __init__(
+        self,
+        fisher: Any,
+        curvature: Any,
+        likelihood: Any,
+        seed: Any,
+        gradient_accumulation_steps: Any,
+        **kwargs: Any,
+    ):
         super().__init__(gradient_accumulation_steps=None, **_keras_arguments.checked(kwargs))
         self._identity = Identity(self.add_variable)
         self._accumulation = Accumulation(gradient_accumulation_steps)
@@ -68,8 +76,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self._reported: Any = None  # skipped steps that the user knows of, by their causes
 
     @property
-    def damping(self):
-        """lambda of the next step."""
+    def damping(self) -> Any:
+        """λ of the next step."""
         raise NotImplementedError
 
     def take_step(self, batch: Batch, gradient: list, variables: list, missing: set, losses: tuple) -> None:
@@ -86,7 +94,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     # --- state ----------------------------------------------------------------------------------
 
-    def build(self, variables):
+    def build(self, variables: Any) -> None:
         """Creates all state: counts, sums of gradients, and the curvature's.
 
         That of a running curvature follows the layers of the model. They are known from the model, from the
@@ -119,8 +127,14 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             self._identity.settle(self, variables, self._blocks)
 
     def add_variable(
-        self, shape, initializer="zeros", dtype=None, aggregation="none", layout=None, name=None
-    ):
+        self,
+        shape: Any,
+        initializer: Any = "zeros",
+        dtype: Any = None,
+        aggregation: Any = "none",
+        layout: Any = None,
+        name: Any = None,
+    ) -> Any:
         """As in Keras, with a name that no other variable here has: files in HDF5 keep state by its name."""
         taken, first = {v.name for v in self.variables}, name or "variable"
         names = itertools.chain([first], (f"{first}_{i}" for i in itertools.count(1)))
@@ -221,12 +235,12 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
                 f"new optimizer. Received: {[v.path for v in trained]}"
             )
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: Any) -> Any:
         """As in Keras; `fit` calls it with the loss of each step, which is remembered."""
         self._loss = loss
         return super().scale_loss(loss)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Takes one natural-gradient step from the gradients of the loss on the observed batch."""
         batch, self._seen = self._seen, None
         loss, self._loss = self._loss, None
@@ -243,7 +257,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         with tf.control_dependencies([own_loss]):  # so what it checks comes before any change
             gradient = [tf.identity(g) for g in self._gradient(grads, variables, own)]
 
-        def take_step(mean, mean_loss):
+        def take_step(mean: Any, mean_loss: Any) -> None:
             self.take_step(batch, mean, own, missing, (mean_loss, own_loss))
 
         self._accumulation.add(gradient, own_loss, take_step)
@@ -292,10 +306,10 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             _divergence.warn_once(self, _divergence.is_far(start, now), xla)
 
     def trouble(self) -> str | None:
-        """What is wrong with the training so far, in a sentence with the numbers, or `None`."""
+        """A sentence on what is wrong with the training so far, with the numbers, or `None`."""
         return _divergence.trouble(self) if self.built else None
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Any) -> None:
         """Called by `fit` at its end: reports skipped steps."""
         super().finalize_variable_values(var_list)
         self._reported = _skips.report(self, self._skips.numpy(), self._reported)
@@ -304,20 +318,20 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             warnings.warn(trouble, stacklevel=2)
 
     def apply_steps(self, steps: list, variables: list) -> None:
-        """What Keras does with gradients, done with steps: clipping, weight decay, `update_step`, EMA."""
+        """Keras' treatment of gradients, given to directions: clipping, weight decay, `update_step`, EMA."""
         if self.loss_scale_factor is not None:  # Keras divides by it
             steps = [s if s is None else s * self.loss_scale_factor for s in steps]
         super().apply(steps, variables)
 
     # --- serialization --------------------------------------------------------------------------
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """As in Keras, but state of something else is an error where there is some to be replaced."""
         if self._curved:
             self._identity.check_store(store, self.variables)
         super().load_own_variables(store)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         config = {
             **super().get_config(),
@@ -332,7 +346,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Any, custom_objects: Any = None) -> Any:
         config = dict(config)
         blocks = config.pop("blocks", None)
         optimizer = super().from_config(config, custom_objects)

@@ -24,7 +24,7 @@ CAUSES = (
 
 
 def stays_finite(optimizer: Any, steps: list, variables: list[keras.Variable]) -> tf.Tensor:
-    """Whether the weights are finite after a step: with what it adds, and what weight decay takes away."""
+    """True if the weights are finite after a step: with what it adds, and what weight decay takes away."""
     rate = tf.convert_to_tensor(optimizer.learning_rate)
     finite = []
     for step, variable in zip(steps, variables):

@@ -1,4 +1,4 @@
-"""How far to go along a natural-gradient step."""
+"""Lengths of steps: how far to go along a natural-gradient direction."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kfisher.jacobian.linearization import Linearization
 def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The factor, at most 1, that keeps an update within a KL divergence, and what it then uses of it.
 
-        factor = min(1, sqrt(2 c / q)),    q = delta^T (F + damping I) delta
+        factor = min(1, √(2 c / q)),    q = δᵀ (F + damping I) δ
 
-    so that the update factor * delta has (factor delta)^T F (factor delta) / 2 <= c, whatever delta is made
+    so that the update factor * δ has (factor δ)ᵀ F (factor δ) / 2 ≤ c, whatever δ is made
     of. The idea is that of Ba, Grosse & Martens 2017.
 
     Args:
@@ -29,18 +29,18 @@ def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.
 
 
 def damped_length(linearization: Linearization, delta: Tensors, damping: tf.Tensor) -> tf.Tensor:
-    """delta^T (F + damping I) delta, a float64 scalar."""
+    """δᵀ (F + damping I) δ, a float64 scalar."""
     return linearization.quadratic([delta])[0, 0] + tf.cast(damping, tf.float64) * dot(delta, delta)
 
 
 def quadratic_model(
     linearization: Linearization, gradient: Tensors, step: Tensors, last: Tensors, damping: tf.Tensor
 ) -> tuple[Tensors, tf.Tensor]:
-    """The best combination delta of the step x and the last update, by the damped quadratic model of L.
+    """The best combination δ of the step x and the last update, by the damped quadratic model of L.
 
-        delta = V w,   V = [x, delta_{t-1}],   w = -(V^T F V + damping V^T V)^+ V^T grad L
+        δ = V w,   V = [x, delta_{t-1}],   w = -(Vᵀ F V + damping Vᵀ V)^+ Vᵀ ∇L
 
-    Returns delta and delta^T (F + damping I) delta. Martens & Grosse 2015, section 7.
+    Returns δ and δᵀ (F + damping I) δ. Martens & Grosse 2015, section 7.
     """
     columns = [step, last]
     fisher = linearization.quadratic(columns)
@@ -57,7 +57,7 @@ def quadratic_model(
 
 
 def _pseudo_inverse(matrix: tf.Tensor) -> tf.Tensor:
-    """Of a symmetric positive semidefinite 2 x 2 matrix; NaN goes through it."""
+    """Pseudo-inverse of a symmetric positive semidefinite 2 × 2 matrix; NaN goes through it."""
     values, vectors = tf.linalg.eigh(tf.where(tf.math.is_finite(matrix), matrix, tf.zeros_like(matrix)))
     inverse = tf.where(values > 1e-10 * values[-1], 1 / values, tf.zeros_like(values))
     finite = tf.reduce_all(tf.math.is_finite(matrix))

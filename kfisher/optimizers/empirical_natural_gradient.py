@@ -1,4 +1,4 @@
-"""The same with the labels of the data."""
+"""Natural gradient descent with the empirical Fisher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kfisher.optimizers.natural_gradient import NaturalGradient
 class EmpiricalNaturalGradient(NaturalGradient):
     """`NaturalGradient` with the empirical Fisher: `fisher=kfisher.Empirical()`, and no other difference.
 
-        delta = -learning_rate * (EF + damping I)^{-1} grad L,   EF = sum_n w_n g_n g_n^T
+        δ = -learning_rate * (EF + damping I)⁻¹ ∇L,   EF = Σ_n w_n g_n g_nᵀ
 
     with g_n the gradient of -log p(y_n | x_n). It looks like natural gradient descent, costs the same, and
     distorts both the direction and the length of the step (Kunstner, Balles, Hennig 2019, section 4).
@@ -76,7 +76,7 @@ class EmpiricalNaturalGradient(NaturalGradient):
             **kwargs,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["fisher"]
         return config

@@ -20,14 +20,14 @@ from kfisher.optimizers.empirical_natural_gradient import EmpiricalNaturalGradie
 class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
     """The improved empirical Fisher (iEF): each example is weighed by how wrong the model is about it.
 
-        delta = -learning_rate * G^T (G G^T + damping I)^{-1} s,    s_n = || d l_n / d f_n ||^2
+        δ = -learning_rate * Gᵀ (G Gᵀ + damping I)⁻¹ s,    s_n = || d l_n / d f_n ||^2
 
-    with G the gradients of the examples as rows, scaled by sqrt(w_n), and s by the same. The plain empirical
+    with G the gradients of the examples as rows, scaled by √(w_n), and s by the same. The plain empirical
     Fisher is the case s = 1: it makes every example decrease equally, however well it is fitted already.
     With s it equals natural gradient descent on least squares as damping goes to 0 (for no more examples than
     parameters), and Gauss-Newton for scalar outputs; it works at nearly no damping. No label is drawn.
 
-    A squared error with another factor than 1/2 (Keras' mean squared error is (f - y)^2) is taken in units in
+    A squared error with another factor than 1/2 (Keras' mean squared error is (f - y)²) is taken in units in
     which it has that factor: its s is multiplied by the variance of its likelihood.
 
     An example with several outputs or positions is taken as a whole. What is no likelihood in the loss
@@ -97,8 +97,8 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
                 f"'dense'. Received: curvature={curvature!r}"
             )
 
-    def solve(self, batch, gradient, damping):
-        """(EF + damping I)^{-1} of the gradient in which example n counts s_n times."""
+    def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
+        """(EF + damping I)⁻¹ of the gradient in which example n counts s_n times."""
         weighed, root = copy.copy(batch), copy.copy(batch.square_root)
         root.coordinates = _by_error(root)
         weighed.square_root = root
@@ -108,7 +108,7 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
 
 
 def _by_error(root: SquareRoot) -> tf.Tensor:
-    """-sum phi |v_rn|^2 / sqrt(w_n) over all outputs and positions, `(R, N)`: example n counts s_n times."""
+    """-sum phi |v_rn|^2 / √(w_n) over all outputs and positions, `(R, N)`: example n counts s_n times."""
     heads, (vectors,) = root.loss.heads, root.columns.groups
     squares = [
         head.likelihood.dispersion(head.eta) * tf.reduce_sum(tf.square(v), list(range(2, v.shape.rank)))

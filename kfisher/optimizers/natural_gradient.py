@@ -24,11 +24,11 @@ register = keras.saving.register_keras_serializable("kfisher")
 class NaturalGradient(ObservingOptimizer):
     """Natural gradient descent.
 
-        delta = -learning_rate * (F + damping I)^{-1} grad L(theta)
-        F = sum_n w_n J_n^T V_n V_n^T J_n
+        δ = -learning_rate * (F + damping I)⁻¹ ∇L(θ)
+        F = Σ_n w_n J_nᵀ V_n V_nᵀ J_n
 
     with L the loss that Keras minimises, w_n the weight of example n in it, J_n the Jacobian of the model
-    and V_n V_n^T the Fisher matrix of p(y | f_n): see `kfisher.Exact`, `kfisher.Sampled` and
+    and V_n V_nᵀ the Fisher matrix of p(y | f_n): see `kfisher.Exact`, `kfisher.Sampled` and
     `kfisher.Empirical`. The likelihood is read from the compiled loss.
 
     The model has to show its batches to the optimizer: make it with `kfisher.Model` or
@@ -39,9 +39,9 @@ class NaturalGradient(ObservingOptimizer):
     reasons that do not depend on the problem:
 
     1. No update leaves the region where F describes the model. The KL divergence of each, momentum included,
-       is at most c = 0.003 s, with s the size of the loss, a running average: delta is shortened until
+       is at most c = 0.003 s, with s the size of the loss, a running average: δ is shortened until
 
-           delta^T (F + damping I) delta / 2 <= c.
+           δᵀ (F + damping I) δ / 2 ≤ c.
 
        So the mean square by which the outputs move, in the units of the likelihood and as far as the F of
        the curvature knows, is at most 0.6 % of s, whatever the learning rate.
@@ -61,8 +61,8 @@ class NaturalGradient(ObservingOptimizer):
         fisher: `"exact"`, `"sampled"`, `"empirical"`, or an instance. Defaults to `"sampled"`.
         curvature: `"kfac"`, `"ekfac"`, `"diagonal"`, `"gram"`, `"dense"`, `"matrix_free"`, or an instance
             from `kfisher.curvature`. Defaults to `"kfac"`.
-        damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: lambda in the
-            units of F (loss / parameter^2). A float can be set anew while training,
+        damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: λ in the
+            units of F (loss / parameter²). A float can be set anew while training,
             `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 5e-3 while F
             is known from up to 16 examples, 0.08 / n for n, no less than 1e-4; ten times as much after a step
             that was taken back, and slowly less again.
@@ -70,7 +70,7 @@ class NaturalGradient(ObservingOptimizer):
             `0.0`.
         trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
             With labels drawn by a curvature of one batch, F above is the exact one of the batch; with the
-            empirical Fisher c is 0.003 s^2: delta^T EF delta is the mean square by which the losses of
+            empirical Fisher c is 0.003 s²: δᵀ EF δ is the mean square by which the losses of
             examples change. `None` is the textbook update: nothing is bounded, judged or taken back.
             Defaults to `"auto"`.
         step: `"fixed"`, or `"quadratic_model"`: learning rate and momentum are chosen anew at each step, as
@@ -110,26 +110,26 @@ class NaturalGradient(ObservingOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.3,
-        fisher="sampled",
-        curvature="kfac",
-        damping="auto",
-        momentum=0.0,
-        trust_region="auto",
-        step="fixed",
-        likelihood=None,
-        seed=None,
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=False,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        loss_scale_factor=None,
-        gradient_accumulation_steps=None,
-        name="natural_gradient",
-        **kwargs,
+        learning_rate: Any = 0.3,
+        fisher: Any = "sampled",
+        curvature: Any = "kfac",
+        damping: Any = "auto",
+        momentum: Any = 0.0,
+        trust_region: Any = "auto",
+        step: Any = "fixed",
+        likelihood: Any = None,
+        seed: Any = None,
+        weight_decay: Any = None,
+        clipnorm: Any = None,
+        clipvalue: Any = None,
+        global_clipnorm: Any = None,
+        use_ema: Any = False,
+        ema_momentum: Any = 0.99,
+        ema_overwrite_frequency: Any = None,
+        loss_scale_factor: Any = None,
+        gradient_accumulation_steps: Any = None,
+        name: Any = "natural_gradient",
+        **kwargs: Any,
     ):
         super().__init__(
             fisher,
@@ -159,16 +159,16 @@ class NaturalGradient(ObservingOptimizer):
     # --- hyper-parameters -----------------------------------------------------------------------
 
     @property
-    def damping(self):
-        """lambda of the next step: a variable, or the value of the schedule."""
+    def damping(self) -> Any:
+        """λ of the next step: a variable, or the value of the schedule."""
         return self._adaptive.value(self.iterations)
 
     @damping.setter
-    def damping(self, value):
+    def damping(self, value: Any) -> None:
         self._adaptive.set(value)
 
     @property
-    def radius(self):
+    def radius(self) -> Any:
         """c of the trust region in use: the KL divergence that the next step may have, at most."""
         if self.guard is None or self.trust_region is None:
             raise AttributeError(f"{type(self).__name__} has no trust region (yet).")
@@ -176,7 +176,7 @@ class NaturalGradient(ObservingOptimizer):
 
     # --- one step -------------------------------------------------------------------------------
 
-    def observe(self, model, x, y, sample_weight=None):
+    def observe(self, model: Any, x: Any, y: Any, sample_weight: Any = None) -> None:
         adapts = self._adaptive.every is not None
         if self._accumulation.parts > 1 and (adapts or self.step == "quadratic_model"):
             raise ValueError(
@@ -187,12 +187,12 @@ class NaturalGradient(ObservingOptimizer):
             )
         super().observe(model, x, y, sample_weight)
 
-    def build_own(self, variables):
+    def build_own(self, variables: Any) -> None:
         needs_last = self.momentum or self.step == "quadratic_model"
         self.momentums = self.add_optimizer_variables(variables, "momentum") if needs_last else []
         self._adaptive.build(self.add_variable)
 
-    def build_guard(self, variables, kept):
+    def build_guard(self, variables: Any, kept: Any) -> None:
         if self.trust_region is not None or self._adaptive.every is not None:
             self.guard = Guard(self.trust_region, self.fisher.divergence)
             self.rejected_steps = self.add_variable(
@@ -201,12 +201,12 @@ class NaturalGradient(ObservingOptimizer):
             kept = [*variables, *kept, *self.momentums, *self.curvature.remembered]
             self.guard.build(self.add_variable, kept)
 
-    def accepts(self, batch):
+    def accepts(self, batch: Batch) -> Any:
         if self.guard is None:
             return super().accepts(batch)
         return lambda loss: self.guard.judge(batch, loss, loss, False).harmless
 
-    def take_step(self, batch, gradient, variables, missing, losses):
+    def take_step(self, batch: Batch, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         damping = tf.convert_to_tensor(self.damping)
         solution = self.solve(batch, gradient, damping)
         prepared = functools.partial(self._prepared, batch, gradient, solution, damping)
@@ -221,7 +221,7 @@ class NaturalGradient(ObservingOptimizer):
         radius = self.guard.radius(judgement.loss)
         finite, take = prepared(radius, variables, missing)
 
-        def go_on():
+        def go_on() -> None:
             self._adaptive.after_step(
                 judgement, gradient, lambda: self._last_step(variables), self.curvature.examples
             )
@@ -230,11 +230,11 @@ class NaturalGradient(ObservingOptimizer):
             self.guard.accept(judgement)
             self.succeeded(batch.xla)
 
-        def skip():
+        def skip() -> None:
             self.skip(batch, judgement.loss, gradient, solved, judgement.outlier)
             self.guard.count_outlier(judgement)
 
-        def take_back():
+        def take_back() -> None:
             self.iterations.assign_add(1)
             self.rejected_steps.assign_add(1)
             self.guard.take_back()
@@ -245,8 +245,17 @@ class NaturalGradient(ObservingOptimizer):
         # 3. One of three.
         tf.cond(judgement.failed, take_back, lambda: tf.cond(finite & ~judgement.outlier, go_on, skip))
 
-    def _prepared(self, batch, gradient, solution, damping, radius, variables, missing):
-        """Whether there is a step, and the function that takes it."""
+    def _prepared(
+        self,
+        batch: Batch,
+        gradient: Any,
+        solution: Any,
+        damping: Any,
+        radius: Any,
+        variables: Any,
+        missing: set[int],
+    ) -> Any:
+        """A pair: whether there is a step, and the function that takes it."""
         steps, factor, share = self._bounded(batch, gradient, solution, damping, radius)
         finite = tf.math.is_finite(tf.linalg.global_norm(steps) if share is None else share)
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
@@ -258,7 +267,7 @@ class NaturalGradient(ObservingOptimizer):
         self._factor, self._kept = factor, kept * self.momentum
         finite &= stays_finite(self, steps, variables)
 
-        def move():
+        def move() -> None:
             self.curvature.remember(solution)
             self.apply_steps(steps, variables)
             if share is not None:
@@ -266,7 +275,7 @@ class NaturalGradient(ObservingOptimizer):
             if self.guard is None:
                 self.succeeded(batch.xla)
 
-        def move_and_measure():
+        def move_and_measure() -> None:
             before = [tf.convert_to_tensor(v.value) for v in variables]
             linearization = batch.exact_linearization
             move()
@@ -279,10 +288,10 @@ class NaturalGradient(ObservingOptimizer):
         return finite, lambda: tf.cond(due, move_and_measure, move)
 
     def solve(self, batch: Batch, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
-        """(F + damping I)^{-1} gradient, from what the curvature has seen."""
+        """(F + damping I)⁻¹ gradient, from what the curvature has seen."""
         return self.curvature.solve(batch, gradient, damping)
 
-    def _bounded(self, batch: Batch, gradient: Tensors, solution: Tensors, damping, radius):
+    def _bounded(self, batch: Batch, gradient: Tensors, solution: Tensors, damping: Any, radius: Any) -> Any:
         """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model), the
         factor that brings it into the trust region, and its length as a share of the longest there."""
         last = [tf.cast(m.value, x.dtype) for m, x in zip(self.momentums, solution)]
@@ -313,8 +322,8 @@ class NaturalGradient(ObservingOptimizer):
             delta += tf.cast(self._kept, variable.dtype) * tf.cast(m, variable.dtype)
         return delta
 
-    def update_step(self, gradient, variable, learning_rate):
-        """theta <- theta + m, m <- factor (momentum * m - learning_rate * step), or factor * step."""
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """θ ← θ + m, m ← factor (momentum * m - learning_rate * step), or factor * step."""
         delta = self.added(gradient, variable, learning_rate)
         if self.momentums:
             self.assign(self.momentums[self._get_variable_index(variable)], delta)
@@ -326,7 +335,7 @@ class NaturalGradient(ObservingOptimizer):
 
     # --- serialization --------------------------------------------------------------------------
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "damping": self._adaptive.config,

@@ -18,9 +18,9 @@ from kfisher.optimizers._skips import stays_finite
 class SophiaG(ObservingOptimizer):
     """Sophia with the Gauss-Newton-Bartlett diagonal.
 
-        m <- beta_1 m + (1 - beta_1) grad L
-        h <- beta_2 h + (1 - beta_2) diag(F)      every `update_every` steps
-        theta <- theta - learning_rate * clip(m / max(gamma h, epsilon), -1, 1)
+        m ← beta_1 m + (1 - beta_1) ∇L
+        h ← beta_2 h + (1 - beta_2) diag(F)      every `update_every` steps
+        θ ← θ - learning_rate * clip(m / max(gamma h, epsilon), -1, 1)
 
     with diag(F) from labels drawn from the model. Both averages start at zero and are not corrected for it,
     as published. So an entry moves by the natural-gradient step of a diagonal Fisher where that is short and
@@ -52,25 +52,25 @@ class SophiaG(ObservingOptimizer):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        beta_1=0.965,
-        beta_2=0.99,
-        gamma=0.05,
-        epsilon=1e-12,
-        update_every=10,
-        likelihood=None,
-        seed=None,
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=False,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        loss_scale_factor=None,
-        gradient_accumulation_steps=None,
-        name="sophia_g",
-        **kwargs,
+        learning_rate: Any = 1e-3,
+        beta_1: Any = 0.965,
+        beta_2: Any = 0.99,
+        gamma: Any = 0.05,
+        epsilon: Any = 1e-12,
+        update_every: Any = 10,
+        likelihood: Any = None,
+        seed: Any = None,
+        weight_decay: Any = None,
+        clipnorm: Any = None,
+        clipvalue: Any = None,
+        global_clipnorm: Any = None,
+        use_ema: Any = False,
+        ema_momentum: Any = 0.99,
+        ema_overwrite_frequency: Any = None,
+        loss_scale_factor: Any = None,
+        gradient_accumulation_steps: Any = None,
+        name: Any = "sophia_g",
+        **kwargs: Any,
     ):
         super().__init__(
             Sampled(),
@@ -95,26 +95,26 @@ class SophiaG(ObservingOptimizer):
         self.update_every = self.curvature.update_every
 
     @property
-    def damping(self):
+    def damping(self) -> Any:
         """The least that an entry of m is divided by."""
         return self.epsilon
 
-    def build_own(self, variables):
+    def build_own(self, variables: Any) -> None:
         self.averages = self.add_optimizer_variables(variables, "average")
 
-    def take_step(self, batch, gradient, variables, missing, losses):
+    def take_step(self, batch: Any, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         finite = tf.math.is_finite(tf.linalg.global_norm(gradient)) & self.curvature.ready()
         steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]
         finite &= stays_finite(self, steps, variables)
 
-        def take():
+        def take() -> None:
             self.apply_steps(steps, variables)
             self.succeeded(batch.xla)
 
         tf.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, self.curvature.ready()))
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
-        """What `update_step` adds to a variable."""
+        """The update that `update_step` adds to a variable."""
         h = tf.cast(self.curvature.entries(self._get_variable_index(variable)), variable.dtype)
         average = self._average(step, variable)
         ratio = average / tf.maximum(self.gamma * h, tf.constant(self.epsilon, variable.dtype))
@@ -124,12 +124,12 @@ class SophiaG(ObservingOptimizer):
         m = tf.cast(self.averages[self._get_variable_index(variable)].value, variable.dtype)
         return self.beta_1 * m + (1 - self.beta_1) * tf.cast(gradient, variable.dtype)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         delta = self.added(gradient, variable, learning_rate)
         self.assign(self.averages[self._get_variable_index(variable)], self._average(gradient, variable))
         self.assign_add(variable, delta)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["fisher"], config["curvature"]
         return {

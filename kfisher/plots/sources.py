@@ -1,4 +1,4 @@
-"""What the charts are drawn from: a log, its directory, or a measurement."""
+"""Sources of the charts: a log, its directory, or a measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the charts look: each kind in one colour, dash and marker throughout."""
+"""Looks of the charts: each kind in one colour, dash and marker throughout."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def display_ranks(count: int, limit: int = MAX_RANKS) -> tuple[int, ...]:
 
 
 def compact_measurement(measurement: dict[str, Any], ranks: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What the page draws of a measurement: long lists thinned, numbers to five digits.
+    """A measurement as the page draws it: long lists thinned, numbers to five digits.
 
     Args:
         measurement: The fields of a `kfisher.measurement.Measurement`, from its JSON.

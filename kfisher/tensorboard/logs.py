@@ -1,4 +1,4 @@
-"""What the callbacks logged, read through TensorBoard's data provider."""
+"""Logs of the callbacks, read through TensorBoard's data provider."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ _warned: set[tuple[str, str, int]] = set()
 def _objects(
     run: str, tag: str, records: list[tuple[int, np.ndarray]], parse: Callable[[bytes], Any]
 ) -> list[dict[str, Any]]:
-    """What the JSON texts hold; those that are no such object are left out, with one warning each."""
+    """Contents of JSON texts; those that are no such object are left out, with one warning each."""
     found = []
     for step, array in records:
         try:

@@ -63,7 +63,7 @@ class FisherPlugin(base_plugin.TBPlugin):
         }
 
     def is_active(self) -> bool:
-        """Whether a run was logged by kfisher; TensorBoard asks only if there is no measurement."""
+        """True if a run was logged by kfisher; TensorBoard asks only if there is no measurement."""
         if self._data_provider is None:
             return False
         return bool(Logs(self._data_provider, request_context.RequestContext(), "").runs())
@@ -73,7 +73,7 @@ class FisherPlugin(base_plugin.TBPlugin):
 
     def _answer(self, read: Callable[[Logs, Callable[[str], str]], dict[str, Any]]) -> Callable:
         @wrappers.Request.application
-        def application(request):
+        def application(request: Any) -> Any:
             def argument(name: str) -> str:
                 if not request.args.get(name):
                     raise errors.InvalidArgumentError(f"the argument `{name}` is missing")
@@ -107,7 +107,7 @@ class FisherLoader(base_plugin.TBLoader):
 
 
 @wrappers.Request.application
-def _serve_static(request):
+def _serve_static(request: Any) -> Any:
     name = request.path.rpartition("/static/")[2]
     folder = importlib.resources.files(__package__) / "static"
     if name == "schema.js":
@@ -137,7 +137,7 @@ def _static_files() -> frozenset[str]:
 
 
 @wrappers.Request.application
-def _serve_plotly(request):
+def _serve_plotly(request: Any) -> Any:
     return http_util.Respond(request, _plotly(), "text/javascript", content_encoding="gzip", expires=_DAY)
 
 

@@ -1,12 +1,12 @@
-"""What a layer's calls say about its block of U: the rule for any layer, and for affine ones.
+"""Rules: a layer's block of U from its calls, for any layer, and for affine ones.
 
 A rule owns the variables of one layer and all layer_calls where it was called. With U the rows of the
 square-root factor (one row for each of the R vectors of each of the N examples) it gives
 
     rows()       U itself, split by variable
     matvec(v)    U v
-    rmatvec(u)   U^T u
-    gram(c)      sum_i c_i U_i U_i^T over the variables i of the layer
+    rmatvec(u)   Uᵀ u
+    gram(c)      Σ_i c_i U_i U_iᵀ over the variables i of the layer
 
 and, for curvatures that run over batches, the blocks that its variables fall into, and what the examples
 contribute to each (see outer_products.py).
@@ -44,7 +44,7 @@ class Rule:
 
     @classmethod
     def applies(cls, layer: keras.layers.Layer) -> bool:
-        """Whether this rule knows the layer: its `call`, and every trainable variable in it."""
+        """True if this rule knows the layer: its `call`, and every trainable variable in it."""
         return True
 
     @classmethod
@@ -81,11 +81,11 @@ class Rule:
         return tf.add_n([_contract(u, v) for u, v in zip(self.rows(), vectors)])
 
     def rmatvec(self, coefficients: tf.Tensor) -> list[tf.Tensor]:
-        """U^T u in the shapes of the variables, for u of shape `(R, N)`."""
+        """Uᵀ u in the shapes of the variables, for u of shape `(R, N)`."""
         return [tf.tensordot(tf.cast(coefficients, u.dtype), u, 2) for u in self.rows()]
 
     def gram(self, scales: list[tf.Tensor]) -> tf.Tensor:
-        """sum_i scales[i] U_i U_i^T, shape `(R N, R N)`."""
+        """Σ_i scales[i] U_i U_iᵀ, shape `(R N, R N)`."""
         return tf.add_n([c * outer(u) for c, u in zip(scales, self.rows())])
 
     def _rows_of_call(self, layer_call: LayerCall) -> list[tf.Tensor]:
@@ -111,14 +111,14 @@ class Rule:
         rows = [tf.reshape(u, tf.concat([shape, tf.shape(u)[1:]], 0)) for u in rows]
         return [tf.cast(u, grads[0].dtype) for u in rows]
 
-    def _example_gradient(self, layer_call, rebuild, inputs, grads):
+    def _example_gradient(self, layer_call: LayerCall, rebuild: Any, inputs: Any, grads: Any) -> Any:
         # Never one example alone where `pull_back` must not have one: a second that nothing comes from.
         others = 1 if layer_call.broadcasts else 0
         args, kwargs = rebuild([tf.stack([t] * (1 + others)) for t in inputs])
         grads = [tf.stack([g] + [tf.zeros_like(g)] * others) for g in grads]
         return vjp(layer_call, self.variables, grads, args, kwargs)
 
-    def _whole_batch_gradient(self, layer_call, example, grads):
+    def _whole_batch_gradient(self, layer_call: LayerCall, example: Any, grads: Any) -> Any:
         size = tf.shape(layer_call.grads[0])[1]
         placed = [tf.tensordot(tf.one_hot(example, size, dtype=g.dtype), g, 0) for g in grads]
         return vjp(layer_call, self.variables, placed, layer_call.args, layer_call.kwargs)
@@ -180,7 +180,7 @@ def run(layer_call: LayerCall, values: list, args: tuple, kwargs: dict) -> tf.Te
     """
     dtype = layer_call.layer.variable_dtype
 
-    def cast(t):
+    def cast(t: Any) -> Any:
         return tf.cast(t, dtype) if tf.is_tensor(t) and t.dtype.is_floating else t
 
     args, kwargs = keras.tree.map_structure(cast, (args, kwargs))
@@ -192,7 +192,7 @@ def _split_tensors(layer_call: LayerCall) -> tuple[list[tf.Tensor], Callable]:
     structure = (layer_call.args, layer_call.kwargs)
     flat = keras.tree.flatten(structure)
 
-    def rebuild(tensors):
+    def rebuild(tensors: Any) -> Any:
         tensors = iter(tensors)
         mixed = [next(tensors) if b else t for t, b in zip(flat, layer_call.batched, strict=True)]
         return keras.tree.pack_sequence_as(structure, mixed)
@@ -201,9 +201,9 @@ def _split_tensors(layer_call: LayerCall) -> tuple[list[tf.Tensor], Callable]:
 
 
 def vjp(
-    layer_call: LayerCall, variables, grads: list[tf.Tensor], args: tuple, kwargs: dict
+    layer_call: LayerCall, variables: Any, grads: list[tf.Tensor], args: tuple, kwargs: dict
 ) -> list[tf.Tensor]:
-    """J^T g for one call: the gradient of sum(z * g) with respect to the layer's variables."""
+    """Jᵀ g for one call: the gradient of sum(z * g) with respect to the layer's variables."""
     values = [tf.convert_to_tensor(v.value) for v in variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
@@ -213,13 +213,13 @@ def vjp(
 
 
 def outer(u: tf.Tensor) -> tf.Tensor:
-    """U U^T for `(R, N, ...)` rows, shape `(R N, R N)`."""
+    """U Uᵀ for `(R, N, ...)` rows, shape `(R N, R N)`."""
     flat = tf.reshape(u, [tf.shape(u)[0] * tf.shape(u)[1], -1])
     return tf.matmul(flat, flat, transpose_b=True)
 
 
 def combine(coefficients: tf.Tensor, grads: tf.Tensor) -> tf.Tensor:
-    """sum_r u_rn g_rn for `(R, N)` coefficients and `(R, N, ...)` gradients, shape `(N, ...)`."""
+    """Σ_r u_rn g_rn for `(R, N)` coefficients and `(R, N, ...)` gradients, shape `(N, ...)`."""
     extra = [1] * (grads.shape.rank - 2)
     weights = tf.reshape(coefficients, tf.concat([tf.shape(coefficients), extra], 0))
     return tf.reduce_sum(tf.cast(weights, grads.dtype) * grads, 0)

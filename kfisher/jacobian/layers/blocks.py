@@ -41,7 +41,7 @@ class Piece:
         return tf.reshape(tensor, tf.concat([lead, self.shape], 0))
 
     def from_matrix(self, matrix: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-        """The way back, to the shape of the variable."""
+        """Back to the shape of the variable."""
         inverse = [self.order.index(i) for i in range(len(self.order))]
         if inverse != list(range(len(inverse))):
             matrix = tf.transpose(tf.reshape(matrix, [self.split[i] for i in self.order]), inverse)
@@ -55,7 +55,7 @@ class Block:
     Attributes:
         pieces: Its variables. Where there are several, their matrices are stacked along the inputs, or along
             the outputs if the gradients are formed.
-        form: `"positions"`: gradients are sums of a (x) g over positions. `"lookup"`: the same with one-hot
+        form: `"positions"`: gradients are sums of a ⊗ g over positions. `"lookup"`: the same with one-hot
             a. `"formed"`: the gradient of each example is formed as a matrix.
     """
 
@@ -87,7 +87,7 @@ class Block:
         return parts[0] if len(parts) == 1 else tf.concat(parts, leading + self.axis)
 
     def from_matrix(self, matrix: tf.Tensor, shapes: list[tf.TensorShape]) -> list[tf.Tensor]:
-        """The way back, to the shapes of the variables."""
+        """Back to the shapes of the variables."""
         parts = tf.split(matrix, [piece.shape[self.axis] for piece in self.pieces], self.axis)
         return [piece.from_matrix(part, shape) for piece, part, shape in zip(self.pieces, parts, shapes)]
 

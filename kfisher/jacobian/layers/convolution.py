@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -37,7 +38,7 @@ class ConvolutionRule(MatrixRule):
         return getattr(type(layer), "convolution_op", None) in hooks
 
     @classmethod
-    def kernel_piece(cls, layer):
+    def kernel_piece(cls, layer: Any) -> Any:
         groups, outputs = layer.groups, layer.filters // layer.groups
         inputs = math.prod(layer.kernel.shape[:-1])
         shape = (groups, inputs, outputs)
@@ -45,7 +46,7 @@ class ConvolutionRule(MatrixRule):
             return Piece(layer.kernel, (inputs, outputs), (0, 1), shape)
         return Piece(layer.kernel, (inputs, groups, outputs), (1, 0, 2), shape)
 
-    def reads(self, layer_call):
+    def reads(self, layer_call: LayerCall) -> Any:
         layer = layer_call.layer
         options = layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.data_format
         return tuple(map(str, options))
@@ -79,7 +80,7 @@ class DepthwiseConvolutionRule(ConvolutionRule):
     layers = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
     @classmethod
-    def kernel_piece(cls, layer):
+    def kernel_piece(cls, layer: Any) -> Any:
         *window, channels, outputs = layer.kernel.shape
         inputs = math.prod(window)
         return Piece(layer.kernel, (inputs, channels, outputs), (1, 0, 2), (channels, inputs, outputs))
@@ -92,7 +93,7 @@ class DepthwiseConvolutionRule(ConvolutionRule):
 
 
 def patches_of(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
-    """What the kernel sees, shape `(N, S, k, channels)`; one dimension is a row of a picture."""
+    """Patches that the kernel sees, shape `(N, S, k, channels)`; one dimension is a row of a picture."""
     if layer.data_format == "channels_first":
         x = tf.transpose(x, [0, *range(2, x.shape.rank), 1])
     padding = layer.padding
@@ -115,8 +116,8 @@ def patches_of(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(split, [None, flat.shape[1], k, x.shape[-1]])
 
 
-def _windows(x: tf.Tensor, sizes, strides, rates, padding: str) -> tf.Tensor:
-    """What `tf.image.extract_patches` does, for any number of axes between the first and the last."""
+def _windows(x: tf.Tensor, sizes: Any, strides: Any, rates: Any, padding: str) -> tf.Tensor:
+    """Patches as of `tf.image.extract_patches`, for any number of axes between the first and the last."""
     axes, counts = range(len(sizes)), []
     for i in axes:
         reach, size = rates[i] * (sizes[i] - 1) + 1, x.shape[i + 1]

@@ -1,9 +1,9 @@
 """Layers that are a matrix product at every position: the common part, and Dense.
 
 At position s of example n the layer computes z = a_ns W + b, group by group where its features come in
-groups. With g the gradient at z, a row of U is sum_s a_ns (x) g_rns, and for one position
+groups. With g the gradient at z, a row of U is Σ_s a_ns ⊗ g_rns, and for one position
 
-    U U^T = (A A^T) o (G G^T),
+    U Uᵀ = (A Aᵀ) o (G Gᵀ),
 
 so no row is ever formed. Goodfellow 2015 (arXiv:1510.01799); Ren & Goldfarb 2019, section 4.
 """
@@ -27,7 +27,7 @@ _SLICE = 2**14
 
 
 class MatrixRule(AffineRule):
-    """Rows sum_s a_ns (x) g_rns; subclasses say how inputs and gradients split into positions."""
+    """Rows Σ_s a_ns ⊗ g_rns; subclasses say how inputs and gradients split into positions."""
 
     parameters = ("kernel", "bias")
 
@@ -49,17 +49,17 @@ class MatrixRule(AffineRule):
 
     @classmethod
     def kernel_piece(cls, layer: keras.layers.Layer) -> Piece:
-        """How the kernel becomes `(G, I, O)`."""
+        """The kernel as `(G, I, O)`."""
         raise NotImplementedError
 
     @classmethod
     def bias_piece(cls, layer: keras.layers.Layer) -> Piece | None:
-        """How the bias becomes `(G, 1, O)`; `None` if it is not one number for each output."""
+        """The bias as `(G, 1, O)`; `None` if it is not one number for each output."""
         groups, _, outputs = cls.kernel_piece(layer).shape
         return Piece(layer.bias, (groups * outputs,), (0,), (groups, 1, outputs))
 
     @classmethod
-    def structure(cls, variables, layers) -> list[Block]:
+    def structure(cls, variables: Any, layers: Any) -> list[Block]:
         """Kernel and bias are one block, the bias as weight of an input that is 1."""
         layer, trained = layers[0], {id(v) for v in variables}
         pieces, alone = [], []
@@ -101,7 +101,7 @@ class MatrixRule(AffineRule):
         return Positions(a, g, (*key, has_bias, *(self.reads(layer_call) for layer_call in self.layer_calls)))
 
     def reads(self, layer_call: LayerCall) -> tuple:
-        """What, beside the input, determines a."""
+        """A key for all that, beside the input, determines a."""
         return ()
 
     def positions(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -147,7 +147,7 @@ class DenseRule(MatrixRule):
     layers = (keras.layers.Dense,)
 
     @classmethod
-    def kernel_piece(cls, layer):
+    def kernel_piece(cls, layer: Any) -> Any:
         shape = tuple(layer.kernel.shape)
         return Piece(layer.kernel, shape, (0, 1), (1, *shape))
 
@@ -159,7 +159,7 @@ class DenseRule(MatrixRule):
         return flatten_positions(layer_call.grads[0][..., tf.newaxis, :], 2, 2)
 
 
-def _reshape_tail(t: tf.Tensor, leading: int, shape) -> tf.Tensor:
+def _reshape_tail(t: tf.Tensor, leading: int, shape: Any) -> tf.Tensor:
     return tf.reshape(t, tf.concat([tf.shape(t)[:leading], shape], 0))
 
 
@@ -171,7 +171,7 @@ def _scale_blocks(gram: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
 
 
 def _gram_of_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
-    """U U^T for rows sum_s a_ns (x) g_rns, shape `(R N, R N)`.
+    """U Uᵀ for rows Σ_s a_ns ⊗ g_rns, shape `(R N, R N)`.
 
     Either every pair of positions is weighed, which is implicit, or slices of U are formed and
     multiplied; whichever costs less for the static sizes. Neither forms U.
@@ -183,17 +183,17 @@ def _gram_of_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
             return _pair_positions(a[:, :, 0], g[:, :, :, 0])
     columns = max(1, _SLICE // (groups * width))
 
-    def product(start):
+    def product(start: Any) -> Any:
         return outer(tf.einsum("nsgi,rnsgo->rnigo", a, g[..., start : start + columns]))
 
     return _one_by_one(product, range(0, outputs, columns))
 
 
 def _pair_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
-    """sum_st (a_ns . a_mt) (g_rns . g_qmt), one s at a time."""
+    """Σ_st (a_ns . a_mt) (g_rns . g_qmt), one s at a time."""
     size, positions = tf.shape(a)[0], a.shape[1]
 
-    def product(s):
+    def product(s: Any) -> Any:
         inputs = tf.einsum("ni,mti->nmt", a[:, s], a)
         gradients = tf.einsum("rno,qmto->rnqmt", g[:, :, s], g)
         return tf.reduce_sum(gradients * inputs[:, tf.newaxis], -1)

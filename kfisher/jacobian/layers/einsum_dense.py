@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import string
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -36,7 +37,7 @@ class EinsumDenseRule(MatrixRule):
         return layer.bias is None or len(layer.bias.shape) == 1 or layer.bias.shape[-1] > 1
 
     @classmethod
-    def kernel_piece(cls, layer):
+    def kernel_piece(cls, layer: Any) -> Any:
         labels, shape = _Labels(layer.equation), tuple(layer.kernel.shape)
         order = [labels.kernel.index(c) for c in labels.groups + labels.contracted + labels.new]
         sizes = [
@@ -46,7 +47,7 @@ class EinsumDenseRule(MatrixRule):
         return Piece(layer.kernel, shape, tuple(order), tuple(sizes))
 
     @classmethod
-    def bias_piece(cls, layer):
+    def bias_piece(cls, layer: Any) -> Any:
         labels = _Labels(layer.equation)
         own = [c for c in labels.output if c in layer.bias_axes]
         if set(own) != set(labels.groups + labels.new):
@@ -56,7 +57,7 @@ class EinsumDenseRule(MatrixRule):
         order = [own.index(c) for c in labels.groups + labels.new]
         return Piece(layer.bias, tuple(split), tuple(order), (groups, 1, outputs))
 
-    def reads(self, layer_call):
+    def reads(self, layer_call: LayerCall) -> Any:
         labels = _Labels(layer_call.layer.equation, layer_call.args[0].shape.rank)
         return tuple(labels.input.index(c) for c in labels.groups + labels.contracted)
 
@@ -106,7 +107,7 @@ class _Labels:
 
     @property
     def sorts(self) -> bool:
-        """Whether the batch leads, nothing is summed away, and no label repeats within a term."""
+        """True if the batch leads, nothing is summed away, and no label repeats within a term."""
         batch_leads = self.positions[:1] == [self.input[0]] == [self.output[0]]
         nothing_lost = set(self.positions + self.new) <= set(self.output)
         no_repeats = all(len(set(t)) == len(t) for t in (self.input, self.kernel, self.output))

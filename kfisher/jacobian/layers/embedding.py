@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -25,11 +27,11 @@ class EmbeddingRule(AffineRule):
         return tf.concat(indices, 1), tf.concat(grads, 2)
 
     @classmethod
-    def structure(cls, variables, layers) -> list[Block]:
+    def structure(cls, variables: Any, layers: Any) -> list[Block]:
         shape = tuple(variables[0].shape)
         return [Block((Piece(variables[0], shape, (0, 1), (1, *shape)),), "lookup")]
 
-    def outer_products(self):
+    def outer_products(self) -> Any:
         indices, grads = self._positions()
         block = self.structure(self.variables, [])[0]
         return [(block, Lookup(indices, block.inputs, grads))]
@@ -44,7 +46,7 @@ class EmbeddingRule(AffineRule):
     def gram(self, scales: list[tf.Tensor]) -> tf.Tensor:
         indices, g = self._positions()
 
-        def row(n):
+        def row(n: Any) -> Any:
             same = tf.cast(indices[n][:, tf.newaxis, tf.newaxis] == indices, g.dtype)  # (S, M, T)
             gathered = tf.einsum("smt,rsd->rmtd", same, g[:, n])
             return tf.einsum("rmtd,qmtd->rqm", gathered, g)

@@ -1,13 +1,13 @@
-"""What the examples of a batch contribute to a block of F, as sums of outer products.
+"""Contributions of the examples of a batch to a block of F, as sums of outer products.
 
-The block is sum_rn vec(M_rn) vec(M_rn)^T with M_rn, `(groups, inputs, outputs)`, the gradient of example n
+The block is Σ_rn vec(M_rn) vec(M_rn)ᵀ with M_rn, `(groups, inputs, outputs)`, the gradient of example n
 for vector r, its root weight included. Three forms of M, from the cheapest:
 
-    Positions   M_rn = sum_s a_ns g_rns^T           layers that are a matrix product at every position
+    Positions   M_rn = Σ_s a_ns g_rnsᵀ           layers that are a matrix product at every position
     Lookup      the same, a_ns one-hot              embeddings
     Formed      M_rn itself                         everything else
 
-Each gives the Kronecker factors A, B with A (x) B close to the block, and the exact sums of squares of its
+Each gives the Kronecker factors A, B with A ⊗ B close to the block, and the exact sums of squares of its
 entries, in any basis. Martens & Grosse 2015 (arXiv:1503.05671); Grosse & Martens 2016; George 2018
 (arXiv:1806.03884); Eschenhagen 2023 (arXiv:2311.00636), equations (11) and (22).
 """
@@ -15,6 +15,7 @@ entries, in any basis. Martens & Grosse 2015 (arXiv:1503.05671); Grosse & Marten
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,7 +25,7 @@ _SLICE = 2**22
 
 @dataclass
 class Positions:
-    """M_rn = sum_s a_ns g_rns^T.
+    """M_rn = Σ_s a_ns g_rnsᵀ.
 
     Attributes:
         a: Inputs, `(N, S, G, I)`; a constant 1 is the last one where the block has a bias.
@@ -36,7 +37,7 @@ class Positions:
     g: tf.Tensor
     key: object = None
 
-    def factors(self, weights, sharing: str, diagonal: tuple[bool, bool], cache: dict) -> tuple:
+    def factors(self, weights: Any, sharing: str, diagonal: tuple[bool, bool], cache: dict) -> tuple:
         """A, weighted mean over examples, and B, sum over examples.
 
         Args:
@@ -56,7 +57,7 @@ class Positions:
         return cache[key], _second_moment(g, diagonal[1])
 
     def squares(self, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
-        """sum_rn (left^T M_rn right)^2, entry by entry, `(G, I, O)`; `None` stands for the identity."""
+        """Σ_rn (leftᵀ M_rn right)², entry by entry, `(G, I, O)`; `None` stands for the identity."""
         a, g = _rotated(self.a, left), _rotated(self.g, right)
         a = tf.cast(a, g.dtype)
         if a.shape[1] == 1:
@@ -73,7 +74,7 @@ class Positions:
 
 @dataclass
 class Lookup:
-    """M_rn = sum_s e(index_ns) g_rns^T: A is diagonal, the frequency of each row.
+    """M_rn = Σ_s e(index_ns) g_rnsᵀ: A is diagonal, the frequency of each row.
 
     Attributes:
         index: `(N, S)`.
@@ -85,7 +86,7 @@ class Lookup:
     rows: int
     g: tf.Tensor
 
-    def factors(self, weights, sharing, diagonal, cache) -> tuple:
+    def factors(self, weights: Any, sharing: str, diagonal: Any, cache: dict) -> tuple:
         """As in `Positions`; A is diagonal whatever is asked for."""
         g, index = self.g, self.index
         size, positions = tf.shape(index)[0], tf.shape(index)[1]
@@ -100,7 +101,7 @@ class Lookup:
             a = tf.math.unsorted_segment_sum(tf.reshape(share, [-1]), tf.reshape(index, [-1]), self.rows)
         return a[tf.newaxis], _second_moment(g[:, :, :, tf.newaxis], diagonal[1])
 
-    def squares(self, left=None, right=None) -> tf.Tensor:
+    def squares(self, left: Any = None, right: Any = None) -> tf.Tensor:
         """As in `Positions`; the left basis is the identity."""
         g = _rotated(self.g[:, :, :, tf.newaxis], right)[:, :, :, 0]
         # A row that one example looks up several times is summed before it is squared.
@@ -116,13 +117,13 @@ class Lookup:
 class Formed:
     """M_rn itself, `(R, N, G, I, O)`.
 
-    The factors are its row and column moments over the trace, A = sum M M^T / sum |M|^2 and B = sum M^T M:
+    The factors are its row and column moments over the trace, A = sum M Mᵀ / sum |M|^2 and B = sum Mᵀ M:
     exact where every M is one outer product in one direction, with the trace of the block always.
     """
 
     m: tf.Tensor
 
-    def factors(self, weights, sharing, diagonal, cache) -> tuple:
+    def factors(self, weights: Any, sharing: str, diagonal: Any, cache: dict) -> tuple:
         m = self.m
         if m.shape[-2] == 1:
             a = tf.ones([m.shape[2], 1] if diagonal[0] else [m.shape[2], 1, 1], m.dtype)
@@ -133,7 +134,7 @@ class Formed:
         trace = tf.reshape(trace, [-1] + [1] * (rows.shape.rank - 1))
         return tf.math.divide_no_nan(rows, trace), columns
 
-    def squares(self, left=None, right=None) -> tf.Tensor:
+    def squares(self, left: Any = None, right: Any = None) -> tf.Tensor:
         m = self.m
         if left is not None:
             m = tf.einsum("rngio,gij->rngjo", m, left)
@@ -143,7 +144,7 @@ class Formed:
 
 
 def _second_moment(t: tf.Tensor, diagonal: bool) -> tf.Tensor:
-    """sum t t^T over all axes but the last two, `(G, I, I)`, or its diagonal, `(G, I)`."""
+    """sum t tᵀ over all axes but the last two, `(G, I, I)`, or its diagonal, `(G, I)`."""
     groups, width = t.shape[-2:]
     flat = tf.reshape(t, [-1, groups, width])
     if diagonal:

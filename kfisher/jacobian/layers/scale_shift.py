@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -30,7 +32,7 @@ class ScaleShiftRule(AffineRule):
     rmatvec = Rule.rmatvec
 
     @classmethod
-    def structure(cls, variables, layers) -> list[Block]:
+    def structure(cls, variables: Any, layers: Any) -> list[Block]:
         """One exact block for scale and shift together."""
         return [formed(variables)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -27,7 +28,7 @@ class SeparableRule(AffineRule):
     _rows_of_call = Rule._rows_of_call
 
     @classmethod
-    def structure(cls, variables, layers) -> list[Block]:
+    def structure(cls, variables: Any, layers: Any) -> list[Block]:
         layer, trained = layers[0], {id(v) for v in variables}
         *window, channels, multiplier = layer.depthwise_kernel.shape
         inputs, hidden, outputs = math.prod(window), channels * multiplier, layer.filters
@@ -40,7 +41,7 @@ class SeparableRule(AffineRule):
         kept = [[p for p in pieces if id(p.variable) in trained] for pieces in ([depthwise], pointwise)]
         return [Block(tuple(pieces)) for pieces in kept if pieces]
 
-    def outer_products(self):
+    def outer_products(self) -> Any:
         layer = self.layer_calls[0].layer
         patches, grads = [], []
         for layer_call in self.layer_calls:
