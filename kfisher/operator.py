@@ -42,10 +42,9 @@ class FisherOperator(tf.linalg.LinearOperator):
             `likelihood` of the model's optimizer, if it has one and no `loss` is given.
 
     Raises:
-        ValueError: If there is no loss, the loss has no likelihood, or labels are needed and missing, or an argument is
-            wrong; from
-            a method that has no meaning for a singular matrix; and where what is asked for does not fit into
-            memory.
+        ValueError: If there is no loss, the loss has no likelihood, labels are needed and missing, or an
+            argument is wrong; from a method that has no meaning for a singular matrix; and where what is
+            asked for does not fit into memory.
 
     Reference:
         Kunstner, Balles, Hennig 2019, equations (3)-(5); Martens 2020, section 5.

@@ -1,4 +1,4 @@
-"""Statistics of every step: how long the update is, how large the gradient, and how they lie to each other."""
+"""Statistics of every step: lengths of update and gradient, and how they lie to each other."""
 
 from __future__ import annotations
 

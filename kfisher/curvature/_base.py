@@ -111,7 +111,7 @@ class Curvature:
         return None
 
     def describe(self, block: Block | None) -> str:
-        """Description of what a block gets, for `kfisher.coverage`; `None` stands for any where the kind does not matter."""
+        """Description of what a block gets, for `kfisher.coverage`; of any block, if `None`."""
         return "exact for the batch"
 
     def get_config(self) -> dict[str, Any]:

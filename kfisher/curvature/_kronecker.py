@@ -72,7 +72,7 @@ class Kronecker(Running):
         tf.cond(good, take_in, count_failure)
 
     def wanted(self, step: tf.Tensor, every: int) -> tf.Tensor:
-        """True if it is time to factorise: on schedule, where the weights have moved far, and until it has succeeded."""
+        """True if it is time to factorise: on schedule, after long ways, and until it has succeeded."""
         again = (self.failing.value > 0) | (self.factorisations.value == 0)
         far = is_far(self._path_factorised, every)
         return (self.updates.value > 0) & (due(step, every) | again | far)

@@ -111,7 +111,7 @@ class Measurement:
 
     @property
     def length_ratio(self) -> float:
-        """Ratio of the length of the empirical step to that of the natural-gradient step, at the same damping."""
+        """Length of the empirical step over that of the natural-gradient step, at the same damping."""
         return self.step_norm["empirical"] / self.step_norm["exact"] if self.step_norm["exact"] else math.nan
 
     def scalars(self) -> dict[str, float]:

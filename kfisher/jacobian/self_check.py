@@ -114,7 +114,7 @@ class SelfCheck:
         return errors > relative * sizes + absolute * tf.norm(sizes)
 
     def _tolerances(self, rules: list[Rule]) -> tuple[float, float]:
-        """Tolerance of a layer relative to its own length and to that of all: rounding, of the coarsest dtype."""
+        """Tolerance of a layer, relative to its own length and to that of all: rounding."""
         dtypes = [tf.as_dtype(call.layer.compute_dtype) for rule in rules for call in rule.layer_calls]
         if any(dtype in _HALF for dtype in dtypes):
             return 0.5, 0.1

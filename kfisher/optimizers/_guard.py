@@ -113,6 +113,10 @@ class Guard:
         """Values of `kept` before the last step."""
         return self._previous
 
+    def last_update(self, variables: list[keras.Variable]) -> list[tf.Tensor]:
+        """The change that the last step made to the weights."""
+        return [v.value - before.value for v, before in zip(variables, self._previous)]
+
     def judge(self, batch: Batch, loss: tf.Tensor, own: tf.Tensor, ask: tf.Tensor | bool) -> Judgement:
         """Compares the loss with its past.
 

@@ -27,6 +27,7 @@ from kfisher.likelihoods import of_model
 from kfisher.likelihoods.weighted import labels_checked
 from kfisher.optimizers import _divergence, _keras_arguments, _skips
 from kfisher.optimizers._accumulation import Accumulation
+from kfisher.optimizers._gradients import in_order
 from kfisher.optimizers._identity import Identity
 
 # What `learning_rate` may be.
@@ -255,29 +256,12 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
                 loss = batch.loss()
         own_loss = tf.cast(loss, tf.float64)
         with tf.control_dependencies([own_loss]):  # so what it checks comes before any change
-            gradient = [tf.identity(g) for g in self._gradient(grads, variables, own)]
+            gradient = [tf.identity(g) for g in in_order(grads, variables, own, self.loss_scale_factor)]
 
         def take_step(mean: Any, mean_loss: Any) -> None:
             self.take_step(batch, mean, own, missing, (mean_loss, own_loss))
 
         self._accumulation.add(gradient, own_loss, take_step)
-
-    def _gradient(self, grads: list, variables: list, own: list) -> list[tf.Tensor]:
-        """The gradient in the order of the variables of the model, zero where there is none."""
-        given = {id(v): g for v, g in zip(variables, grads)}
-        if set(given) != {id(v) for v in own}:
-            raise ValueError(
-                "The gradients must be those of all trainable variables of the observed model. Received: "
-                f"{len(given)} gradients for {[v.name for v in variables]}, a model with "
-                f"{len(own)} trainable variables"
-            )
-        scale = self.loss_scale_factor
-        gradient = []
-        for variable in own:
-            g = given[id(variable)]
-            g = tf.zeros(variable.shape, variable.dtype) if g is None else tf.convert_to_tensor(g)
-            gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
-        return gradient
 
     def skip(self, batch: Batch, loss: tf.Tensor, gradient: list, solved: Any, outlier: Any = False) -> None:
         """Leaves a step out, and counts it by what was seen (see `_skips.cause`)."""

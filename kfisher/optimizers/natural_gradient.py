@@ -223,7 +223,7 @@ class NaturalGradient(ObservingOptimizer):
 
         def go_on() -> None:
             self._adaptive.after_step(
-                judgement, gradient, lambda: self._last_step(variables), self.curvature.examples
+                judgement, gradient, lambda: self.guard.last_update(variables), self.curvature.examples
             )
             self.guard.keep()
             take()
@@ -328,10 +328,6 @@ class NaturalGradient(ObservingOptimizer):
         if self.momentums:
             self.assign(self.momentums[self._get_variable_index(variable)], delta)
         self.assign_add(variable, delta)
-
-    def _last_step(self, variables: list) -> Tensors:
-        before = self.guard.previous[: len(variables)]
-        return [v.value - b.value for v, b in zip(variables, before)]
 
     # --- serialization --------------------------------------------------------------------------
 

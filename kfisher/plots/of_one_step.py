@@ -117,7 +117,7 @@ def ratio_eigenvalues(source: Source, step: int | None = None, ax: Axes | None =
 
 
 def overlap(source: Source, step: int | None = None, ax: Axes | None = None) -> Axes:
-    """Overlap: the part of the k leading eigenvectors of F lies in the space of those of EF and of sampled F, over k.
+    """Overlap of the k leading eigenvectors of F with those of EF and of sampled F, over k.
 
     1 for the same space; the broken line, k / P, is what unrelated spaces have.
 
