@@ -329,8 +329,6 @@ class NaturalGradient(ObservingOptimizer):
             self.assign(self.momentums[self._get_variable_index(variable)], delta)
         self.assign_add(variable, delta)
 
-    # --- serialization --------------------------------------------------------------------------
-
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
