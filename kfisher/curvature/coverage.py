@@ -9,6 +9,7 @@ import keras
 from kfisher import curvature as curvatures
 from kfisher._common.models import built, tensors
 from kfisher.jacobian import layers
+from kfisher.jacobian.plan import plan
 
 
 class Row(NamedTuple):
@@ -61,7 +62,7 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     (x,) = tensors(x=x)
     found = None if curvature is None else curvatures.get(curvature)
     rows = []
-    tapped = layers.tapped(model, x)
+    tapped = layers.tapped(plan(model, x))
     for group in layers.groups(tapped):
         rule = layers.rule_for(group)
         if found is None or not found.needs_blocks:

@@ -141,6 +141,7 @@ class Recorded:
 
     def __init__(self, batch: Batch):
         self._plan = plan(batch.model, batch.x, batch.training)
+        layers.tapped(self._plan)  # refuses what no rule can take
         calls: list[LayerCall] = []
         with SelfCheck(self._plan, batch) as check:
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:

@@ -35,3 +35,15 @@ def in_order(
         g = tf.zeros(variable.shape, variable.dtype) if g is None else tf.convert_to_tensor(g)
         gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
     return gradient
+
+
+def apart(grads: list, variables: list[keras.Variable]) -> tuple[dict[int, tf.Tensor], list]:
+    """Values that Keras writes over variables (scales of float8), by `id`, and the gradients of the others.
+
+    The former have zeros among the latter.
+    """
+    written = {}
+    for variable, g in zip(variables, grads):
+        if g is not None and getattr(variable, "overwrite_with_gradient", False):
+            written[id(variable)] = g
+    return written, [tf.zeros_like(g) if id(v) in written else g for v, g in zip(variables, grads)]

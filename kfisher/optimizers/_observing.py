@@ -27,7 +27,7 @@ from kfisher.likelihoods import of_model
 from kfisher.likelihoods.weighted import labels_checked
 from kfisher.optimizers import _divergence, _keras_arguments, _skips
 from kfisher.optimizers._accumulation import Accumulation
-from kfisher.optimizers._gradients import in_order
+from kfisher.optimizers._gradients import apart, in_order
 from kfisher.optimizers._identity import Identity
 
 # What `learning_rate` may be.
@@ -70,6 +70,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self.seed = random.randrange(2**31) if seed is None else checks.seed("seed", seed, kind)
         self._seen: Batch | None = None  # between `observe` and `apply`
         self._loss: tf.Tensor | None = None  # between `scale_loss` and `apply`
+        self._written: dict[int, tf.Tensor] = {}  # between `apply` and `apply_steps`
         self.guard: Any = None
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._blocks: list[Block] | None = None
@@ -251,6 +252,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         grads = list(grads)
         variables = list(own if trainable_variables is None else trainable_variables)
         missing = {id(v) for v, g in zip(variables, grads) if g is None}
+        self._written, grads = apart(grads, variables)
         if loss is None:  # not known from a loop that does not call `scale_loss`
             with self.checking(batch.model):
                 loss = batch.loss()
@@ -305,6 +307,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """Keras' treatment of gradients, given to directions: clipping, weight decay, `update_step`, EMA."""
         if self.loss_scale_factor is not None:  # Keras divides by it
             steps = [s if s is None else s * self.loss_scale_factor for s in steps]
+        steps = [self._written.get(id(v), s) for v, s in zip(variables, steps)]
         super().apply(steps, variables)
 
     # --- serialization --------------------------------------------------------------------------

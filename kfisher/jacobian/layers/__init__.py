@@ -15,7 +15,7 @@ from kfisher.jacobian.layers.einsum_dense import EinsumDenseRule
 from kfisher.jacobian.layers.embedding import EmbeddingRule
 from kfisher.jacobian.layers.scale_shift import ScaleShiftRule
 from kfisher.jacobian.layers.separable import SeparableRule
-from kfisher.jacobian.plan import plan
+from kfisher.jacobian.plan import Plan, plan
 
 __all__ = ["Rule", "blocks_of", "groups", "rule_for", "rules", "structure", "tapped"]
 
@@ -76,12 +76,23 @@ def rules(layer_calls: list[LayerCall]) -> list[Rule]:
     return found
 
 
-def tapped(model: keras.Model, x: Any) -> list[keras.layers.Layer]:
-    """The layers with trainable variables that a pass of the model taps; `x` as for `plan`."""
-    return [layer for layer in plan(model, x).calls if layer.trainable_variables]
+def tapped(found: Plan) -> list[keras.layers.Layer]:
+    """The layers with trainable variables of a plan.
+
+    Raises:
+        ValueError: If one is quantized: Keras runs it past its `call`, with products that no rule knows.
+    """
+    layers = [layer for layer in found.calls if layer.trainable_variables]
+    quantized = [layer.name for layer in layers if getattr(layer, "quantization_mode", None)]
+    if quantized:
+        raise ValueError(
+            "Layers that are quantized have no rows of the Fisher here. Use `curvature='matrix_free'`. "
+            f"Received: layers {', '.join(quantized)}"
+        )
+    return layers
 
 
 def blocks_of(model: keras.Model, x: Any) -> list[Block]:
     """The blocks of all variables that the model uses, by their positions."""
     positions = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    return [block.located(lambda v: positions[id(v)]) for block in structure(tapped(model, x))]
+    return [block.located(lambda v: positions[id(v)]) for block in structure(tapped(plan(model, x)))]
