@@ -31,7 +31,7 @@ def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
     optimizer.observe(model, x, y, sample_weight)
     if optimizer is not model.optimizer:  # Keras tells the loss to the outer one only
         train_step = _telling_the_loss(model.optimizer, optimizer, train_step)
-    with optimizer.checking(model):
+    with optimizer.checking(model) if hasattr(optimizer, "checking") else contextlib.nullcontext():
         return _without_trace(model, optimizer, train_step, data)
 
 
@@ -64,7 +64,7 @@ def prepare(model: keras.Model) -> None:
     if model.built and optimizer is not None and not optimizer.built:
         with model.distribute_strategy.scope():
             optimizer.build(model.trainable_variables)
-    if hasattr(inner(optimizer), "observe"):
+    if hasattr(inner(optimizer), "check"):
         inner(optimizer).check(model)
 
 

@@ -57,6 +57,7 @@ def names(tmp_path_factory):
             "path": str(folder / "events"),
             "pandas": pandas,
         },
+        "gradient": tf.ones([4]),
         "EF": kfisher.FisherOperator(model, x, y, fisher="empirical"),
     }
 

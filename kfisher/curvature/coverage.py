@@ -45,7 +45,7 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     Returns:
         A list of `(layer, variables, rule, curvature)` that prints as a table. The rule "per example" is
         exact for any layer and slower; "not used" marks variables that the forward pass never touches. Under
-        curvature, "785 × 1000" are the sizes of two Kronecker factors, "diagonal" stands before one that is
+        curvature, "785 x 1000" are the sizes of two Kronecker factors, "diagonal" stands before one that is
         kept as its diagonal, and "exact 64" is a block of its own without approximation.
 
     Raises:
@@ -56,7 +56,7 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     >>> print(kfisher.coverage(model, "kfac"))
     layer  variables     rule   curvature
     -----  ------------  -----  ---------
-    dense  kernel, bias  dense  4 × 1
+    dense  kernel, bias  dense  4 x 1
     """
     built("model", model)
     (x,) = tensors(x=x)

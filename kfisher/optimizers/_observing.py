@@ -106,7 +106,9 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             return
         if not self.built:
             super().build(variables)
-            self._of_keras = [v for v in self.variables if len(v.shape)]  # its averages, if it makes any
+            own = self._identity.variable
+            # Its averages, if it makes any.
+            self._of_keras = [v for v in self.variables if len(v.shape) and v is not own]
             # Not the variables: Keras would save them with the state of the optimizer.
             self._built_for = [id(v) for v in variables]
             names = ("skipped_steps", "failed_steps_in_a_row", "divergence_told")

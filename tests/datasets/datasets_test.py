@@ -32,7 +32,7 @@ def test_every_data_set_is_float64_of_its_published_size(name):
 @pytest.mark.parametrize("name", datasets.NAMES)
 def test_every_data_set_states_its_size_origin_and_licence(name):
     text = datasets.describe(name)
-    assert "%d x %d" % SHAPES[name] in text
+    assert "%d × %d" % SHAPES[name] in text
     assert re.search(r"^Origin: \S", text, re.M) and re.search(r"^Licence: \S", text, re.M)
 
 

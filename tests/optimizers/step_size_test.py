@@ -208,7 +208,7 @@ def test_conjugate_gradients_to_tolerance_are_the_dense_solve_and_start_where_th
     model = network(NaturalGradient(1.0, fisher, curvature, seed=1), regularizer=regularizer)
     model.optimizer.build(model.trainable_variables)
     options = kfisher.fisher.get(fisher), tf.constant([1, 0])
-    seen = Batch(model, tf.constant(X), tf.constant(LABELS), None, *options).linearization
+    seen = Batch(model, tf.constant(X), tf.constant(LABELS), None, *options)
     g = gradient(model)
     expected = np.linalg.solve(dense(model, fisher=fisher) + 0.01 * np.eye(31), g)
     parts = unflatten(tf.constant(g), [v.value for v in model.trainable_variables])

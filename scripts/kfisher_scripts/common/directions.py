@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 
 import kfisher
+from kfisher import fisher
+from kfisher.jacobian.batch import Batch
 
 
 def directions(
@@ -25,9 +27,9 @@ def directions(
         loss = model.compute_loss(x, y, model(x, training=False), training=False)
     gradient = tape.gradient(loss, [v.value for v in model.trainable_variables])
     steps = []
-    for fisher in fishers:
-        root = kfisher.FisherOperator(model, x, y, fisher=fisher).root
-        solved = curvature.solve(root, gradient, damping)
+    for kind in fishers:
+        batch = Batch(model, x, y, None, fisher.get(kind), tf.constant([0, 0]), training=False)
+        solved = curvature.solve(batch, gradient, damping)
         steps.append(tf.concat([tf.reshape(tf.cast(s, tf.float64), [-1]) for s in solved], 0))
     ngd, ef = steps
     lengths = tf.norm(ngd), tf.norm(ef)
