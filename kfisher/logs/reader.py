@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common.checks import directory
 from kfisher.diagnosis.measurement import Measurement, Verdict
 from kfisher.logs import schema
 from kfisher.logs.records import Faults, events
@@ -82,7 +83,7 @@ def read_log(log_dir: str | os.PathLike) -> Log:
     >>> pandas.DataFrame(log.spectra).to_csv("spectra.csv")
     >>> log.measurements[-1].ratio_eigenvalues
     """
-    log_dir = os.fspath(log_dir)
+    log_dir = directory("log_dir", log_dir)
     files = {folder: _event_files(log_dir, folder) for folder in schema.FOLDERS}
     if not any(files.values()):
         raise FileNotFoundError(_nothing_in(log_dir))

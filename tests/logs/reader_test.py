@@ -136,3 +136,9 @@ def test_ten_thousand_steps_all_come_back(tmp_path):
     assert np.array_equal(table["step"], np.arange(10_000))
     # steps near 10 000 in float32
     assert np.allclose(table["n9"], np.arange(10_000) + 0.9, atol=1e-3)
+
+
+@pytest.mark.parametrize("log_dir", [5, None, "", b"runs"])
+def test_a_log_is_read_from_a_directory(log_dir):
+    with pytest.raises(ValueError, match="`log_dir` must be a directory.*Received: log_dir="):
+        read_log(log_dir)
