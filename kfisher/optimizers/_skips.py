@@ -24,18 +24,30 @@ CAUSES = (
 
 
 def stays_finite(optimizer: Any, steps: list, variables: list[keras.Variable]) -> tf.Tensor:
-    """True if the weights are finite after a step: with what it adds, and what weight decay takes away."""
+    """True if the weights are finite after a step: with what it adds, and what weight decay takes away.
+
+    The steps themselves are finite. A rate of at most 1 makes nothing of them that is not: no pass over
+    the weights is taken then.
+    """
     rate = tf.convert_to_tensor(optimizer.learning_rate)
-    finite = []
-    for step, variable in zip(steps, variables):
-        if step is not None:
-            before = tf.convert_to_tensor(variable.value)
-            after = before + optimizer.added(step, variable, rate)
-            if optimizer.weight_decay is not None:
-                decay = tf.cast(optimizer.weight_decay, before.dtype) * tf.cast(rate, before.dtype)
-                after -= before * decay
-            finite.append(tf.reduce_all(tf.math.is_finite(after)))
-    return tf.reduce_all(finite)
+
+    def every_weight() -> tf.Tensor:
+        finite = []
+        for step, variable in zip(steps, variables):
+            if step is not None:
+                before = tf.convert_to_tensor(variable.value)
+                after = before + optimizer.added(step, variable, rate)
+                if optimizer.weight_decay is not None:
+                    decay = tf.cast(optimizer.weight_decay, before.dtype) * tf.cast(rate, before.dtype)
+                    after -= before * decay
+                finite.append(tf.reduce_all(tf.math.is_finite(after)))
+        return tf.reduce_all(finite)
+
+    half = any(tf.as_dtype(v.dtype).size < 4 for v in variables)  # which overflows at 65504
+    if half or (optimizer.weight_decay or 0) > 1:
+        return every_weight()
+    # Explicitly not NaN: for it no comparison holds.
+    return tf.cond(tf.abs(rate) <= 1, lambda: tf.constant(True), every_weight)
 
 
 def cause(

@@ -15,6 +15,7 @@ from sklearn.datasets import make_moons
 
 import kfisher
 from kfisher import datasets
+from kfisher_scripts.common.digits import convnet, digits
 
 
 class Split(NamedTuple):
@@ -44,10 +45,7 @@ class SmallProblem(NamedTuple):
 
 
 def _digits() -> Split:
-    """The last 297 images are held out; other people wrote them."""
-    x, y = datasets.digits()
-    x = (x / 16).astype("float32")
-    return Split(x[:1500], y[:1500], x[1500:], y[1500:])
+    return Split(*digits())
 
 
 def _pixels() -> Split:
@@ -119,19 +117,6 @@ def _mlp(*widths: int, activation: str = "relu") -> Callable[[], list]:
     return layers
 
 
-def _convnet() -> list:
-    return [
-        keras.Input((64,)),
-        keras.layers.Reshape((8, 8, 1)),
-        keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
-        keras.layers.MaxPooling2D(),
-        keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
-        keras.layers.MaxPooling2D(),
-        keras.layers.Flatten(),
-        keras.layers.Dense(10),
-    ]
-
-
 def _autoencoder() -> list:
     return [
         keras.Input((64,)),
@@ -166,7 +151,7 @@ SMALL_PROBLEMS = {
     problem.name: problem
     for problem in (
         SmallProblem("digits MLP", _digits, _mlp(64, 32, 32, 10), _classes, 10, 32),
-        SmallProblem("digits convnet", _digits, _convnet, _classes, 10, 32),
+        SmallProblem("digits convnet", _digits, convnet, _classes, 10, 32),
         SmallProblem("diabetes raw y", _diabetes, _mlp(10, 32, 1), _squares, 50, 32),
         SmallProblem("diabetes scaled y", _scaled_diabetes, _mlp(10, 32, 1), _squares, 50, 32),
         SmallProblem("wine classes", _wine, _mlp(13, 16, 3), _classes, 30, 32),

