@@ -23,7 +23,7 @@ from kfisher.diagnosis.verdict import damping_of
 from kfisher.likelihoods import Likelihood, of_model
 from kfisher.logs import schema, writer
 from kfisher.logs.custom_scalars import custom_scalars_layout
-from kfisher.model import wants_batches
+from kfisher.model import attached, wants_batches
 
 
 class FisherSpectra(keras.callbacks.Callback):
@@ -123,6 +123,9 @@ class FisherSpectra(keras.callbacks.Callback):
         self._budget.start()
         self._pending, self._size, self._skipped = False, 0, False
         self._attaches = wants_batches(self.model)
+        if self._attaches:
+            with attached(self.model):  # the function keeps the `train_step` that it is made with
+                self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # With gradient accumulation each part is a step here, and Keras' count of whole ones lags behind.
@@ -137,8 +140,6 @@ class FisherSpectra(keras.callbacks.Callback):
         self._epoch_begins = False
         self._step += count
         self._budget.tick()
-        if self._attaches:
-            Hook.on(self.model)
         if self._pending and self._budget.allows():
             if self.probe is None:
                 Hook.on(self.model).peeks.append(lambda data: self._look(data, step))

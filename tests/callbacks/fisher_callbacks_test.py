@@ -500,3 +500,13 @@ def test_wrong_arguments_are_told_at_once(name, value):
 def test_wrong_arguments_of_the_parts_too(arguments):
     with pytest.raises(ValueError, match="Received: "):
         TensorBoard("logs", **arguments)
+
+
+@pytest.mark.parametrize("make", [lambda d: spectra(d, freq=7), lambda d: TensorBoard(d, statistics_freq=0)])
+def test_a_plain_model_shows_its_batches_for_the_length_of_fit(make, tmp_path):
+    """Also where no callback records the steps, and long after the last measurement."""
+    model = network(kfisher.optimizers.NaturalGradient(seed=0))
+    fit(model, make(str(tmp_path)), epochs=3)
+    assert int(model.optimizer.iterations) > 8 and model.train_function is None
+    with pytest.raises(ValueError, match="seen no batch"):
+        fit(model, keras.callbacks.History(), epochs=1)
