@@ -6,15 +6,19 @@ import collections
 import os
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from kfisher._common import checks
 from kfisher._common.models import tensors
+from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks._picture import picture
 from kfisher.callbacks._recorder import parts_taken
+from kfisher.callbacks._replicas import is_chief, waits
 from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, is_due
+from kfisher.callbacks._snapshot import Snapshot
 from kfisher.callbacks._train_function import Hook
 from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.measurement import Measurement
@@ -26,6 +30,7 @@ from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.model import attached, wants_batches
 
 
+@harmless
 class FisherSpectra(keras.callbacks.Callback):
     """Logs the spectra of F, of F with drawn labels, and of the empirical Fisher, and how they compare.
 
@@ -39,7 +44,8 @@ class FisherSpectra(keras.callbacks.Callback):
 
     The numbers go to the sub-directory `spectra` of `log_dir`: the tab "Fisher" of TensorBoard shows them
     all, "Scalars" and "Images" the most important ones. What cannot be measured or written gives one warning;
-    training goes on.
+    training goes on. Of several replicas those of one process, the chief, keep their parts of the batch, and
+    the weights before its step; it alone measures and writes.
 
     Args:
         log_dir: Directory for TensorBoard.
@@ -111,9 +117,12 @@ class FisherSpectra(keras.callbacks.Callback):
         self._warned: set[str] = set()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        Hook.prepare(self.model, type(self).__name__)
+        Hook.prepare(self.model)
+        strategy = self.model.distribute_strategy
+        self._measures = is_chief(strategy)
         if self._meter is None or self._meter.model is not self.model:
             self._meter = Meter(self.model, self.draws, self.seed, self.likelihood)
+            self._snapshot = Snapshot(self.model) if waits(strategy) and self.probe is None else None
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
             self._step, self._unlogged_picture, self._undrawn = 0, False, True
@@ -140,46 +149,62 @@ class FisherSpectra(keras.callbacks.Callback):
         self._epoch_begins = False
         self._step += count
         self._budget.tick()
+        if not self._measures:
+            return
+        if self._snapshot is not None:
+            Hook.on(self.model).record(self._snapshot)
         if self._pending and self._budget.allows():
-            if self.probe is None:
-                Hook.on(self.model).peeks.append(lambda data: self._look(data, step))
+            damping = damping_of(self.model)  # of this step
+            if self.probe is not None:
+                self._look(lambda: (self.probe, None), damping, step)
+            elif self._snapshot is not None:
+                self._snapshot.want()
+                Hook.on(self.model).done.append(lambda: self._look(self._snapshot.take, damping, step))
             else:
-                self._look(self.probe, step)
+                peeks = Hook.on(self.model).peeks
+                peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._attaches:
             self.model.train_function = None  # it was traced with the batches shown
         self._draw()
 
-    def _look(self, data: Any, step: int) -> None:
-        """Measures, with the weights as they are before the step that trains on this batch."""
+    def _look(self, taken: Callable[[], tuple[Any, Any]], damping: float | None, step: int) -> None:
+        """Measures, with the weights as they are before the step that trains on this batch.
+
+        Args:
+            taken: Gives the batch, and those weights where the model has moved on.
+            damping: That of the optimizer.
+            step: The number of the step.
+        """
         started = time.perf_counter()
         try:
-            self._measure(data, step, started)
+            data, weights = taken()
+            given = (self.damping, damping, self._default_damping)
+            damping = next((value for value in given if value is not None), None)
+            self._measure(data, weights, damping, step, started)
         except Exception as error:  # training is worth more than its log
             self._pending = False
             self._budget.charge(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
             self._warn("spectra", message)
 
-    def _measure(self, data: Any, step: int, started: float) -> None:
+    def _measure(self, data: Any, weights: Any, damping: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
         size = int(keras.tree.flatten(cut[0])[0].shape[0])
         if size < self._size and not self._skipped:  # the rest of an epoch; the next batch may be whole
             self._skipped = True
             return
         traced = self._meter.is_traced(cut[0])
-        given = (self.damping, damping_of(self.model), self._default_damping)
-        damping = next((value for value in given if value is not None), None)
         try:
-            measurement, frame = self._meter(*cut, damping=damping, step=step)
+            measurement, frame = self._meter(*cut, damping=damping, step=step, weights=weights)
         except TooManyRows as error:
             if error.examples >= size:
                 raise
             message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
             self._warn("examples", message)
             self._most, self._size = error.examples, 0
-            self._measure(data, step, started)
+            self._measure(data, weights, damping, step, started)
             return
         self._pending, self._skipped, self._size = False, False, size
         self._default_damping = measurement.damping

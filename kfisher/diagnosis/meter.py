@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from kfisher._common.models import tensors
 from kfisher._common.threads import one_thread
+from kfisher._keras.private import no_strategy
 from kfisher.diagnosis.basis import Frame, decompose, frame
 from kfisher.diagnosis.comparison import compare
 from kfisher.diagnosis.measurement import Measurement
@@ -56,9 +58,21 @@ class Meter:
         self._layouts: dict[Any, Layout] = {}
         self._pass = tf.function(self._traced, autograph=False)
 
-    def _traced(self, x: Any, y: Any, sample_weight: Any, seed: Any) -> Any:
-        batch = Batch(self.model, x, y, sample_weight, Empirical(), seed, self._likelihood, training=False)
-        root, layout = joint_root(batch, self._draws)
+    def _traced(self, x: Any, y: Any, sample_weight: Any, seed: Any, weights: Any) -> Any:
+        held = [] if weights is None else list(zip(variables_of(self.model), weights, strict=True))
+        with keras.StatelessScope(held) if held else contextlib.nullcontext():
+            batch = Batch(
+                self.model,
+                x,
+                y,
+                sample_weight,
+                Empirical(),
+                seed,
+                self._likelihood,
+                training=False,
+                state=held,
+            )
+            root, layout = joint_root(batch, self._draws)
         rows = layout.counts["exact"] * layout.examples
         if root.gram is not None and rows > MOST_ROWS:
             raise TooManyRows(layout)
@@ -70,7 +84,13 @@ class Meter:
         return _shapes(x) in self._layouts
 
     def __call__(
-        self, x: Any, y: Any, sample_weight: Any = None, damping: float | None = None, step: int = 0
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any = None,
+        damping: float | None = None,
+        step: int = 0,
+        weights: Any = None,
     ) -> tuple[Measurement, Frame]:
         """The numbers, and what they came from.
 
@@ -78,6 +98,7 @@ class Meter:
             x, y, sample_weight: Examples as `train_step` gets them, as tensors.
             damping: λ, or `None`; see `frame`.
             step: Of the optimizer; also chooses the labels.
+            weights: Values of `variables_of(model)`, instead of those of now.
 
         Raises:
             FloatingPointError: If the matrices have entries that are not finite.
@@ -85,7 +106,7 @@ class Meter:
             ValueError: If the loss has no likelihood.
         """
         started = time.perf_counter()
-        root, layout = self._root(x, y, sample_weight, step)
+        root, layout = self._root(x, y, sample_weight, step, weights)
         with one_thread():
             compared = frame(root, layout, damping)
             measurement = compare(compared, root, step)
@@ -98,10 +119,18 @@ class Meter:
         with one_thread():
             return {key: values for key, (values, _) in decompose(root, layout)[1].items()}
 
-    def _root(self, x: Any, y: Any, sample_weight: Any, step: int) -> tuple[JointRoot, Layout]:
-        found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
+    def _root(
+        self, x: Any, y: Any, sample_weight: Any, step: int, weights: Any = None
+    ) -> tuple[JointRoot, Layout]:
+        with no_strategy():
+            found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]), weights)
         arrays = {name: np.from_dlpack(t) for name, t in found.items()}
         return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]
+
+
+def variables_of(model: keras.Model) -> list[keras.Variable]:
+    """All that a pass of the model reads."""
+    return [*model.trainable_variables, *model.non_trainable_variables]
 
 
 def _shapes(x: Any) -> tuple:
