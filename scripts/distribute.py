@@ -20,9 +20,9 @@ def train(epochs: int, batch_size: int, out: Path) -> None:
     """What each worker does."""
     import keras
     import tensorflow as tf
+    from kfisher_scripts.common.digits import convnet, digits
 
     import kfisher
-    from kfisher_scripts.common.digits import convnet, digits
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     first = strategy.cluster_resolver.task_id in (None, 0)

@@ -116,7 +116,9 @@ class StepRecorder:
         step = self._count + 1
         before = [tf.convert_to_tensor(v.value) for v in variables]
         values = [getattr(self._inner, name) for name in self._hyper_parameters]  # of this step
-        values = [tf.cast(v.value if isinstance(v, keras.Variable) else v, tf.float64) for v in values]
+        values = [v.value if isinstance(v, keras.Variable) else v for v in values]
+        # Read now: a variable that is cast to its own dtype is handed on as it is.
+        values = [tf.cast(tf.convert_to_tensor(v), tf.float64) for v in values]
         scale = tf.cast(self._scale(), tf.float64)
         heard = Updates(self._optimizer, variables)
         with heard.heard():

@@ -21,12 +21,6 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type == "worker" and resolver.task_id == 0
 
 
-def waits(strategy: tf.distribute.Strategy) -> bool:
-    """True if replicas go on together from each step to the next, be it a single one."""
-    kinds = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return isinstance(strategy, kinds)
-
-
 def is_first_here() -> bool:
     """True in the first replica of this process, and where there are none; also while a graph is traced."""
     context = tf.distribute.get_replica_context()

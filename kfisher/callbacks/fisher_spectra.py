@@ -11,12 +11,12 @@ from typing import Any
 
 import keras
 
-from kfisher._common import checks
+from kfisher._common import checks, replicas
 from kfisher._common.models import tensors
 from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks._picture import picture
 from kfisher.callbacks._recorder import parts_taken
-from kfisher.callbacks._replicas import is_chief, waits
+from kfisher.callbacks._replicas import is_chief
 from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, is_due
 from kfisher.callbacks._snapshot import Snapshot
 from kfisher.callbacks._train_function import Hook
@@ -118,11 +118,11 @@ class FisherSpectra(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         Hook.prepare(self.model)
-        strategy = self.model.distribute_strategy
-        self._measures = is_chief(strategy)
+        self._measures = is_chief(self.model.distribute_strategy)
         if self._meter is None or self._meter.model is not self.model:
             self._meter = Meter(self.model, self.draws, self.seed, self.likelihood)
-            self._snapshot = Snapshot(self.model) if waits(strategy) and self.probe is None else None
+            together = replicas.synchronizes(self.model.distribute_strategy)
+            self._snapshot = Snapshot(self.model) if together and self.probe is None else None
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
             self._step, self._unlogged_picture, self._undrawn = 0, False, True
@@ -161,8 +161,7 @@ class FisherSpectra(keras.callbacks.Callback):
                 self._snapshot.want()
                 Hook.on(self.model).done.append(lambda: self._look(self._snapshot.take, damping, step))
             else:
-                peeks = Hook.on(self.model).peeks
-                peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
+                Hook.on(self.model).peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._attaches:
@@ -174,14 +173,13 @@ class FisherSpectra(keras.callbacks.Callback):
 
         Args:
             taken: Gives the batch, and those weights where the model has moved on.
-            damping: That of the optimizer.
-            step: The number of the step.
+            damping, step: Of the optimizer, before it.
         """
         started = time.perf_counter()
         try:
             data, weights = taken()
-            given = (self.damping, damping, self._default_damping)
-            damping = next((value for value in given if value is not None), None)
+            given = (value for value in (self.damping, damping) if value is not None)
+            damping = next(given, self._default_damping)
             self._measure(data, weights, damping, step, started)
         except Exception as error:  # training is worth more than its log
             self._pending = False

@@ -1,6 +1,7 @@
 """FisherOperator, diagnose and coverage of a model on replicas: what they say of it on one device."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -62,7 +63,10 @@ def report():
 
 @pytest.fixture(scope="module")
 def found():
-    process = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=240)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=900
+    )
     assert process.returncode == 0, process.stderr[-4000:]
     return json.loads(process.stdout)
 

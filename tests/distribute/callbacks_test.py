@@ -13,7 +13,7 @@ OPTIMIZERS = ("adam", "kfac")
 
 
 def report(folder):
-    """In a process of its own, with two logical CPUs: the same trainings on one and on two, with all callbacks."""
+    """In a process of its own, with two logical CPUs: trainings on one and on both, with all callbacks."""
     import keras
     import tensorflow as tf
 
@@ -23,6 +23,8 @@ def report(folder):
     keras.config.set_dtype_policy("float64")
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    # A single one: TensorFlow takes what crosses in a second for what crossed in the first.
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     makers = {
         "adam": lambda: keras.optimizers.Adam(0.01, weight_decay=0.1),
         "kfac": lambda: kfisher.optimizers.NaturalGradient(seed=0),
@@ -44,10 +46,7 @@ def report(folder):
     found = {}
     for name in OPTIMIZERS:
         found[name] = {}
-        for place, strategy in (
-            ("one", tf.distribute.get_strategy()),
-            ("two", tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])),
-        ):
+        for place, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
             log_dir = os.path.join(folder, name, place)
             board = kfisher.callbacks.TensorBoard(log_dir, spectrum_freq=2, max_overhead=None)
             ends = kfisher.callbacks.TerminateOnDivergence()
@@ -70,7 +69,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(folder):
     command = [sys.executable, __file__, str(folder)]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert process.returncode == 0, process.stderr[-4000:]
     assert "training goes on" not in process.stderr
     return json.loads(process.stdout)
@@ -93,8 +93,8 @@ def test_each_number_is_that_of_one_device(found, folder, name):
     for tag, values in one.items():
         # Event files hold float32.
         assert np.allclose(two[tag], values, rtol=1e-6, equal_nan=True), tag
-    for key in ("update_norm", "gradient_norm"):
-        assert found[name]["two"]["history"][key] == pytest.approx(found[name]["one"]["history"][key], rel=1e-9)
+    for key, values in found[name]["one"]["history"].items():
+        assert found[name]["two"]["history"][key] == pytest.approx(values, rel=1e-9), key
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

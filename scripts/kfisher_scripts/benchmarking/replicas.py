@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -19,14 +20,14 @@ ON_PAPER = (8, 64, 256, 1024)
 DEVICES = {"as measured": 1.0, "100 x as fast": 100.0}
 
 
-def run() -> None:
-    """Prints all tables."""
+def run(widths: Sequence[int] = WIDTHS, counts: Sequence[int] = WORKERS) -> None:
+    """Prints all tables; one worker and two are what they are made of."""
     found: dict[int, Any] = {}
-    for count in tqdm(WORKERS, unit="cluster"):
-        command = [sys.executable, "-m", "kfisher_scripts.benchmarking.worker", *map(str, WIDTHS)]
-        found[count] = json.loads(workers.run(command, count, seconds=1800)[0].splitlines()[-1])
-    print(f"\n{table(found)}\n")
-    for width in WIDTHS:
+    for count in tqdm(counts, unit="cluster"):
+        command = [sys.executable, "-m", "kfisher_scripts.benchmarking.worker", *map(str, widths)]
+        found[count] = json.loads(workers.run(command, count, seconds=3600)[0].splitlines()[-1])
+    print(f"\n{table(found, widths)}\n")
+    for width in widths:
         print(on_paper(width, costs(found, width)))
 
 
@@ -55,21 +56,24 @@ def costs(found: dict[int, Any], width: int) -> Costs:
     )
 
 
-def table(found: dict[int, Any]) -> str:
+def table(found: dict[int, Any], widths: Sequence[int]) -> str:
     """Measured seconds and bytes beside the formulas."""
     lines = ["784-w-w-10, 64 examples on each worker, steps 60 to 160; MB received by each worker"]
     lines.append("    w  workers  ms Adam  ms K-FAC  ratio  MB Adam  formula  MB K-FAC  formula  ratio")
-    for width in WIDTHS:
+    for width in widths:
         for count in found:
             adam, kfac = (found[count][str(width)][name] for name in ("Adam", "K-FAC"))
             parameters, numbers = adam["parameters"], sum(n * n for n in kfac["factors"])
             crossings = costs(found, width).crossings
             predicted = wire(count, parameters), wire(count, crossings * parameters + numbers / UPDATE_EVERY)
             traffic = kfac["bytes"] / adam["bytes"] if count > 1 else float("nan")
+            times = adam["seconds"], kfac["seconds"]
+            received = adam["bytes"], kfac["bytes"]
+            megabytes = [b / 1e6 for pair in zip(received, predicted) for b in pair]
             lines.append(
-                f"{width:5d}  {count:7d}  {1e3 * adam['seconds']:7.1f}  {1e3 * kfac['seconds']:8.1f}  "
-                f"{kfac['seconds'] / adam['seconds']:5.2f}  {adam['bytes'] / 1e6:7.2f}  {predicted[0] / 1e6:7.2f}"
-                f"  {kfac['bytes'] / 1e6:8.2f}  {predicted[1] / 1e6:7.2f}  {traffic:5.2f}"
+                f"{width:5d}  {count:7d}  {1e3 * times[0]:7.1f}  {1e3 * times[1]:8.1f}  "
+                f"{times[1] / times[0]:5.2f}  {megabytes[0]:7.2f}  {megabytes[1]:7.2f}  "
+                f"{megabytes[2]:8.2f}  {megabytes[3]:7.2f}  {traffic:5.2f}"
             )
         memory = [found[1][str(width)][name]["state"] / 4 / parameters for name in ("Adam", "K-FAC")]
         lines.append(f"       state on each worker / parameters: Adam {memory[0]:.1f}, K-FAC {memory[1]:.1f}")

@@ -1,8 +1,8 @@
 """A model on paper: what a step takes on any number of workers, from what it takes on one.
 
-With R workers, each with the same number of examples, a step takes the seconds that it takes on one, and those
-in which bytes are on the wire. A sum of E numbers over all workers sends 2 (R - 1) / R · 4 E bytes through each,
-and begins with 2 log₂ R messages one after the other.
+With R workers, each with the same number of examples, a step takes the seconds that it takes on one, and
+those in which bytes are on the wire. A sum of E numbers over all sends 2 (R - 1) / R · 4 E bytes through
+each, and 2 log₂ R messages one after the other.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Costs:
         step: Seconds of a step of K-FAC that updates nothing.
         update: Seconds that an update of the factors adds.
         inversion: Seconds that the inversion of all of them adds.
-        crossings: How often the numbers of the parameters cross in a step of K-FAC; Adam's gradients cross once.
+        crossings: How often numbers as many as the parameters cross in a step of K-FAC; in Adam's, once.
     """
 
     parameters: int
@@ -103,7 +103,7 @@ class Costs:
         return self.of_inversion(workers, network, True) < self.of_inversion(workers, network, False)
 
     def period(self, workers: int, network: Network, overhead: float = 0.1) -> int:
-        """Steps between two updates that keep what updates and inversions take below a share of Adam's step."""
+        """Steps between two updates, so that these and inversions take at most a share of Adam's step."""
         shared = self.shared_pays(workers, network)
         refresh = self.of_update(workers, network) + self.of_inversion(workers, network, shared) / RARELY
         return math.ceil(refresh / (overhead * self.of_adam(workers, network)))
@@ -119,7 +119,7 @@ class Costs:
 
 
 def largest_share(sizes: list[int], workers: int) -> float:
-    """The part of all inversions, n³ each, that falls to the worker with most, the largest given out first."""
+    """The part of all inversions, n³ each, that the worker with most has; the largest are given out first."""
     loads = [0.0] * min(workers, len(sizes))
     for size in sorted(sizes, reverse=True):
         loads[loads.index(min(loads))] += size**3

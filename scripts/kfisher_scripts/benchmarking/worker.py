@@ -1,6 +1,6 @@
 """One worker of several: trains networks of several widths, and says what a step took.
 
-    python -m kfisher_scripts.benchmarking.worker 64 256
+python -m kfisher_scripts.benchmarking.worker 64 256
 """
 
 from __future__ import annotations

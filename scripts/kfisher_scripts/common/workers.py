@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ def started(command: list[str], count: int, **streams: object) -> Iterator[list[
     try:
         for index in range(count):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            environment = {**os.environ, "TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": "-1"}
+            path = os.pathsep.join(folder for folder in sys.path if folder)
+            environment = {**os.environ, "TF_CONFIG": json.dumps(task), "PYTHONPATH": path}
             workers.append(subprocess.Popen(command, env=environment, **streams))
         yield workers
     finally:

@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(folder):
     command = [sys.executable, __file__, str(folder)]
-    return [json.loads(text.splitlines()[-1]) for text in workers.run(command, 2, seconds=300)]
+    return [json.loads(text.splitlines()[-1]) for text in workers.run(command, 2, seconds=900)]
 
 
 pytestmark = pytest.mark.slow
