@@ -137,7 +137,7 @@ class FisherSpectra(keras.callbacks.Callback):
                 self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # With gradient accumulation each part is a step here, and Keras' count of whole ones lags behind.
+        # With gradient accumulation each part is a step here; Keras' count of whole ones lags behind.
         counted = parts_taken(self.model.optimizer)
         accumulates = getattr(self.model.optimizer, "gradient_accumulation_steps", None)
         self._step = max(self._step, counted) if accumulates else counted
@@ -151,15 +151,15 @@ class FisherSpectra(keras.callbacks.Callback):
         self._budget.tick()
         if not self._measures:
             return
-        if self._snapshot is not None:
-            Hook.on(self.model).record(self._snapshot)
+        if (snapshot := self._snapshot) is not None:
+            Hook.on(self.model).record(snapshot)
         if self._pending and self._budget.allows():
             damping = damping_of(self.model)  # of this step
             if self.probe is not None:
                 self._look(lambda: (self.probe, None), damping, step)
-            elif self._snapshot is not None:
-                self._snapshot.want()
-                Hook.on(self.model).done.append(lambda: self._look(self._snapshot.take, damping, step))
+            elif snapshot is not None:
+                snapshot.want()
+                Hook.on(self.model).done.append(lambda: self._look(snapshot.take, damping, step))
             else:
                 Hook.on(self.model).peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
 
