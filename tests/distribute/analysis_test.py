@@ -71,6 +71,9 @@ def found():
     return json.loads(process.stdout)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize("place", ["inside", "outside"])
 def test_the_scope_of_a_strategy_changes_no_number(found, place):
     one = found["one device"]
