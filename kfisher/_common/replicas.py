@@ -1,12 +1,12 @@
 """Replicas of `tf.distribute`: all that crosses from one to another.
 
 R replicas each run the same step on a part of the batch. Where the whole batch matters, a step asks here: for
-sums, for rows one behind the other, for what holds on all. With a single replica, and outside of `strategy.run`,
-each function is the identity, or what TensorFlow does by itself, and costs nothing.
+sums, for rows one behind the other, for what holds on all. With a single replica, and outside of
+`strategy.run`, each function is the identity, or what TensorFlow does by itself, and costs nothing.
 
 All replicas must come by the same calls in the same order, or those that came wait for ever. What decides
-whether a call is made (the predicate of `cond`) therefore has to be the same on all: a number that crossed, not
-one that a clock, a random generator or a library of linear algebra has made on one host alone.
+whether a call is made (the predicate of `cond`) therefore has to be the same on all: a number that crossed,
+not one that a clock, a random generator or a library of linear algebra has made on one host alone.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def total(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def first(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The tensors of the first replica, on all: what hosts of several kinds would not work out to the last bit."""
+    """The tensors of the first replica, on all: hosts of several kinds do not agree to the last bit."""
     if count() == 1:
         return list(tensors)
     return total(list(tensors) if index() == 0 else [tf.zeros_like(t) for t in tensors])
@@ -105,9 +105,9 @@ def cond(predicate: tf.Tensor | bool, true_fn: Callable, false_fn: Callable) -> 
         decides = strategy.experimental_local_results(predicate)[0]
         return tf.cond(decides, branch(true_fn), branch(false_fn))
 
-    # TensorFlow allows nothing that crosses in a branch, which is a graph of its own, unless the whole `tf.cond`
-    # is built outside of the replicas, and these again inside of each branch. The branches are arguments, so
-    # that each replica finds its own there.
+    # TensorFlow allows nothing that crosses in a branch, which is a graph of its own, unless the whole
+    # `tf.cond` is built outside of the replicas, and these again inside of each branch. The branches are
+    # arguments, so that each replica finds its own there.
     context = tf.distribute.get_replica_context()
     return context.merge_call(on_each, args=(predicate, true_fn, false_fn))
 
@@ -150,7 +150,7 @@ def assign(variable: keras.Variable, value: tf.Tensor) -> None:
 
 
 def outside(function: Callable[[], None]) -> None:
-    """Calls `function`, which makes variables, once for all replicas and outside of the graph that is traced."""
+    """Calls `function`, which makes variables, once for all replicas and outside of any graph."""
     if not _synchronizes():
         function()
         return
@@ -161,52 +161,6 @@ def outside(function: Callable[[], None]) -> None:
             function()
 
     tf.distribute.get_replica_context().merge_call(once)
-
-
-def filled(structure: Any) -> tuple[Any, tf.Tensor | None]:
-    """Tensors with the examples of this replica in their first axes, and whether these count.
-
-    Where a batch has fewer examples than there are replicas, some have none, which no convolution and no mean
-    can take. Such a one borrows an example, which counts for nothing. Where every replica has its own, nothing
-    but their number crosses.
-
-    Returns:
-        The structure, and a boolean scalar; `None` with a single replica, where all count.
-    """
-    tensors = [t for t in keras.tree.flatten(structure) if _has_rows(t)]
-    if count() == 1 or not tensors:
-        return structure, None
-    own = tf.shape(tensors[0])[0] > 0
-    (having,) = total([tf.one_hot(index(), count(), dtype=tf.int32) * tf.cast(own, tf.int32)])
-    lender = tf.cast(tf.argmax(having), tf.int32)
-
-    def borrow() -> list[tf.Tensor]:
-        return [tf.cond(own, lambda t=t: t, lambda e=e: e) for t, e in zip(tensors, _example_of(tensors, lender))]
-
-    kept = cond(tf.reduce_min(having) > 0, lambda: list(tensors), borrow)
-    found = [tf.ensure_shape(k, [None, *t.shape[1:]]) for k, t in zip(kept, tensors)]
-    rest = iter(found)
-    flat = [next(rest) if _has_rows(t) else t for t in keras.tree.flatten(structure)]
-    return keras.tree.pack_sequence_as(structure, flat), own
-
-
-def _has_rows(t: Any) -> bool:
-    return isinstance(t, tf.Tensor) and bool(t.shape.rank)
-
-
-def _example_of(tensors: list[tf.Tensor], lender: tf.Tensor) -> list[tf.Tensor]:
-    """The first example of the replica that lends it; empty strings for strings, which do not cross."""
-
-    def rows(t: tf.Tensor) -> tf.Tensor:
-        shape = tf.concat([[1], tf.shape(t)[1:]], 0)
-        dtype = tf.int32 if t.dtype == tf.bool else t.dtype
-        return tf.cond(
-            tf.equal(lender, index()), lambda: tf.cast(t[:1], dtype), lambda: tf.zeros(shape, dtype)
-        )
-
-    crossing = [t for t in tensors if t.dtype != tf.string]
-    crossed = iter(total([rows(t) for t in crossing]))
-    return [rows(t) if t.dtype == tf.string else tf.cast(next(crossed), t.dtype) for t in tensors]
 
 
 def agreed(number: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher.curvature import Curvature, Dense, Gram
 from kfisher.jacobian.square_root import SquareRoot
 from kfisher.likelihoods import Likelihood
@@ -99,10 +100,10 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
         """(EF + damping I)⁻¹ of the gradient in which example n counts s_n times."""
-        weighed, root = copy.copy(batch), copy.copy(batch.square_root)
-        root.coordinates = _by_error(root)
-        weighed.square_root = root
-        others = _beyond_likelihood(batch.square_root, gradient)
+        weighed, root = copy.copy(batch), copy.copy(batch.whole_square_root)
+        root.coordinates = replicas.gathered(_by_error(root), 1)
+        weighed.whole_square_root = root
+        others = _beyond_likelihood(batch.whole_square_root, gradient)
         gradient = [a + h for a, h in zip(root.rmatvec(root.coordinates), others)]
         return super().solve(weighed, gradient, damping)
 
