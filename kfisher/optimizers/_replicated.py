@@ -47,11 +47,6 @@ def whole(batch: Batch, parts: Tensors) -> Tensors:
     return replicas.total(parts)
 
 
-def of_the_first(steps: list) -> list:
-    """Steps that are equal on all replicas, of which Keras is going to form the sum."""
-    return steps if replicas.index() == 0 else [s if s is None else tf.zeros_like(s) for s in steps]
-
-
 def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
     """Raises if a step of `model` cannot be taken in the strategy of now.
 
