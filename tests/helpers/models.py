@@ -5,7 +5,6 @@ import numpy as np
 
 import kfisher
 
-
 # For what has nothing to do with graphs: up to twenty steps are faster than to trace one.
 EAGER = {"run_eagerly": True}
 
