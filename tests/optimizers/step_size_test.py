@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import eager, flat
 from helpers.oracle import distance
 from keras import layers, ops
 
@@ -29,23 +30,13 @@ natural = functools.partial(NaturalGradient, trust_region=None)
 improved = functools.partial(ImprovedEmpiricalFisher, trust_region=None)
 
 
-def network(optimizer, stack=None, loss=None, regularizer=None, **kwargs):
-    random = np.random.default_rng(3)
+def network(optimizer, stack=None, loss=None, regularizer=None):
     stack = stack or [layers.Dense(4, "tanh", kernel_regularizer=regularizer), layers.Dense(3)]
-    model = kfisher.Sequential([keras.Input((3,)), *stack])
-    for v in model.trainable_variables:
-        v.assign(random.normal(size=v.shape) / np.sqrt(v.shape[0]))
-    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, **{"run_eagerly": True, **kwargs})
-    return model
+    return eager(stack, loss, optimizer=optimizer)
 
 
-def linear(optimizer, **kwargs):
-    return network(optimizer, [layers.Dense(2)], "mse", **kwargs)
-
-
-def flat(tensors):
-    return np.concatenate([np.ravel(t) for t in tensors])
+def linear(optimizer):
+    return network(optimizer, [layers.Dense(2)], "mse")
 
 
 def gradient(model, x=X, y=LABELS, w=None):

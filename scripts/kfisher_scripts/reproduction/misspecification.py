@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -143,11 +144,17 @@ def measure(name: str, kinds: Kinds = KINDS) -> AtMinimum:
     return found
 
 
+@functools.cache
+def _model(kind: str, features: int, kinds: Kinds) -> keras.Model:
+    """One for all data of a kind: its step keeps nothing but the parameters, and takes seconds to trace."""
+    return linear_model(features, kind, optimizer_of("NGD", 1.0, 1e-12, kinds), use_bias=kind == "linear")
+
+
 def _at_minimum(name: str, size: int, kinds: Kinds) -> AtMinimum:
     x, y = data(name, size=size)
     kind = kind_of(name)
-    optimizer = optimizer_of("NGD", 1.0, 1e-12, kinds)
-    model = linear_model(x.shape[1], kind, optimizer, use_bias=kind == "linear")
+    model = _model(kind, x.shape[1], kinds)
+    set_parameters(model, 0 * parameters(model))
     start = np.linalg.norm(gradient(model, x, y))
     train(model, x, y, _STEPS)
     f, ef = matrices(model, x, y, kinds)
