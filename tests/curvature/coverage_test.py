@@ -1,5 +1,7 @@
 """`kfisher.coverage` tells which rule each variable gets."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -48,6 +50,12 @@ def test_it_prints_as_a_table():
         "first  kernel, bias  dense",
         "p      alpha         per example",
     ]
+
+
+def test_it_is_a_table_in_a_notebook_too():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="a&b")])
+    found = re.findall(r">([^<>]+)</t[hd]>", kfisher.coverage(model)._repr_html_())
+    assert found == ["layer", "variables", "rule", "a&amp;b", "kernel, bias", "dense"]
 
 
 def test_the_layers_of_attention_are_matrix_products():
