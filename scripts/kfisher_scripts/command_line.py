@@ -15,8 +15,8 @@ def main() -> None:
     parser.add_argument(
         "command",
         choices=("compare", "reproduce"),
-        help="compare optimizers on a problem or a table of your own; reproduce the figures and statements of "
-        "Kunstner, Balles, Hennig 2019",
+        help="compare optimizers on a problem or a table of your own; reproduce the figures and statements "
+        "of Kunstner, Balles, Hennig 2019",
     )
     parser.add_argument("options", nargs=argparse.REMAINDER, help="kfisher COMMAND --help lists them")
     chosen = parser.parse_args()

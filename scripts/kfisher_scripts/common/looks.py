@@ -1,4 +1,4 @@
-"""The look of each optimizer, the same in every picture; those of one kind of Fisher have the look of the kind.
+"""The look of each optimizer in every picture; those with one kind of Fisher have the look of the kind.
 
 Colours are told apart with any colour vision, and line styles without any.
 """

@@ -84,8 +84,8 @@ def _one_hot(name: str, entries: list[str], notes: list[str]) -> dict[str, np.nd
     values, counts = np.unique(np.array(entries), return_counts=True)
     if len(values) > _VALUES:
         raise TableError(
-            f"The column {name!r} has {len(values)} different values, of which at most {_VALUES} are taken as "
-            f"categories. Join some, or leave it out with --drop {shlex.quote(name)}"
+            f"The column {name!r} has {len(values)} different values, of which at most {_VALUES} are taken "
+            f"as categories. Join some, or leave it out with --drop {shlex.quote(name)}"
         )
     usual = values[counts.argmax()]
     notes.append(f"{name}: {len(values)} categories, each beside the most frequent, {str(usual)!r}")

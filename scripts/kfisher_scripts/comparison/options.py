@@ -28,8 +28,8 @@ optimizers:
   natural_gradient takes the Fisher matrix exactly, natural_gradient_sampled with one label for each
   example drawn from the model, empirical_fisher with the labels of the data; no other difference. They solve
   exactly on each batch, by the textbook update. kfac, ekfac (both with drawn labels) and kfac_empirical run
-  over batches and have nothing to tune; improved_empirical_fisher weighs each example by its error; sophia_g is
-  diagonal.
+  over batches and have nothing to tune; improved_empirical_fisher weighs each example by its error; sophia_g
+  is diagonal.
 
 The default learning rates and dampings are the best on a grid, for each optimizer on each problem, by the
 training loss at the end of this very budget; of equals, the one that gets there first. Linear models: rates
@@ -47,11 +47,11 @@ your own table:
 
   A fifth of the rows, at random, chooses the settings of each optimizer from a coarse grid (of which the
   better thirds go on) and the step whose weights are kept; another fifth is held out and only told of. Runs
-  end where the former's loss has not fallen for a fifth of all steps. Features are standardised. The loss of
+  end where the former's loss has not fallen for half of all steps. Features are standardised. The loss of
   a regression is that of a Normal whose standard deviation is --noise; the verdict depends on it.
-  --learning-rates and --dampings keep settings from being searched. At the end stands a verdict on whether the
-  empirical Fisher can be trusted for this model on these data, from 1000 of the examples trained on, or fewer
-  where there are many classes.
+  --learning-rates and --dampings keep settings from being searched. At the end stands a verdict on whether
+  the empirical Fisher can be trusted for this model on these data, from 1000 of the examples trained on, or
+  fewer where there are many classes.
 
 The cosine is taken at the weights along the path of each optimizer, once per epoch, between the step of
 the empirical Fisher and the natural-gradient step (exact Fisher) on one fixed batch. Both are damped
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "--categorical",
         nargs="*",
         metavar="COLUMN",
-        help="columns of --data to take as categories, of at most 50 values; without names, all that hold text",
+        help="columns of --data to take as categories, of at most 50 values; none named: all that hold text",
     )
     add("--decimal", choices=".,", default=".", metavar="MARK", help="of the numbers in --data; default: .")
     add("--thousands", choices=SEPARATORS, metavar="MARK", help="what stands between groups of three digits")

@@ -1,7 +1,8 @@
 """Poisson's equation Δu = -2π² sin(πx) sin(πy) on the unit square, u = 0 at its edge, by a network.
 
-The loss asks for the equation inside and for the value at the edge. Its solution is sin(πx) sin(πy), so that the
-error of what is learnt is known. The outputs hold second derivatives in the inputs: physics-informed learning.
+The loss asks for the equation inside and for the value at the edge. The solution is sin(πx) sin(πy), so that
+the error of what is learnt is known. The outputs hold second derivatives in the inputs, as in all
+physics-informed learning.
 """
 
 from __future__ import annotations

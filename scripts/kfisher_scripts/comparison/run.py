@@ -22,7 +22,7 @@ from kfisher_scripts.comparison.problem import Data, Problem, Setting
 # A curve needs no more points than this.
 _POINTS = 200
 # A run ends where its validation loss has not fallen for this part of its steps.
-PATIENCE = 0.2
+PATIENCE = 0.5
 # Rows of the exact system of the verdict on the empirical Fisher, and examples for it.
 _JUDGED = 4000
 _PROBED = 256  # examples whose spectra are logged

@@ -1,7 +1,7 @@
 """The file of a table (CSV, gzipped or not, or a workbook): its header and rows, as text.
 
-Read by Python's `csv` and not by pandas, because it knows the line of every row, refuses a quote that is never
-closed, and leaves numbers to `numbers.py`: to pandas "12,96" is 1296 where thousands have commas.
+Read by Python's `csv` and not by pandas, because it knows the line of every row, refuses a quote that is
+never closed, and leaves numbers to `numbers.py`: to pandas "12,96" is 1296 where thousands have commas.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def _csv(path: Path, data: bytes, encoding: str) -> list[Row]:
             break
         except csv.Error as error:
             raise TableError(
-                f"The row that begins in line {begin} of {path} cannot be read: {error}. An entry that begins "
-                "with a quote must end with one, and a quote within it is written twice"
+                f"The row that begins in line {begin} of {path} cannot be read: {error}. An entry that "
+                "begins with a quote must end with one, and a quote within it is written twice"
             ) from None
         if any(row):
             rows.append((reader.line_num, row))

@@ -64,9 +64,9 @@ def check_classes(y: np.ndarray, classes: list[str], name: str) -> None:
     absent = [c for i, c in enumerate(classes) if i not in present]
     if absent:
         raise TableError(
-            f"None of the rows to train on (three fifths, at random) has {name} = {shortened(absent)}. Delete "
-            "the rows of such rare classes, or join these with others; numbers can be regressed, with --task "
-            "regression"
+            f"None of the rows to train on (three fifths, at random) has {name} = {shortened(absent)}. "
+            "Delete the rows of such rare classes, or join these with others; numbers can be regressed, with "
+            "--task regression"
         )
 
 
