@@ -1,4 +1,4 @@
-"""The differential equation of `kfisher compare --problem poisson`: its true solution has no loss and no error."""
+"""The differential equation of `kfisher compare --problem poisson`: its solution has no loss and no error."""
 
 import numpy as np
 import pytest

@@ -27,7 +27,7 @@ LABEL = np.where(PRICE > 0, "yes", "no")
 
 @pytest.fixture(autouse=True)
 def unlogged(monkeypatch):
-    """Without TensorBoard's log, whose measurements take longer than all else; compare_test.py looks at it."""
+    """Without the log, whose measurements take longer than all else; compare_test.py looks at it."""
     monkeypatch.setattr(run_module, "TensorBoard", lambda *args, **kwargs: keras.callbacks.Callback())
 
 

@@ -20,7 +20,7 @@ from kfisher_scripts.comparison.optimizers import OPTIMIZERS
 from kfisher_scripts.comparison.problem import Data, Problem, Setting
 
 # A curve needs no more points than this.
-_POINTS = 200
+_POINTS = 100
 # A run ends where its validation loss has not fallen for this part of its steps.
 PATIENCE = 0.5
 # Rows of the exact system of the verdict on the empirical Fisher, and examples for it.

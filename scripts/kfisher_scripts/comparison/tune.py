@@ -26,6 +26,7 @@ NATURAL = ((0.03, 0.1, 0.3, 1.0), (1e-8, 1e-4, 1e-2, 0.1, 1.0))
 TUNED = (*RATES, "natural_gradient", "natural_gradient_sampled", "empirical_fisher")
 _EQUAL = 1e-4  # losses that differ by less, relatively, are the same
 _THIRDS = 2  # how often the worse two thirds are left out
+_STEPS = 600  # that a setting is trained at most: as many tell learning rates apart
 _LOOKS = 50  # how often, in all its steps, the validation loss of a setting is looked at
 
 
@@ -58,7 +59,7 @@ def tune_all(
 ) -> tuple[dict[str, Setting], list[str]]:
     """The best setting of the grid of each optimizer, and notes on those at its edge."""
     grids = {name: grid(name, learning_rates.get(name), dampings.get(name)) for name in optimizers}
-    steps = problem.epochs * len(batches_of(data, problem.batch_size, seed))
+    steps = min(_STEPS, problem.epochs * len(batches_of(data, problem.batch_size, seed)))
     total = sum(n * more for settings in grids.values() for n, more in rungs(len(settings), steps))
     found, notes = {}, []
     with tqdm(total=total, unit="step", dynamic_ncols=True, disable=not total) as progress:
@@ -163,7 +164,7 @@ class Ladder:
         self._evaluate, self._progress = Evaluation(model, problem), progress
         start = [v.numpy() for v in self._variables]
         self.trials = [Trial(setting, start) for setting in settings]
-        steps = problem.epochs * len(self._batches)
+        steps = min(_STEPS, problem.epochs * len(self._batches))
         self.rungs = rungs(len(settings), steps)
         self._every = max(1, steps // _LOOKS)
 
