@@ -101,22 +101,33 @@ def test_a_regression_ends_at_least_squares_with_curves_cosine_and_verdict(table
     assert float(told["test R²"]) == pytest.approx(1 - np.mean(left**2) / PRICE[test].var(), abs=1e-3)
 
 
-def test_the_weights_of_the_least_validation_loss_are_kept_and_the_rest_of_an_overfit_is_not_run(
-    table, capsys
-):
-    noise = np.random.default_rng(1).normal(size=N)
-    path = table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], noise=noise)
-    run(path, "--target", "noise", "--hidden", "20",
-        "--optimizers", "natural_gradient", "--learning-rates", "natural_gradient=0.3",
-        "--dampings", "natural_gradient=1e-4", "--epochs", "40")  # fmt: skip
-    said = capsys.readouterr().out
-    rows = list(csv.DictReader((path.parent / "out" / "house.csv").open()))
-    losses = [float(row["validation_loss"]) for row in rows]
-    best = int(np.argmin(losses))
-    assert len(rows) - 1 == best + 21 < 40  # half of the steps, and one
-    assert losses[-1] > losses[best] and float(rows[-1]["loss"]) < float(rows[best]["loss"])
-    line = next(line for line in said.splitlines() if line.startswith("natural_gradient "))
-    assert int(line.split()[3]) == best
+def test_the_weights_of_the_least_validation_loss_are_kept_and_half_of_all_steps_later_it_ends():
+    class Scripted:
+        losses = iter([3.0, 2.0, 1.0, *9 * [2.0]])
+
+        def __call__(self):
+            return {"loss": 0.0, "validation_loss": next(self.losses), "test_loss": 4.0}
+
+        def cosine(self):
+            return np.nan
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    weights, logs = [], []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, _: weights.append(model.get_weights()),
+        on_epoch_end=lambda epoch, all_logs: logs.append(all_logs["val_loss"]),
+    )
+    found, clock = Run("sgd", 0, Setting(0.01)), run_module._Clock()
+    recorder = run_module._Recorder(found, Scripted(), clock, epoch=10, steps=10)
+    callbacks = [clock.stops, recorder, note, clock.starts]
+    model.fit(np.ones((10, 1)), np.ones((10, 1)), batch_size=1, callbacks=callbacks, verbose=0)
+    assert found.kept == 2 and found.end["validation_loss"] == 1.0
+    assert [row["step"] for row in found.rows] == list(range(9))  # 8 - 2 is more than half of 10
+    for kept, then, last in zip(model.get_weights(), weights[1], weights[-1]):
+        np.testing.assert_array_equal(kept, then)
+        assert np.all(kept != last)
+    assert logs == [2.0]  # what the log is told of the epoch
 
 
 @pytest.mark.parametrize(
@@ -146,8 +157,8 @@ def test_settings_come_from_a_grid_where_none_are_named(table, capsys):
 @pytest.mark.parametrize("noise, verdict, warning", [(None, "is fine", False), ("10", "Do not trust", True)])
 def test_the_verdict_on_a_regression_is_that_of_its_noise(noise, verdict, warning, table, capsys):
     """Labels of a linear model with noise of 1: EF is right where the loss takes it to be 1."""
-    x = RNG.normal(size=(1500, 2))
-    path = table(a=x[:, 0], b=x[:, 1], price=x @ [3, -1] + RNG.normal(size=1500))
+    x = RNG.normal(size=(1700, 2))
+    path = table(a=x[:, 0], b=x[:, 1], price=x @ [3, -1] + RNG.normal(size=1700))
     more = ["--optimizers", "sgd", "--learning-rates", "sgd=0.5", "--epochs", "40"]
     run(path, "--target", "price", *more, *(["--noise", noise] if noise else []))
     said = capsys.readouterr().out
