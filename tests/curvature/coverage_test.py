@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 import kfisher
+from kfisher._common import html
 
 
 def rules(model, x=None):
@@ -53,9 +54,10 @@ def test_it_prints_as_a_table():
 
 
 def test_it_is_a_table_in_a_notebook_too():
-    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="a&b")])
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="first")])
     found = re.findall(r">([^<>]+)</t[hd]>", kfisher.coverage(model)._repr_html_())
-    assert found == ["layer", "variables", "rule", "a&amp;b", "kernel, bias", "dense"]
+    assert found == ["layer", "variables", "rule", "first", "kernel, bias", "dense"]
+    assert html.table(["<a>"], [["&"]]).count("&") == 3  # escaped
 
 
 def test_the_layers_of_attention_are_matrix_products():

@@ -113,10 +113,10 @@ def test_the_weights_of_the_least_validation_loss_are_kept_and_half_of_all_steps
 
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.01), "mse")
-    weights, logs = [], []
+    weights, told = [], []
     note = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, _: weights.append(model.get_weights()),
-        on_epoch_end=lambda epoch, all_logs: logs.append(all_logs["val_loss"]),
+        on_train_batch_end=lambda batch, logs: weights.append(model.get_weights()),
+        on_epoch_end=lambda epoch, logs: told.append(logs["val_loss"]),
     )
     found, clock = Run("sgd", 0, Setting(0.01)), run_module._Clock()
     recorder = run_module._Recorder(found, Scripted(), clock, epoch=10, steps=10)
@@ -127,7 +127,7 @@ def test_the_weights_of_the_least_validation_loss_are_kept_and_half_of_all_steps
     for kept, then, last in zip(model.get_weights(), weights[1], weights[-1]):
         np.testing.assert_array_equal(kept, then)
         assert np.all(kept != last)
-    assert logs == [2.0]  # what the log is told of the epoch
+    assert told == [2.0]  # what the log is told of the epoch
 
 
 @pytest.mark.parametrize(
