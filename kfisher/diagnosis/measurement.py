@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, TypedDict
 
 from kfisher.diagnosis._from_json import from_json
@@ -187,6 +188,13 @@ class Verdict:
     def trusted(self) -> bool:
         """True if EF is fine here."""
         return self.verdict == "fine"
+
+    def _repr_html_(self) -> str:
+        """What is printed, beside a bar in the colour of the verdict, for a notebook."""
+        kind = {"fine": "sampled", "unknown": "gradient"}.get(self.verdict, "empirical")
+        sentence, *rest = map(escape, str(self).splitlines())
+        style = f"border-left: 6px solid {schema.LOOKS[kind].colour}; padding-left: 0.8em"
+        return f"<div style='{style}'><b>{sentence}</b><br>{'<br>'.join(rest)}</div>"
 
     def __str__(self) -> str:
         return "\n".join([self.sentence, *(f"  {f.name}: {f.text}" for f in self.findings)])
