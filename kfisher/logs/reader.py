@@ -15,6 +15,7 @@ import tensorflow as tf
 from kfisher._common import html
 from kfisher._common.checks import directory
 from kfisher.diagnosis.measurement import Measurement, Verdict
+from kfisher.diagnosis.summary import Summary
 from kfisher.logs import schema
 from kfisher.logs.records import Faults, events
 
@@ -22,6 +23,7 @@ Table = dict[str, np.ndarray]
 _OBJECTS: dict[str, Callable[[bytes], Any]] = {
     schema.MEASUREMENT_TAG: Measurement.from_json,
     schema.VERDICT_TAG: Verdict.from_json,
+    schema.SUMMARY_TAG: Summary.from_json,
 }
 
 
@@ -41,6 +43,7 @@ class Log:
             "fisher/": "trace/exact", ...
         measurements: With all eigenvalues, sorted by step.
         verdicts: Sorted by step.
+        summary: Of them: from when to when each held, and the numbers that decide; `None` if there are none.
         train: One row for each epoch: "epoch", from 0, and what Keras logs: "loss", ...
         validation: The same on the validation data.
     """
@@ -51,6 +54,7 @@ class Log:
     spectra: Table = field(default_factory=lambda: _table({}))
     measurements: list[Measurement] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    summary: Summary | None = None
     train: Table = field(default_factory=lambda: _table({}, "epoch"))
     validation: Table = field(default_factory=lambda: _table({}, "epoch"))
 
@@ -118,6 +122,7 @@ def read_log(log_dir: str | os.PathLike) -> Log:
         spectra=_table(_below(spectra, schema.FISHER)),
         measurements=measurements,
         verdicts=_by_step(series[schema.VERDICT_FOLDER], schema.VERDICT_TAG),
+        summary=next(iter(reversed(_by_step(series[schema.VERDICT_FOLDER], schema.SUMMARY_TAG))), None),
         train=_table(_below(series[schema.TRAIN_FOLDER], schema.EPOCH), "epoch"),
         validation=_table(_below(series[schema.VALIDATION_FOLDER], schema.EPOCH), "epoch"),
     )
