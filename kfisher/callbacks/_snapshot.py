@@ -31,7 +31,8 @@ class Snapshot:
         self._wanted = plain(lambda: tf.Variable(False, trainable=False))
         self._batch: Any = None  # its structure
         self._parts: dict[int, list[np.ndarray]] = {}
-        self._weights: list[np.ndarray] = []
+        self._variables: list[keras.Variable] = []
+        self._values: list[np.ndarray] = []
         self.traced: tuple[Any, list, Any] = (None, [], None)  # the training function with this in it
 
     @contextlib.contextmanager
@@ -48,24 +49,25 @@ class Snapshot:
 
     def want(self) -> None:
         """Has the next step keep what it starts from."""
-        self._parts, self._weights = {}, []
+        self._parts, self._values = {}, []
         self._wanted.assign(True)
 
-    def take(self) -> tuple[Any, list[tf.Tensor]]:
-        """The batch, in the structure of `train_step`, and the values of `variables_of(model)`.
+    def take(self) -> tuple[Any, list[tuple[keras.Variable, tf.Tensor]]]:
+        """The batch, in the structure of `train_step`, and the variables of the model with their values.
 
         Raises:
             ValueError: If there is none, or it has other parts than tensors.
         """
         self._wanted.assign(False)
         parts = [self._parts[number] for number in sorted(self._parts)]
-        self._parts, weights, self._weights = {}, self._weights, []
+        held = [(v, tf.constant(value)) for v, value in zip(self._variables, self._values, strict=True)]
+        self._parts, self._values = {}, []
         if not parts:
             raise ValueError("The batch is not made of tensors.")
         whole = [np.concatenate(columns) if columns[0].ndim else columns[0] for columns in zip(*parts)]
         leaves = iter(whole)
         flat = [None if leaf is None else next(leaves) for leaf in tf.nest.flatten(self._batch)]
-        return tf.nest.pack_sequence_as(self._batch, flat), [tf.constant(value) for value in weights]
+        return tf.nest.pack_sequence_as(self._batch, flat), held
 
     def _keep(self, data: Any) -> None:
         leaves = tf.nest.flatten(data)
@@ -76,12 +78,13 @@ class Snapshot:
         context = tf.distribute.get_replica_context()
         number = int(tf.get_static_value(tf.convert_to_tensor(context.replica_id_in_sync_group)))
         variables = variables_of(self._model) if is_first_here() else []
+        self._variables = variables or self._variables
 
         def store(*arrays: np.ndarray) -> int:
             if number not in self._parts:  # of several steps in one call the first
                 copies = [np.array(array) for array in arrays]  # TensorFlow takes the memory back
                 self._parts[number] = copies[: len(tensors)]
-                self._weights = copies[len(tensors) :] or self._weights
+                self._values = copies[len(tensors) :] or self._values
             return 0
 
         def keep() -> tf.Tensor:

@@ -23,8 +23,8 @@ class Hook:
 
     Attributes:
         recorders: They record the steps of this call.
-        peeks: Called with the first batch, before the step that trains on it; with one replica only.
-        done: Called after the call, if it did not raise.
+        peeks: Called with the first batch, before the step that trains on it; not where replicas train.
+        after: Called when the steps are taken.
         failed: Called if the call raises: at the end of the data, or of `fit`.
     """
 
@@ -32,7 +32,7 @@ class Hook:
         self._model, self._plain = model, plain
         self.recorders: list[StepRecorder | Snapshot] = []
         self.peeks: list[Callable[[Any], None]] = []
-        self.done: list[Callable[[], None]] = []
+        self.after: list[Callable[[], None]] = []
         self.failed: list[Callable[[], None]] = []
 
     @classmethod
@@ -62,14 +62,14 @@ class Hook:
                 stack.enter_context(attached(self._model))
                 for recorder in self.recorders:
                     stack.enter_context(recorder.installed())
-                logs = self._function()(iterator)
+                found = self._function()(iterator)
+            for tell in self.after:
+                tell()
+            return found
         except BaseException:  # `on_train_end` may never come
             for tell in self.failed:
                 tell()
             raise
-        for tell in self.done:
-            tell()
-        return logs
 
     def _function(self) -> Callable:
         """The training function, traced with the recorders in it; calls of `fit` share it."""

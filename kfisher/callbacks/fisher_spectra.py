@@ -12,9 +12,10 @@ from typing import Any
 import keras
 
 from kfisher._common import checks, replicas
-from kfisher._common.models import tensors
 from kfisher.callbacks._harmless import harmless
+from kfisher.callbacks._open import Open
 from kfisher.callbacks._picture import picture
+from kfisher.callbacks._probe import checked_probe
 from kfisher.callbacks._recorder import parts_taken
 from kfisher.callbacks._replicas import is_chief
 from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, is_due
@@ -37,15 +38,16 @@ class FisherSpectra(keras.callbacks.Callback):
     Before a step that is due, the current batch (or a fixed set of examples) goes through the model once
     more, in inference mode, and all three matrices come from that one pass: their eigenvalues, trace,
     effective dimension and condition, the overlap of their leading eigenspaces, the eigenvalues of
-    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give.
+    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give; and of the
+    step that the optimizer then takes, whichever it is (not with `steps_per_execution`, where several steps
+    are one). Second moments, as Adam keeps them, are compared with the diagonals of F and EF.
     `kfisher.measurement.Measurement` describes each number. Regularisers are left out: they are the same in
     both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
     weights as without it.
 
     The numbers go to the sub-directory `spectra` of `log_dir`: the tab "Fisher" of TensorBoard shows them
     all, "Scalars" and "Images" the most important ones. What cannot be measured or written gives one warning;
-    training goes on. Of several replicas those of one process, the chief, keep their parts of the batch, and
-    the weights before its step; it alone measures and writes.
+    training goes on.
 
     Args:
         log_dir: Directory for TensorBoard.
@@ -108,20 +110,24 @@ class FisherSpectra(keras.callbacks.Callback):
         self.write_images = checks.boolean("write_images", write_images)
         self.seed = checks.seed("seed", seed)
         self.likelihood = of_model.get(likelihood)
-        self.probe = _checked(probe)
+        self.probe = checked_probe(probe)
         self.measurements: collections.deque[Measurement] = collections.deque(maxlen=100)
         self._budget = Budget(self.max_overhead)
-        self._meter: Any = None
+        self.meter: Any = None
         self._writer: Any = None
         self._step = 0
         self._warned: set[str] = set()
+        self._open: Any = None
+        self._hook: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self._open is not None:  # left by an interrupted `fit`
+            self._open.close()
         Hook.prepare(self.model)
         self._measures = is_chief(self.model.distribute_strategy)
-        if self._meter is None or self._meter.model is not self.model:
-            self._meter = Meter(self.model, self.draws, self.seed, self.likelihood)
-            together = replicas.synchronizes(self.model.distribute_strategy)
+        if self.meter is None or self.meter.model is not self.model:
+            self.meter = Meter(self.model, self.draws, self.seed, self.likelihood)
+            together = self._measures and replicas.synchronizes(self.model.distribute_strategy)
             self._snapshot = Snapshot(self.model) if together and self.probe is None else None
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
@@ -137,7 +143,7 @@ class FisherSpectra(keras.callbacks.Callback):
                 self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # With gradient accumulation each part is a step here; Keras' count of whole ones lags behind.
+        # With gradient accumulation each part is a step here, and Keras' count of whole ones lags behind.
         counted = parts_taken(self.model.optimizer)
         accumulates = getattr(self.model.optimizer, "gradient_accumulation_steps", None)
         self._step = max(self._step, counted) if accumulates else counted
@@ -149,19 +155,17 @@ class FisherSpectra(keras.callbacks.Callback):
         self._epoch_begins = False
         self._step += count
         self._budget.tick()
-        if not self._measures:
-            return
         if (snapshot := self._snapshot) is not None:
             Hook.on(self.model).record(snapshot)
-        if self._pending and self._budget.allows():
-            damping = damping_of(self.model)  # of this step
+        if self._measures and self._pending and self._budget.allows():
+            self._hook, damping = Hook.on(self.model), damping_of(self.model)
             if self.probe is not None:
                 self._look(lambda: (self.probe, None), damping, step)
             elif snapshot is not None:
                 snapshot.want()
-                Hook.on(self.model).done.append(lambda: self._look(snapshot.take, damping, step))
+                self._hook.after.append(lambda: self._look(snapshot.take, damping, step))
             else:
-                Hook.on(self.model).peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
+                self._hook.peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._attaches:
@@ -171,46 +175,52 @@ class FisherSpectra(keras.callbacks.Callback):
     def _look(self, taken: Callable[[], tuple[Any, Any]], damping: float | None, step: int) -> None:
         """Measures, with the weights as they are before the step that trains on this batch.
 
-        Args:
-            taken: Gives the batch, and those weights where the model has moved on.
-            damping, step: Of the optimizer, before it.
+        That may be taken already: `taken` gives the batch, and then what the model held.
         """
         started = time.perf_counter()
         try:
-            data, weights = taken()
             given = (value for value in (self.damping, damping) if value is not None)
-            damping = next(given, self._default_damping)
-            self._measure(data, weights, damping, step, started)
+            self._measure(*taken(), next(given, self._default_damping), step, started)
         except Exception as error:  # training is worth more than its log
             self._pending = False
             self._budget.charge(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
-            self._warn("spectra", message)
+            self.warn("spectra", message)
 
-    def _measure(self, data: Any, weights: Any, damping: Any, step: int, started: float) -> None:
+    def _measure(self, data: Any, held: Any, damping: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
         size = int(keras.tree.flatten(cut[0])[0].shape[0])
         if size < self._size and not self._skipped:  # the rest of an epoch; the next batch may be whole
             self._skipped = True
             return
-        traced = self._meter.is_traced(cut[0])
+        traced = self.meter.is_traced(cut[0])
         try:
-            measurement, frame = self._meter(*cut, damping=damping, step=step, weights=weights)
+            measurement, frame = self.meter(*cut, damping=damping, step=step, held=held)
         except TooManyRows as error:
             if error.examples >= size:
                 raise
             message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
-            self._warn("examples", message)
+            self.warn("examples", message)
             self._most, self._size = error.examples, 0
-            self._measure(data, weights, damping, step, started)
+            self._measure(data, held, damping, step, started)
             return
         self._pending, self._skipped, self._size = False, False, size
         self._default_damping = measurement.damping
         self.measurements.append(measurement)
-        self.measured(measurement, frame)
+        self._open = Open(self, cut, measurement, frame, started if traced else None, held)
+        self._open.wait(self._hook) if held is None else self._open.close()
+
+    def finish(self, done: Open) -> None:
+        """Logs a measurement, after the step."""
+        self._open = None
+        try:
+            self.measured(done.measurement, done.frame)
+        except Exception as error:
+            message = f"No spectra at step {done.measurement.step}; training goes on. Received: {error}"
+            self.warn("spectra", message)
         self._unlogged_picture = True
-        if traced:
-            self._budget.charge(time.perf_counter() - started)
+        if done.started is not None:
+            self._budget.charge(time.perf_counter() - done.started)
 
     def measured(self, measurement: Measurement, frame: Frame) -> None:
         """Logs a measurement; may be extended."""
@@ -229,22 +239,12 @@ class FisherSpectra(keras.callbacks.Callback):
             self._writer.write([(measurement.step, time.time(), [value])])
         except Exception as error:
             message = f"No picture of step {measurement.step}; training goes on. Received: {error}"
-            self._warn("picture", message)
+            self.warn("picture", message)
         self._unlogged_picture = self._undrawn = False
         self._budget.charge(time.perf_counter() - started)
 
-    def _warn(self, kind: str, message: str) -> None:
+    def warn(self, kind: str, message: str) -> None:
         """Each kind of trouble once."""
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)
-
-
-def _checked(probe: Any) -> Any:
-    """Examples that are `None`, or a tuple of arrays with the same number of rows."""
-    if probe is None:
-        return None
-    if not isinstance(probe, tuple) or len(probe) not in (2, 3) or any(part is None for part in probe[:2]):
-        raise checks.wrong("probe", "a tuple (x, y) or (x, y, sample_weight), or None", probe)
-    checks.check_batch(probe=tensors(probe=probe)[0])
-    return probe
