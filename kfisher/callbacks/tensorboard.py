@@ -100,7 +100,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         return self._diagnosis and self._diagnosis.verdict
 
     @property
-    def summary(self) -> Any:
+    def fisher_summary(self) -> Any:  # Keras' own `summary` is TensorFlow's module
         return self._diagnosis and self._diagnosis.summary
 
     @property
