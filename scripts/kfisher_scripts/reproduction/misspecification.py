@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -143,13 +144,19 @@ def measure(name: str, kinds: Kinds = KINDS) -> AtMinimum:
     return found
 
 
+@functools.cache
+def _model(kind: str, features: int, kinds: Kinds) -> keras.Model:
+    """One for all data of a kind: its step keeps nothing but the parameters, and takes seconds to trace."""
+    return linear_model(features, kind, optimizer_of("NGD", 1.0, 1e-12, kinds), use_bias=kind == "linear")
+
+
 def at_minimum(name: str, size: int = SIZE, kinds: Kinds = KINDS) -> AtMinimum:
     """Both matrices at the minimum of one sample, in double precision."""
     x, y = data(name, size=size)
     kind = kind_of(name)
     with double_precision():
-        optimizer = optimizer_of("NGD", 1.0, 1e-12, kinds)
-        model = linear_model(x.shape[1], kind, optimizer, use_bias=kind == "linear")
+        model = _model(kind, x.shape[1], kinds)
+        set_parameters(model, 0 * parameters(model))
         start = np.linalg.norm(gradient(model, x, y))
         train(model, x, y, _STEPS)
         f, ef = matrices(model, x, y, kinds)
