@@ -40,7 +40,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     Attributes:
         verdict: The last verdict, or `None`.
-        summary: That of the verdicts of the run, or `None`; `fit` returns it as `history.fisher_summary`.
+        fisher_summary: That of the verdicts of the run, or `None`; also in the `history` of `fit`.
         measurements: The last 100 measurements.
 
     Raises:
