@@ -41,7 +41,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     Attributes:
         verdict: The last verdict, or `None`.
-        summary: That of the verdicts of the run, or `None`; `fit` returns it as `history.fisher_summary`.
+        fisher_summary: That of the verdicts of the run, or `None`; also in the `history` of `fit`.
         measurements: The last 100 measurements.
 
     Raises:
@@ -101,7 +101,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         return self._diagnosis and self._diagnosis.verdict
 
     @property
-    def summary(self) -> Any:
+    def fisher_summary(self) -> Any:  # Keras' own `summary` is TensorFlow's module
         return self._diagnosis and self._diagnosis.summary
 
     @property
