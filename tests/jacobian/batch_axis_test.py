@@ -119,3 +119,15 @@ def test_no_vectors_go_together_through_a_single_example(make, size):
         outputs = tf.unstack(tf.reshape(model(x), [-1]))
     each = [tape.gradient(f, [v.value for v in model.trainable_variables]) for f in outputs]
     np.testing.assert_allclose(jacobian, sum(np.sum(np.square(g)) for gs in each for g in gs), rtol=1e-4)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_frames_that_are_folded_into_the_batch_are_told_of(normalised):
+    x = keras.Input((5, 4))
+    h = layers.Reshape((5, 4))(x)
+    h = keras.ops.reshape(h, (-1, 4))
+    h = layers.Dense(3, name="of_frames")(h)
+    h = layers.BatchNormalization()(h) if normalised else h
+    model = keras.Model(x, keras.ops.mean(keras.ops.reshape(h, (-1, 5, 3)), 1))
+    with pytest.raises(ValueError, match="several frames of an example.*TimeDistributed.*'of_frames'"):
+        kfisher.coverage(model)
