@@ -27,3 +27,12 @@ def made_trainable(layer: keras.layers.Layer) -> list[keras.Variable]:
     # `_trainable_variables` is private; in public, weights that are frozen and statistics of the forward pass
     # are alike. tests/optimizers/frozen_test.py notices.
     return list(getattr(layer, "_trainable_variables", []))
+
+
+def second_moments(optimizer: Any) -> list[Any]:
+    """The running averages of squared gradients of Adam and its relatives, in the order of the variables.
+
+    Empty if the optimizer keeps none.
+    """
+    # Public is only the list of all its variables, in a row; tests/diagnosis/taken_test.py notices.
+    return list(getattr(optimizer, "_velocities", []))
