@@ -88,7 +88,7 @@ class FisherMixin(_Base):
             def train_step(self: Any, data: Any) -> Any:
                 return train_on(self, functools.partial(own, self), data)
 
-            cls.train_step = train_step
+            setattr(cls, "train_step", train_step)
 
     def __setattr__(self, name: Any, value: Any) -> None:
         super().__setattr__(name, value)
