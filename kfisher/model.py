@@ -6,80 +6,22 @@ import contextlib
 import functools
 import itertools
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from kfisher._common import replicas
 from kfisher._common.models import model as check_model
 from kfisher._keras.distributed import METHODS, OnReplicas, reducible
 from kfisher._keras.optimizers import inner
-from kfisher._keras.patching import replaced, shared
+from kfisher._keras.patching import replaced
+from kfisher._keras.training_step import train_on
 
 register = keras.saving.register_keras_serializable("kfisher")
 
 # Under XLA: steps between two looks at how the training goes; each takes a few numbers off the device.
 _SAID_EVERY = 10
-
-
-def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
-    """One training step of `model`, whose batch its optimizer sees first, if it wants to.
-
-    Labels and weights are checked in each step, whether or not the optimizer looks at them in this one. A
-    step that the optimizer skips or takes back leaves no trace: statistics that the forward pass of a bad
-    batch, or with bad weights, has moved (those of BatchNormalization) are put back.
-    """
-    optimizer = inner(model.optimizer)
-    if not hasattr(optimizer, "observe"):
-        return train_step(data)
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    optimizer.observe(model, x, y, sample_weight)
-    batch = getattr(optimizer, "batch", None)
-    if batch is not None and batch.counts is not None:
-        data = keras.utils.pack_x_y_sample_weight(batch.x, batch.y, batch.sample_weight)
-        train_step = _uncounted(model, train_step, batch.counts)
-    if optimizer is not model.optimizer:  # Keras tells the loss to the outer one only
-        train_step = _telling_the_loss(model.optimizer, optimizer, train_step)
-    with optimizer.checking(model) if hasattr(optimizer, "checking") else contextlib.nullcontext():
-        return _without_trace(model, optimizer, train_step, data)
-
-
-def _without_trace(model: keras.Model, optimizer: Any, train_step: Callable, data: Any) -> Any:
-    """The training step, after which statistics that a failed one has moved are put back."""
-    statistics = [v for v in model.non_trainable_variables if tf.as_dtype(v.dtype).is_floating]
-    if not statistics:
-        return train_step(data)
-    held = [tf.convert_to_tensor(v.value) for v in statistics]
-    failed = tf.convert_to_tensor(optimizer.failed_steps.value)
-    try:
-        logs = train_step(data)
-    except tf.errors.InvalidArgumentError:  # labels that are refused, where each operation runs at once
-        if tf.executing_eagerly():
-            for variable, value in zip(statistics, held):
-                variable.assign(value)
-        raise
-    fails = optimizer.failed_steps.value > failed
-    for variable, value in zip(statistics, held):
-        # Also where a step in several parts will be skipped only at its last.
-        spoilt = fails | ~tf.reduce_all(tf.math.is_finite(variable.value))
-        replicas.assign(variable, tf.where(spoilt, value, variable.value))
-    return logs
-
-
-def _uncounted(model: keras.Model, train_step: Callable, counts: tf.Tensor) -> Callable:
-    """`train_step`, after which metrics are as they were on a replica whose example does not count."""
-
-    def step(data: Any) -> Any:
-        variables = list({id(v): v for metric in model.metrics for v in metric.variables}.values())
-        held = [tf.convert_to_tensor(v.value) for v in variables]
-        logs = train_step(data)
-        for variable, value in zip(variables, held):
-            variable.assign(tf.where(counts, variable.value, value))
-        return logs
-
-    return step
 
 
 def prepare(model: keras.Model) -> None:
@@ -124,43 +66,27 @@ def _saying(model: keras.Model, function: Callable) -> Callable:
     return call
 
 
-def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Callable:
-    """`train_step`, in which a `LossScaleOptimizer` tells the one inside of the loss, and of gradients that
-    are not finite, which it keeps to itself."""
-
-    def told(data: Any) -> Any:
-        def telling(scale: Callable) -> Callable:
-            def scale_loss(loss: Any) -> Any:
-                optimizer.scale_loss(loss)
-                return scale(loss)
-
-            return scale_loss
-
-        def reporting(check: Callable) -> Callable:
-            def check_finite(grads: Any) -> Any:
-                # Keras looks at the first replica alone.
-                finite = replicas.everywhere(check(grads))
-                optimizer.withheld(finite, [g for g in grads if g is not None])
-                return finite
-
-            return check_finite
-
-        with shared(outer, "scale_loss", telling), shared(outer, "check_finite", reporting):
-            return train_step(data)
-
-    return told
-
-
 class FisherMixin(OnReplicas):
     """Hands each training batch to the optimizer, then trains as the model does.
 
-    To be put before a `keras.Model` in the bases of a class. With an optimizer that needs no batch (Adam,
-    say) nothing changes.
+    To be put before a `keras.Model` in the bases of a class, which may have a `train_step` of its own. With
+    an optimizer that needs no batch (Adam, say) nothing changes.
 
     Example:
 
     >>> class Network(kfisher.FisherMixin, keras.Model): ...
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own: Any = vars(cls).get("train_step")
+        if own is not None:  # it stands before the one below
+
+            @functools.wraps(own)
+            def train_step(self: Any, data: Any) -> Any:
+                return _train(self, functools.partial(own, self), data)
+
+            setattr(cls, "train_step", train_step)
 
     def __setattr__(self, name: Any, value: Any) -> None:
         super().__setattr__(name, value)
@@ -171,7 +97,7 @@ class FisherMixin(OnReplicas):
         return _prepared(self, super().make_train_function, force)
 
     def train_step(self, data: Any) -> Any:
-        return reducible(train_on(self, super().train_step, data))
+        return _train(self, super().train_step, data)
 
 
 @register
@@ -221,11 +147,13 @@ class Sequential(FisherMixin, keras.Sequential):
 
 
 def attach(model: keras.Model) -> keras.Model:
-    """Makes an existing model hand its batches to its optimizer, without changing its class.
+    """Makes an existing model hand its batches to its optimizer.
 
-    This is kept in the instance, not in its file: a model that is loaded, cloned, copied or unpickled must
-    be attached again. `kfisher.Model` and `kfisher.Sequential` survive all. Attaching twice is the
-    same as once.
+    A sequential or functional model of Keras becomes one of kfisher, in place, and so survives saving,
+    copying and pickling, and a functional one cloning, too (`clone_model` makes a plain `keras.Sequential`).
+    A class of your own stays what it is: there it is kept in the instance, and a model that is loaded,
+    cloned, copied or unpickled must be attached again (or its class be derived from `kfisher.FisherMixin`).
+    Attaching twice is the same as once.
 
     Args:
         model: Any `keras.Model`.
@@ -241,11 +169,31 @@ def attach(model: keras.Model) -> keras.Model:
     >>> model = kfisher.attach(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
     """
     if not isinstance(check_model("model", model), FisherMixin) and not _is_attached(model):
-        for name, function in _ATTACHED.items():
-            vars(model)[name] = functools.partial(function, model, getattr(model, name))
+        ours = None if "train_step" in vars(model) else _counterpart(model)
+        if ours is None:
+            for name, function in _ATTACHED.items():
+                vars(model)[name] = functools.partial(function, model, getattr(model, name))
+        else:
+            _attached[model] = type(model)
+            object.__setattr__(model, "__class__", ours)
         _bind(model)
         model.train_function = None  # a training function that is already traced would not call it
     return model
+
+
+# The classes that models had before they were attached.
+_attached: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _counterpart(model: keras.Model) -> type | None:
+    """The class of kfisher for a model whose class is one of Keras' own."""
+    if type(model) is keras.Sequential:
+        return Sequential
+    inputs = keras.Input((1,))
+    functional = keras.Model(inputs, inputs)
+    if type(model) is not type(functional):
+        return None
+    return type(Functional(inputs, inputs))  # which Keras makes functional when it makes the first
 
 
 def detach(model: keras.Model) -> keras.Model:
@@ -255,7 +203,10 @@ def detach(model: keras.Model) -> keras.Model:
 
     >>> model = kfisher.detach(kfisher.attach(model))
     """
-    if _is_attached(check_model("model", model)):
+    if check_model("model", model) in _attached:
+        object.__setattr__(model, "__class__", _attached.pop(model))
+        model.train_function = None
+    if _is_attached(model):
         for name in _ATTACHED:
             _, before = vars(model).pop(name).args
             if getattr(before, "__self__", None) is not model:  # one that was set on the instance

@@ -1,5 +1,8 @@
 """How the batch reaches the optimizer: kfisher models, attach, and loops of one's own."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -221,3 +224,65 @@ def test_making_a_functional_model_leaves_the_class_open_to_subclasses():
     assert Subclassed()(X).shape == (24, 1)
     assert isinstance(functional(kfisher.Model), kfisher.FisherMixin)
     assert isinstance(functional(kfisher.Model), keras.Model)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: keras.Sequential([keras.Input((3,)), *layers()]), lambda: functional(keras.Model)],
+    ids=["sequential", "functional"],
+)
+def test_copies_of_an_attached_model_of_keras_show_their_batches(make, tmp_path):
+    model = kfisher.attach(make())
+    model.compile(optimizer(), "binary_crossentropy")
+    model.save(tmp_path / "m.keras")
+    copies = [
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        keras.saving.load_model(tmp_path / "m.keras"),
+    ]
+    assert all(np.array_equal(other(X), model(X)) for other in copies)
+    if not isinstance(model, keras.Sequential):  # of which Keras makes one of its own
+        copies.append(keras.models.clone_model(model))
+    assert all(isinstance(other, kfisher.FisherMixin) for other in copies)
+    assert type(kfisher.detach(model)) is type(make())
+
+
+def test_a_copy_of_an_attached_model_trains_in_scikit_learn_and_can_be_exported(tmp_path):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(inputs))
+    kfisher.attach(model).compile(optimizer(), "categorical_crossentropy")
+    fit = {"epochs": 8, "verbose": 0, "batch_size": 24}
+    found = keras.wrappers.SKLearnClassifier(model, fit_kwargs=fit).fit(X, Y[:, 0].astype(int))
+    assert np.mean(found.predict(X) == Y[:, 0]) > 0.7
+    found.model_.export(tmp_path / "served", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "served")
+    assert np.allclose(loaded.serve(tf.constant(X)), found.model_(X), atol=1e-6)
+
+
+def test_a_class_with_a_train_step_of_its_own_shows_its_batches(reference):
+    class Own(Mixed):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            variables = self.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+            return {"loss": loss}
+
+    class Calling(Mixed):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    for model in (Own(), Calling()):
+        assert all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(trained(model), reference))
+
+
+def test_a_loss_computed_by_a_train_step_alone_is_asked_for():
+    class Own(Mixed):
+        def train_step(self, data):
+            raise AssertionError("not reached")
+
+    model = Own()
+    model.compile(optimizer())
+    with pytest.raises(ValueError, match="Pass `loss=` to `compile`.*`train_step` of your own"):
+        model.fit(X, Y, verbose=0)

@@ -25,10 +25,15 @@ def built(name: str, value: Any) -> keras.Model:
     return value
 
 
+def has_loss(value: keras.Model) -> bool:
+    """True if the model is compiled with a loss, or has a `compute_loss` of its own."""
+    own = type(value).compute_loss is not keras.Model.compute_loss
+    return value.compiled and (value.loss is not None or own)
+
+
 def compiled(name: str, value: Any) -> keras.Model:
     """`value`, a model that has a loss."""
-    own = type(model(name, value)).compute_loss is not keras.Model.compute_loss
-    if not value.compiled or (value.loss is None and not own):
+    if not has_loss(model(name, value)):
         raise ValueError(
             f"The model {value.name!r} is not compiled with a loss, so it has no likelihood. Call "
             f"`model.compile(loss=...)` first. Received: {name}={shown(value)}"

@@ -37,3 +37,14 @@ def flatten_positions(t: tf.Tensor, leading: int, trailing: int) -> tf.Tensor:
     flat = tf.reshape(t, tf.concat(parts, 0))
     static = [*t.shape[:leading], middle, *t.shape[t.shape.rank - trailing :]]
     return tf.ensure_shape(flat, static)
+
+
+def broadcast_counts(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Tensors `(R, ...)` or `(1, ...)`, all with R."""
+    static = {t.shape[0] for t in tensors}
+    if len(static) == 1:
+        return tensors
+    count = tf.shape(next(t for t in tensors if t.shape[0] != 1))[0]
+    known = next(iter(static - {1}))
+    full = [tf.broadcast_to(t, tf.concat([[count], tf.shape(t)[1:]], 0)) for t in tensors]
+    return [tf.ensure_shape(f, [known, *t.shape[1:]]) for f, t in zip(full, tensors)]

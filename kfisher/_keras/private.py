@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
@@ -22,6 +23,13 @@ def compiled_by_xla() -> bool:
     """True if the graph that is traced now is for XLA, which has no calls of Python."""
     # No public name tells of `tf.function(jit_compile=True)`; tests/jacobian/self_check_test.py notices.
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def made_trainable(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Variables of a layer that were made to be trained, frozen or not; not those of layers in it."""
+    # `_trainable_variables` is private; in public, weights that are frozen and statistics of the forward pass
+    # are alike. tests/optimizers/frozen_test.py notices.
+    return list(getattr(layer, "_trainable_variables", []))
 
 
 def second_moments(optimizer: Any) -> list[Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._keras.private import made_trainable
+
 
 def state_of(model: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:
     """Seeds, statistics, and the variables that have a regulariser, with their values as they are now.
@@ -19,6 +21,14 @@ def state_of(model: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:
     regularised = [v for v in model.trainable_variables if v.regularizer is not None]
     # As tensors: Keras would keep the `tf.Variable`, which moves.
     return [(v, tf.convert_to_tensor(v.value)) for v in model.non_trainable_variables + regularised]
+
+
+def statistics_of(model: keras.Model) -> list[keras.Variable]:
+    """Floating variables that the forward pass of a training step may move: not weights that are frozen."""
+    layers = [t for t in tf.train.TrackableView(model).descendants() if isinstance(t, keras.layers.Layer)]
+    frozen = {id(v) for layer in layers for v in made_trainable(layer)}
+    floating = [v for v in model.non_trainable_variables if tf.as_dtype(v.dtype).is_floating]
+    return [v for v in floating if id(v) not in frozen]
 
 
 def raw_state_of(owner: keras.layers.Layer) -> list[tuple[tf.Variable, tf.Tensor]]:

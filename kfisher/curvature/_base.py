@@ -110,7 +110,7 @@ class Curvature:
         """A sentence for a warning: what went wrong since the last call, and was mended."""
         return None
 
-    def describe(self, block: Block | None) -> str:
+    def describe(self, block: Block | None, blocks: list[Block]) -> str:
         """Description of what a block gets, for `kfisher.coverage`; of any block, if `None`."""
         return "exact for the batch"
 

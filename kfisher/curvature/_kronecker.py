@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kfisher._common import replicas
-from kfisher._common.checks import one_of, positive_integer
+from kfisher._common.checks import one_of, positive, positive_integer
 from kfisher._common.vectors import Tensors
 from kfisher.curvature._running import Running, due, is_far
 from kfisher.jacobian.layers.blocks import Block
+
+# max_memory="auto": so many times the bytes of the parameters, and no less than this.
+PARAMETERS, LEAST = 4, 2.0**26
+_BYTES = 4  # of a number; of float64 the budget is that of float32, in numbers
 
 
 class Kronecker(Running):
     """Running averages of A, `(G, I, I)`, and B, `(G, O, O)`, with A ⊗ B close to each block.
 
-    A factor of more than `max_factor_size` rows, and that of the inputs of an embedding, is diagonal.
+    A factor of more than `max_factor_size` rows, and that of the inputs of an embedding, is diagonal; so are
+    the largest ones until all others fit into `max_memory`.
     """
 
-    def __init__(self, decay: Any, update_every: Any, sharing: str, max_factor_size: int, max_examples: Any):
+    def __init__(
+        self,
+        decay: Any,
+        update_every: Any,
+        sharing: str,
+        max_factor_size: int,
+        max_examples: Any,
+        max_memory: Any,
+    ):
         super().__init__(decay, update_every, max_examples)
         self.sharing = one_of("sharing", sharing, ("expand", "reduce"))
         self.max_factor_size = positive_integer("max_factor_size", max_factor_size)
+        self.max_memory = max_memory
+        if max_memory is not None and not (isinstance(max_memory, str) and max_memory == "auto"):
+            kind = "'auto', a positive number of bytes, or None"
+            self.max_memory = positive("max_memory", max_memory, kind, "float64")
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
+        self._largest = self.largest(blocks)
+        self._tell(blocks)
         super().build(add_variable, variables, blocks, parts)
         self.factorisations = self.add((), tf.int32, "factorisations")
         self.failures = self.add((), tf.int32, "failures")
@@ -89,9 +109,39 @@ class Kronecker(Running):
             "the damping was raised until the next succeeded. Raise `damping`."
         )
 
-    def diagonal(self, block: Block) -> tuple[bool, bool]:
+    def budget(self, blocks: list[Block]) -> float:
+        """The bytes that factors, and what is made of them, may take."""
+        if self.max_memory is None:
+            return float("inf")
+        if self.max_memory != "auto":
+            return self.max_memory
+        parameters = sum(block.groups * block.inputs * block.outputs for block in blocks)
+        return max(PARAMETERS * _BYTES * parameters, LEAST)
+
+    def largest(self, blocks: list[Block]) -> int:
+        """The most rows of a factor that is not diagonal."""
+        sizes = _sizes(blocks, self.max_factor_size)
+        total, budget = sum(sizes.values()), self.budget(blocks)
+        for rows in sorted(sizes, reverse=True):
+            if total <= budget:
+                break
+            total -= sizes.pop(rows)
+        return max(sizes, default=1)
+
+    def _tell(self, blocks: list[Block]) -> None:
+        sizes = _sizes(blocks, self.max_factor_size)
+        if max(sizes, default=1) > self._largest:
+            warnings.warn(
+                f"{type(self).__name__} keeps Kronecker factors of more than {self._largest} rows as their "
+                f"diagonals: all would take {sum(sizes.values()) / 2**20:.0f} MiB, of "
+                f"{self.budget(blocks) / 2**20:.0f} allowed (max_memory={self.max_memory!r}; None for all). "
+                "kfisher.coverage(model, curvature) tells which.",
+                stacklevel=2,
+            )
+
+    def diagonal(self, block: Block, largest: int | None = None) -> tuple[bool, bool]:
         """True for A and for B if it is diagonal."""
-        limit = self.max_factor_size
+        limit = self._largest if largest is None else largest
         return block.form == "lookup" or block.inputs > limit, block.outputs > limit
 
     def statistics(self, block: Block) -> dict[str, tuple[int, ...]]:
@@ -106,16 +156,16 @@ class Kronecker(Running):
 
     def shares(self, block: Block, terms: Any, weight: Any) -> Any:
         a, b = terms
-        if block.form != "formed":
+        if block.form not in ("formed", "tied"):
             return [weight, None]
         # There A is a mean over the trace of B.
         return [tf.reduce_sum(mean_eigenvalue(b)) * block.outputs, None]
 
-    def describe(self, block: Any) -> str:
+    def describe(self, block: Any, blocks: Any) -> str:
         def side(size: Any, diagonal: Any) -> Any:
             return f"diagonal {size}" if diagonal else str(size)
 
-        left, right = self.diagonal(block)
+        left, right = self.diagonal(block, self.largest(blocks))
         sizes = side(block.outputs, right)
         if block.inputs > 1 or block.form != "formed":
             sizes = f"{side(block.inputs, left)} x {sizes}"
@@ -128,7 +178,18 @@ class Kronecker(Running):
             **super().get_config(),
             "sharing": self.sharing,
             "max_factor_size": self.max_factor_size,
+            "max_memory": self.max_memory,
         }
+
+
+def _sizes(blocks: list[Block], most: int) -> dict[int, float]:
+    """By their rows, the bytes that all factors of at most so many rows would take, each with its inverse."""
+    found: dict[int, float] = {}
+    for block in blocks:
+        for rows in (block.outputs, *([] if block.form == "lookup" else [block.inputs])):
+            if rows <= most:
+                found[rows] = found.get(rows, 0.0) + 2 * _BYTES * block.groups * rows**2
+    return found
 
 
 def times(factor: tf.Tensor, matrix: tf.Tensor, transpose: bool = False) -> tf.Tensor:

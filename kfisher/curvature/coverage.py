@@ -71,20 +71,19 @@ def coverage(model: keras.Model, curvature: Any = None, x: Any = None) -> Covera
     (x,) = tensors(x=x)
     found = None if curvature is None else curvatures.get(curvature)
     rows = []
-    tapped = layers.tapped(plan(model, x))
-    for group in layers.groups(tapped):
+    taps = layers.tapped(plan(model, x))
+    blocks = layers.structure(taps)
+    for group in layers.groups(taps):
         rule = layers.rule_for(group)
         if found is None or not found.needs_blocks:
-            described = "" if found is None else found.describe(None)
-            for layer in group:
-                rows.append(_row(model, layer, layer.trainable_variables, rule.name, described))
+            described = "" if found is None else found.describe(None, blocks)
+            for tap in group:
+                rows.append(_row(model, tap.layer, tap.variables, rule.name, described))
             continue
-        for block in rule.structure(layers.variables_of(group), group):
-            owner = next(
-                layer for layer in group if any(v is block.variables[0] for v in layer.trainable_variables)
-            )
-            rows.append(_row(model, owner, block.variables, rule.name, found.describe(block)))
-    seen = {id(v) for layer in tapped for v in layer.trainable_variables}
+        for block in rule.structure(layers.variables_of(group), [tap.layer for tap in group]):
+            owner = next(tap.layer for tap in group if any(v is block.variables[0] for v in tap.variables))
+            rows.append(_row(model, owner, block.variables, rule.name, found.describe(block, blocks)))
+    seen = {id(v) for tap in taps for v in tap.variables}
     unused = [v for v in model.trainable_variables if id(v) not in seen]
     described = "" if found is None else "damping alone"
     return Coverage(rows + [Row(v.path.rpartition("/")[0], (v.name,), "not used", described) for v in unused])

@@ -64,7 +64,7 @@ class Diagonal(Running):
     def block_times(self, number: int, matrix: Any) -> Any:
         return self.averages[number][0].value * matrix
 
-    def describe(self, block: Any) -> str:
+    def describe(self, block: Any, blocks: Any) -> str:
         return f"diagonal {block.groups * block.inputs * block.outputs}"
 
     def get_config(self) -> dict[str, Any]:

@@ -37,8 +37,9 @@ class EKFAC(Kronecker):
             model once more); at first they come at steps 0, 1, 2, 4, 8, ..., and sooner where the weights
             move far. Defaults to `10`.
         basis_every: Positive integer, the same for the eigenbasis. Defaults to `100`.
-        sharing, max_factor_size, max_examples: As in `KFAC`. A side with more than `max_factor_size` rows
-            has the identity as its basis; there s is exact as everywhere.
+        sharing, max_factor_size, max_examples, max_memory: As in `KFAC`, with eigenvectors in the place of
+            inverses. A side that is kept as its diagonal has the identity as its basis; there s is exact as
+            everywhere.
 
     Reference:
         George et al. 2018 (arXiv:1806.03884), equations (7)-(10).
@@ -59,8 +60,9 @@ class EKFAC(Kronecker):
         sharing: str = "expand",
         max_factor_size: int = 4096,
         max_examples: int | None = 128,
+        max_memory: str | float | None = "auto",
     ):
-        super().__init__(decay, update_every, sharing, max_factor_size, max_examples)
+        super().__init__(decay, update_every, sharing, max_factor_size, max_examples, max_memory)
         self.basis_every = positive_integer("basis_every", basis_every)
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:

@@ -53,6 +53,10 @@ class KFAC(Kronecker):
             it cost a fraction. `0` for none. Defaults to `1.0`.
         max_examples: Positive integer, or `None`: of a batch of twice as many and more every k-th example is
             taken for the factors. All are where the loss is a sum over its batch. Defaults to `128`.
+        max_memory: `"auto"`, a positive number of bytes, or `None`: what the factors and their inverses may
+            take, all layers together. The largest factors are kept as diagonals until the rest fits; a
+            warning tells of it once, and `kfisher.coverage` of each layer. `"auto"` is four times the bytes
+            of the parameters, and no less than 64 MiB; `None` is no limit. Defaults to `"auto"`.
 
     Reference:
         Martens & Grosse 2015 (arXiv:1503.05671), section 6.3 for pi; Grosse & Martens 2016
@@ -72,8 +76,9 @@ class KFAC(Kronecker):
         max_factor_size: int = 4096,
         max_examples: int | None = 128,
         tail: float = 1.0,
+        max_memory: str | float | None = "auto",
     ):
-        super().__init__(decay, update_every, sharing, max_factor_size, max_examples)
+        super().__init__(decay, update_every, sharing, max_factor_size, max_examples, max_memory)
         self.invert_every = invert_every
         if invert_every is not None:
             kind = "a positive integer, or None"

@@ -12,6 +12,7 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.checks import check_batch
 from kfisher._common.kept import kept
+from kfisher._common.models import has_loss
 from kfisher._keras.state import raw_state_of, state_of
 from kfisher.fisher import Fisher
 from kfisher.jacobian.forward import forward
@@ -58,6 +59,12 @@ class Batch:
             raise ValueError(
                 f"The model {self.model.name!r} has no trainable variables. If it is not built yet, call it "
                 f"on a batch. Received: model={self.model!r}"
+            )
+        if self.compute_loss is None and not has_loss(self.model):
+            raise ValueError(
+                f"The model {self.model.name!r} is not compiled with a loss, so there is no p(y | f) and no "
+                "Fisher matrix. Pass `loss=` to `compile`, the one that training minimises, also where a "
+                "`train_step` of your own computes it in another way. Received: loss=None"
             )
         self.fisher.check_labels(self.y)
         self.x, self.y, self.sample_weight = check_batch(x=self.x, y=self.y, sample_weight=self.sample_weight)

@@ -15,7 +15,8 @@ from kfisher._common import replicas
 from kfisher._keras.calls import in_mode, training_mode
 from kfisher._keras.patching import replaced
 from kfisher.jacobian.batch_normalisation import hold_statistics
-from kfisher.jacobian.plan import Plan
+from kfisher.jacobian.plan import Plan, Tap
+from kfisher.jacobian.products import product_of, set_aside
 
 
 @dataclass
@@ -23,7 +24,7 @@ class LayerCall:
     """One call of one layer.
 
     Attributes:
-        layer: The tapped layer.
+        tap: The tapped layer, and the variables that it answers for.
         call: Its `call` without the fused activation.
         args, kwargs: What it was called with.
         batched: For each leaf of `(args, kwargs)`, whether it is a tensor with the batch axis.
@@ -37,7 +38,7 @@ class LayerCall:
         grads: V pulled back to z, `(R, N, ...)` for each tensor of z; set by `pull_back`.
     """
 
-    layer: keras.layers.Layer
+    tap: Tap
     call: Callable
     args: tuple
     kwargs: dict[str, Any]
@@ -49,6 +50,10 @@ class LayerCall:
     vectorizes: bool = True
     broadcasts: bool = False
     grads: Any = None
+
+    @property
+    def layer(self) -> Any:
+        return self.tap.layer
 
 
 @contextlib.contextmanager
@@ -65,47 +70,49 @@ def tapped(
     """
     running: list[keras.layers.Layer] = []
     with contextlib.ExitStack() as stack:
-        for layer, calls in plan.calls.items():
+        for tap in plan.taps:
+            layer: Any = tap.layer
             if getattr(layer, "stateful", False):  # states that Keras counts among no variables
                 for v in keras.tree.flatten(layer.states):
                     scope.add_update((v, tf.convert_to_tensor(v.value)))
-            recorded = _tap(layer, calls, layer_calls, running, scope, tape, size)
+            recorded = _tap(tap, layer_calls, running, scope, tape, size)
             stack.enter_context(replaced(layer, "call", recorded))
         yield
 
 
-def _tap(
-    layer: Any, calls: Any, layer_calls: Any, running: Any, scope: Any, tape: Any, size: Any
-) -> Callable:
-    call, activation = _set_activation_aside(layer)
-    planned = iter(calls)
+def _tap(tap: Tap, layer_calls: Any, running: Any, scope: Any, tape: Any, size: Any) -> Callable:
+    layer: Any = tap.layer
+    call, activation = _set_activation_aside(layer, tap.variables)
+    planned = iter(tap.calls)
 
     @functools.wraps(layer.call)
     def recorded(*args: Any, **kwargs: Any) -> Any:
-        if running:  # inside another tapped layer, which answers for this call
+        if running:  # inside a whole layer, which answers for this call
             return activation(call(*args, **kwargs))
-        if isinstance(layer, keras.layers.BatchNormalization):
-            kwargs = hold_statistics(layer, call, args, kwargs)
-        state = dict(scope.state_mapping)
-        running.append(layer)
-        try:
-            z = _distinct(call(*args, **kwargs))
-        finally:
-            running.pop()
-        changed = any(state.get(key) is not value for key, value in scope.state_mapping.items())
         seen = next(planned, None)
         if seen is None:
             raise ValueError(
                 f"The layer {layer.name!r} was called more often than when the model was first traced. The "
                 "calls of layers must not depend on the values of a batch."
             )
-        if layer.trainable_variables:
+        if not seen.tapped:
+            return activation(call(*args, **kwargs))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            kwargs = hold_statistics(layer, call, args, kwargs)
+        state = dict(scope.state_mapping)
+        running.extend([layer] if seen.whole else [])
+        try:
+            z = _distinct(call(*args, **kwargs))
+        finally:
+            running.clear()
+        changed = any(state.get(key) is not value for key, value in scope.state_mapping.items())
+        if seen.answers:
             if not seen.sized:
                 z = _of_size(size, z, (args, kwargs), seen.batched, layer)
             tape.watch(floating(z))
             layer_calls.append(
                 LayerCall(
-                    layer=layer,
+                    tap=tap,
                     call=call,
                     args=args,
                     kwargs=kwargs,
@@ -184,10 +191,12 @@ _FUSED = (
 )
 
 
-def _set_activation_aside(layer: keras.layers.Layer) -> tuple[Callable, Callable]:
+def _set_activation_aside(layer: keras.layers.Layer, variables: Any) -> tuple[Callable, Callable]:
     """`call` up to the fused activation, and the activation (the identity where there is none)."""
     call, activation = layer.call, vars(layer).get("activation")
     fused = any(type(layer).call is cls.call for cls in _FUSED)
+    if not fused and (product := product_of(layer, variables)) is not None:
+        return set_aside(layer, product)
     if not fused or activation is None or getattr(activation, "trainable_variables", None):
         return call, lambda z: z
 

@@ -58,8 +58,7 @@ class SelfCheck:
         if self.values is None:
             return
         for rule in rules:
-            if type(rule).outer_products is Rule.outer_products:
-                rule.rows()  # wanted in any case: once, here and later
+            rule.prepare()  # wanted in any case: once, here and later
         if tf.executing_eagerly():
             names = [name for name, bad in zip(self._names(rules), self._wrong(rules, groups).numpy()) if bad]
             if names:

@@ -38,7 +38,7 @@ def test_every_family_has_its_rule():
         ("d", ("kernel", "bias"), "convolution"),
         ("e", ("gamma",), "scale and shift"),
         ("f", ("kernel", "bias"), "einsum dense"),
-        ("g", recurrent, "per example"),
+        ("g", recurrent, "recurrent"),
         ("h", ("kernel", "bias"), "dense"),
     ]
 
@@ -100,13 +100,14 @@ def test_a_subclassed_model_is_read_from_a_batch():
     ]
 
 
-def test_shared_variables_go_together():
-    """The embedding is also used by the function, so only the model as a whole sees all of its uses."""
+def test_a_variable_that_is_used_by_a_function_is_left_to_the_model():
+    """Only the model as a whole sees all uses of the embedding; the layer between keeps its rule."""
     inputs, table = keras.Input((2,), dtype="int32"), layers.Embedding(4, 3, name="table")
     outputs = layers.Lambda(lambda h: keras.ops.matmul(h, keras.ops.transpose(table.embeddings)))
     model = keras.Model(inputs, outputs(layers.Dense(3)(table(inputs))), name="whole")
-    (row,) = kfisher.coverage(model)
-    assert row.layer == "whole" and len(row.variables) == 3 and row.rule == "per example"
+    whole, dense = kfisher.coverage(model)
+    assert whole == ("whole", ("table/embeddings",), "per example", "")
+    assert dense.variables == ("kernel", "bias") and dense.rule == "dense"
 
 
 class Mixing(layers.Layer):

@@ -114,3 +114,22 @@ def test_no_vectors_go_together_through_a_single_example(make, size):
         outputs = tf.unstack(tf.reshape(model(x), [-1]))
     each = [tape.gradient(f, [v.value for v in model.trainable_variables]) for f in outputs]
     np.testing.assert_allclose(jacobian, sum(np.sum(np.square(g)) for gs in each for g in gs), rtol=1e-4)
+
+
+def of_frames(*inside):
+    """Five frames of an example, folded into the batch axis for a while."""
+    x = keras.Input((5, 4))
+    h = keras.ops.reshape(x, (-1, 4))
+    for layer in inside:
+        h = layer(h)
+    return keras.Model(x, keras.ops.mean(keras.ops.reshape(h, (-1, 5, 3)), 1), name="whole")
+
+
+def test_frames_that_are_folded_into_the_batch_are_left_to_the_model():
+    (row,) = kfisher.coverage(of_frames(layers.Dense(3)))
+    assert row.layer == "whole" and row.rule == "per example"
+
+
+def test_frames_that_are_folded_into_the_batch_are_told_of_where_they_are_normalised():
+    with pytest.raises(ValueError, match="several frames of an example.*TimeDistributed.*'of_frames'"):
+        kfisher.coverage(of_frames(layers.Dense(3, name="of_frames"), layers.BatchNormalization()))

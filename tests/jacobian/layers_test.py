@@ -278,14 +278,17 @@ def steps():
     return randomise(keras.Model(inputs, x + 2 * step + first * second)), numbers(3)
 
 
-GENERIC = {
-    # Loops take seconds to vectorise; one is enough.
+RECURRENT = {
     "gru on sequences": lambda: stack((3, 2), Dense(2), layers.GRU(2, return_sequences=True, unroll=True)),
     "bidirectional": lambda: stack((3, 2), layers.Bidirectional(layers.SimpleRNN(2, unroll=True)), Dense(1)),
     "lstm, masked": lambda: of_ids(
         (3,), [[1, 2, 0], [2, 0, 0], [1, 2, 1]], Embedding(3, 2, mask_zero=True), layers.LSTM(2)
     ),
     "lstm with states": translator,
+}
+GENERIC = {
+    # Its reset gate comes before the product with the state.
+    "gru, reset before": lambda: stack((3, 2), layers.GRU(2, reset_after=False, unroll=True)),
     "time distributed": lambda: stack((3, 2), Dense(2), layers.TimeDistributed(Dense(2, "tanh"))),
     "conv2d transpose": lambda: stack((2, 2, 2), Dense(2), layers.Conv2DTranspose(1, 2, strides=2)),
     "prelu": lambda: stack((3,), Dense(3), layers.PReLU(), Dense(2)),
@@ -300,18 +303,15 @@ GENERIC = {
 }
 
 
-@pytest.mark.parametrize("name", AFFINE)
-def test_affine_rule_equals_the_jacobian(name):
+@pytest.mark.parametrize("name", [*AFFINE, *RECURRENT])
+def test_rule_equals_the_jacobian(name):
     """Rules that know the layer; none of these may end in the generic one, or it would show nothing."""
-    model, x = AFFINE[name]()
+    model, x = {**AFFINE, **RECURRENT}[name]()
     assert "per example" not in {row.rule for row in kfisher.coverage(model)}
     assert_rule(model, x)
 
 
-SLOW = {"lstm, masked": pytest.mark.slow}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in GENERIC])
+@pytest.mark.parametrize("name", GENERIC)
 def test_generic_rule_equals_the_jacobian(name):
     model, x = GENERIC[name]()
     assert "per example" in {row.rule for row in kfisher.coverage(model)}

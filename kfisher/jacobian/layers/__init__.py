@@ -13,9 +13,11 @@ from kfisher.jacobian.layers.convolution import ConvolutionRule, DepthwiseConvol
 from kfisher.jacobian.layers.dense import DenseRule
 from kfisher.jacobian.layers.einsum_dense import EinsumDenseRule
 from kfisher.jacobian.layers.embedding import EmbeddingRule
+from kfisher.jacobian.layers.product import ProductRule
+from kfisher.jacobian.layers.recurrent import RecurrentRule
 from kfisher.jacobian.layers.scale_shift import ScaleShiftRule
 from kfisher.jacobian.layers.separable import SeparableRule
-from kfisher.jacobian.plan import Plan, plan
+from kfisher.jacobian.plan import Plan, Tap, plan
 
 __all__ = ["Rule", "blocks_of", "groups", "rule_for", "rules", "structure", "tapped"]
 
@@ -27,69 +29,67 @@ _RULES = (
     SeparableRule,
     EmbeddingRule,
     ScaleShiftRule,
+    RecurrentRule,
+    ProductRule,
 )
 
 
-def rule_for(layers: list[keras.layers.Layer]) -> type[Rule]:
-    """The rule for layers that share variables: a special one only for a layer on its own."""
-    if len(layers) == 1:
-        for rule in _RULES:
-            if rule.applies(layers[0]):
-                return rule
+def rule_for(taps: list[Tap]) -> type[Rule]:
+    """The rule for layers that share variables."""
+    for rule in _RULES if len(taps) == 1 else (ProductRule,):
+        if all(rule.applies(tap) for tap in taps):
+            return rule
     return Rule
 
 
-def groups(layers: list[keras.layers.Layer]) -> list[list[keras.layers.Layer]]:
+def groups(taps: list[Tap]) -> list[list[Tap]]:
     """Layers grouped so that no variable is in two groups."""
-    found: list[list[keras.layers.Layer]] = []
-    for layer in layers:
-        own = {id(v) for v in layer.trainable_variables}
-        shares = [g for g in found if any(id(v) in own for other in g for v in other.trainable_variables)]
-        found = [g for g in found if g not in shares] + [[*(x for g in shares for x in g), layer]]
+    found: list[list[Tap]] = []
+    for tap in taps:
+        own = {id(v) for v in tap.variables}
+        shares = [g for g in found if any(id(v) in own for other in g for v in other.variables)]
+        found = [g for g in found if g not in shares] + [[*(x for g in shares for x in g), tap]]
     return found
 
 
-def variables_of(group: list[keras.layers.Layer]) -> list[keras.Variable]:
-    return list({id(v): v for layer in group for v in layer.trainable_variables}.values())
+def variables_of(group: list[Tap]) -> list[keras.Variable]:
+    return list({id(v): v for tap in group for v in tap.variables}.values())
 
 
-def structure(layers: list[keras.layers.Layer]) -> list[Block]:
-    """The blocks of a running curvature, for all variables of `layers`."""
+def structure(taps: list[Tap]) -> list[Block]:
+    """The blocks of a running curvature, for all variables of `taps`."""
     return [
         block
-        for group in groups(layers)
-        if variables_of(group)  # a BatchNormalization may be tapped for its statistics alone
-        for block in rule_for(group).structure(variables_of(group), group)
+        for group in groups(taps)
+        for block in rule_for(group).structure(variables_of(group), [tap.layer for tap in group])
     ]
 
 
 def rules(layer_calls: list[LayerCall]) -> list[Rule]:
     """One rule for each block, with all calls of its layers."""
-    layers = list(dict.fromkeys(layer_call.layer for layer_call in layer_calls))
+    taps = {call.layer: call.tap for call in layer_calls}
     found = []
-    for group in groups(layers):
-        found.append(
-            rule_for(group)(
-                variables_of(group), [layer_call for layer_call in layer_calls if layer_call.layer in group]
-            )
-        )
+    for group in groups(list(taps.values())):
+        layers = [tap.layer for tap in group]
+        calls = [call for call in layer_calls if call.layer in layers]
+        found.append(rule_for(group)(variables_of(group), calls))
     return found
 
 
-def tapped(found: Plan) -> list[keras.layers.Layer]:
-    """The layers with trainable variables of a plan.
+def tapped(found: Plan) -> list[Tap]:
+    """The layers of a plan that answer for trainable variables.
 
     Raises:
         ValueError: If one is quantized: Keras runs it past its `call`, with products that no rule knows.
     """
-    layers = [layer for layer in found.calls if layer.trainable_variables]
-    quantized = [layer.name for layer in layers if getattr(layer, "quantization_mode", None)]
+    taps = [tap for tap in found.taps if tap.variables]
+    quantized = [tap.layer.name for tap in taps if getattr(tap.layer, "quantization_mode", None)]
     if quantized:
         raise ValueError(
             "Layers that are quantized have no rows of the Fisher here. Use `curvature='matrix_free'`. "
             f"Received: layers {', '.join(quantized)}"
         )
-    return layers
+    return taps
 
 
 def blocks_of(model: keras.Model, x: Any) -> list[Block]:

@@ -27,6 +27,7 @@ from kfisher._keras.state import raw_state_of, unnoticed
 from kfisher.jacobian.layer_calls import LayerCall, floating, repeat
 from kfisher.jacobian.layers.blocks import Block, Piece
 from kfisher.jacobian.layers.outer_products import Formed
+from kfisher.jacobian.plan import Tap
 
 
 class Rule:
@@ -44,7 +45,7 @@ class Rule:
         self._kept: dict[Any, list[tf.Tensor]] = {}  # by graph; `None` stands for none
 
     @classmethod
-    def applies(cls, layer: keras.layers.Layer) -> bool:
+    def applies(cls, tap: Tap) -> bool:
         """True if this rule knows the layer: its `call`, and every trainable variable in it."""
         return True
 
@@ -64,16 +65,21 @@ class Rule:
 
     def rows(self) -> list[tf.Tensor]:
         """U split by variable, each `(R, N, *variable.shape)`; made once, for the graph that asks first."""
+        return self.once(self._make_rows)
+
+    def prepare(self) -> None:
+        """Makes what all products need, so that it is made once."""
+        if type(self).outer_products is Rule.outer_products:
+            self.rows()
+
+    def once(self, make: Callable[[], list[tf.Tensor]]) -> list[tf.Tensor]:
+        """What `make` returns; called once, for the graph that asks first."""
         own = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         graph = own
         while graph is not None and graph not in self._kept:  # what an outer graph has is there in inner ones
             graph = getattr(graph, "outer_graph", None)
         if graph not in self._kept:  # nor was it made eagerly
-            rows = []
-            for layer_call in self.layer_calls:
-                with unnoticed(raw_state_of(layer_call.layer)):
-                    rows.append(self._rows_of_call(layer_call))
-            self._kept[own] = [tf.add_n(list(p)) if len(p) > 1 else p[0] for p in zip(*rows)]
+            self._kept[own] = make()
             graph = own
         return self._kept[graph]
 
@@ -87,6 +93,13 @@ class Rule:
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         whole._kept[graph] = [replicas.gathered(u, 1) for u in self.rows()]
         return whole
+
+    def _make_rows(self) -> list[tf.Tensor]:
+        rows = []
+        for layer_call in self.layer_calls:
+            with unnoticed(raw_state_of(layer_call.layer)):
+                rows.append(self._rows_of_call(layer_call))
+        return [tf.add_n(list(p)) if len(p) > 1 else p[0] for p in zip(*rows)]
 
     def matvec(self, vectors: list[tf.Tensor]) -> tf.Tensor:
         """U v, shape `(R, N)`, for v given as tensors in the shapes of the variables."""
@@ -112,7 +125,7 @@ class Rule:
                 layer_call.vectorizes,
             )
         else:
-            inputs, rebuild = _split_tensors(layer_call)
+            inputs, rebuild = split_tensors(layer_call)
             tiled = [tf.tile(t, tf.concat([[count], tf.ones_like(tf.shape(t))[1:]], 0)) for t in inputs]
             rows = map_rows(
                 lambda e: self._example_gradient(layer_call, rebuild, e[: len(tiled)], e[len(tiled) :]),
@@ -156,7 +169,8 @@ class AffineRule(Rule):
     layers: tuple[type[keras.layers.Layer], ...] = ()
 
     @classmethod
-    def applies(cls, layer: keras.layers.Layer) -> bool:
+    def applies(cls, tap: Tap) -> bool:
+        layer = tap.layer
         known = {id(v) for v in cls.parameters_of(layer).values()}
         return any(type(layer).call is kind.call for kind in cls.layers) and known >= {
             id(v) for v in layer.trainable_variables
@@ -199,7 +213,7 @@ def run(layer_call: LayerCall, values: list, args: tuple, kwargs: dict) -> tf.Te
     return repeat(layer_call, values, args, kwargs)
 
 
-def _split_tensors(layer_call: LayerCall) -> tuple[list[tf.Tensor], Callable]:
+def split_tensors(layer_call: LayerCall) -> tuple[list[tf.Tensor], Callable]:
     """The arguments of a call that have the batch axis, and how to put others in their place."""
     structure = (layer_call.args, layer_call.kwargs)
     flat = keras.tree.flatten(structure)

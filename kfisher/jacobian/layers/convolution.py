@@ -30,12 +30,12 @@ class ConvolutionRule(MatrixRule):
     )
 
     @classmethod
-    def applies(cls, layer: keras.layers.Layer) -> bool:
-        if not isinstance(layer, cls.layers) or not super().applies(layer):
+    def applies(cls, tap: Any) -> bool:
+        if not isinstance(tap.layer, cls.layers) or not super().applies(tap):
             return False
         # `convolution_op` is Keras' hook for another product, say with a standardised kernel.
         hooks = {getattr(kind, "convolution_op", None) for kind in cls.layers}
-        return getattr(type(layer), "convolution_op", None) in hooks
+        return getattr(type(tap.layer), "convolution_op", None) in hooks
 
     @classmethod
     def kernel_piece(cls, layer: Any) -> Any:

@@ -136,7 +136,7 @@ class MatrixRule(AffineRule):
         if a.shape[1] == a.shape[2] == 1:
             # The bias is one more input, and that is 1.
             return _scale_blocks(outer(g), kernel_scale * outer(a[tf.newaxis]) + bias_scale)
-        total = kernel_scale * _gram_of_positions(a, g)
+        total = kernel_scale * gram_of_positions(a, g)
         if id(getattr(layer, "bias", None)) in scale:
             total += bias_scale * outer(
                 tf.add_n([self.bias_rows(layer_call) for layer_call in self.layer_calls])
@@ -174,7 +174,7 @@ def _scale_blocks(gram: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     return tf.reshape(blocks * pairs[:, tf.newaxis, :], tf.shape(gram))
 
 
-def _gram_of_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
+def gram_of_positions(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
     """U Uᵀ for rows Σ_s a_ns ⊗ g_rns, shape `(R N, R N)`.
 
     Either every pair of positions is weighed, which is implicit, or slices of U are formed and

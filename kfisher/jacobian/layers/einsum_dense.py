@@ -29,8 +29,9 @@ class EinsumDenseRule(MatrixRule):
     layers = (keras.layers.EinsumDense,)
 
     @classmethod
-    def applies(cls, layer: keras.layers.Layer) -> bool:
-        if not super().applies(layer) or not _Labels(layer.equation).sorts:
+    def applies(cls, tap: Any) -> bool:
+        layer: Any = tap.layer
+        if not super().applies(tap) or not _Labels(layer.equation).sorts:
             return False
         # A bias like (k, 1) is not always added where it belongs: `keras.ops.add` may take it for a vector of
         # channels. What the layer then computes is left to autodiff.

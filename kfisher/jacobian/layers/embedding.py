@@ -30,6 +30,15 @@ class EmbeddingRule(AffineRule):
         return tf.concat(indices, 1), tf.concat(grads, 2)
 
     @classmethod
+    def applies(cls, tap: Any) -> bool:
+        """Also of a `ReversibleEmbedding` that no call reverses."""
+        reversible = getattr(keras.layers, "ReversibleEmbedding", keras.layers.Embedding)
+        if type(tap.layer).call is not reversible.call:
+            return super().applies(tap)
+        forth = not any(call.flagged for call in tap.calls)
+        return forth and len(tap.variables) == len(tap.layer.trainable_variables) == 1
+
+    @classmethod
     def structure(cls, variables: Any, layers: Any) -> list[Block]:
         shape = tuple(variables[0].shape)
         return [Block((Piece(variables[0], shape, (0, 1), (1, *shape)),), "lookup")]

@@ -1,10 +1,11 @@
 """Contributions of the examples of a batch to a block of F, as sums of outer products.
 
 The block is Σ_rn vec(M_rn) vec(M_rn)ᵀ with M_rn, `(groups, inputs, outputs)`, the gradient of example n
-for vector r, its root weight included. Three forms of M, from the cheapest:
+for vector r, its root weight included. Four forms of M, from the cheapest:
 
     Positions   M_rn = Σ_s a_ns g_rnsᵀ           layers that are a matrix product at every position
     Lookup      the same, a_ns one-hot              embeddings
+    Tied        M_rn = Σ_s l_rns r_rnsᵀ             a matrix with several uses
     Formed      M_rn itself                         everything else
 
 Each gives the Kronecker factors A, B with A ⊗ B close to the block, and the exact sums of squares of its
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+
+from kfisher._common.rows import broadcast_counts
 
 # Entries of M that are formed at a time.
 _SLICE = 2**22
@@ -114,6 +117,52 @@ class Lookup:
 
 
 @dataclass
+class Tied:
+    """M_rn = Σ_s l_rns r_rnsᵀ over several uses of one matrix, each with its `left` and `right`.
+
+    Each use alone is close to L ⊗ R, second moments like A and B of `Positions`. The factors are those of
+    their sum that have its partial traces, A = Σ tr(R) L / Σ tr(L) tr(R) and B = Σ tr(L) R, as in `Formed`.
+    """
+
+    uses: list[Any]
+
+    def sides(self) -> list[tf.Tensor]:
+        """l and r of all uses, `(R, N, S, I)` and `(R, N, S, O)`; R = 1 in one that is the same for all."""
+        left, right = [use.left for use in self.uses], [use.right for use in self.uses]
+        return [tf.concat(broadcast_counts(left), 2), tf.concat(broadcast_counts(right), 2)]
+
+    def factors(self, weights: Any, sharing: str, diagonal: Any, cache: dict) -> tuple:
+        pairs = []
+        for use in self.uses:
+            sides = []
+            for t, is_input, kept in zip(
+                (use.left, use.right), (use.left_is_input, not use.left_is_input), diagonal
+            ):
+                if sharing == "reduce":
+                    t = (tf.reduce_mean if is_input else tf.reduce_sum)(t, 2, keepdims=True)
+                if is_input:  # a mean over examples and positions, as in `Positions`
+                    scale = tf.sqrt(tf.cast(weights, t.dtype) / tf.cast(tf.shape(t)[2], t.dtype))
+                    t *= scale[:, tf.newaxis, tf.newaxis]
+                sides.append(_second_moment(t[:, :, :, tf.newaxis], kept))
+            pairs.append(sides)
+        traces = [[_trace(side) for side in pair] for pair in pairs]
+        total = tf.add_n([left * right for left, right in traces])
+        a = tf.add_n([right * pair[0] for pair, (_, right) in zip(pairs, traces)])
+        b = tf.add_n([left * pair[1] for pair, (left, _) in zip(pairs, traces)])
+        return tf.math.divide_no_nan(a, total), b
+
+    def squares(self, left: Any = None, right: Any = None) -> tf.Tensor:
+        # Every pair (r, n) as an example.
+        flat = [
+            tf.ensure_shape(tf.reshape(t, tf.concat([[-1], tf.shape(t)[2:]], 0)), [None, *t.shape[2:]])
+            for t in broadcast_counts(self.sides())
+        ]
+        return Positions(flat[0][:, :, tf.newaxis], flat[1][tf.newaxis, :, :, tf.newaxis]).squares(
+            left, right
+        )
+
+
+@dataclass
 class Formed:
     """M_rn itself, `(R, N, G, I, O)`.
 
@@ -154,6 +203,11 @@ def _second_moment(t: tf.Tensor, diagonal: bool) -> tf.Tensor:
         return tf.matmul(flat, flat, transpose_a=True)[tf.newaxis]
     flat = tf.transpose(flat, [1, 0, 2])
     return tf.matmul(flat, flat, transpose_a=True)
+
+
+def _trace(moment: tf.Tensor) -> tf.Tensor:
+    """The trace of the one group of a second moment, full or diagonal."""
+    return tf.reduce_sum(moment if moment.shape.rank == 2 else tf.linalg.diag_part(moment))
 
 
 def _rotated(t: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor:

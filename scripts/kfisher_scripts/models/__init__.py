@@ -1,0 +1,1 @@
+"""Models that people have, and what becomes of them under each optimizer."""
