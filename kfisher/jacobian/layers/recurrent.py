@@ -64,7 +64,7 @@ class RecurrentRule(SumRule):
                 rows = self.formed_rows(block.variables[0])
                 found.append((block, Formed(block.to_matrix([rows], 2))))
                 continue
-            inputs = []
+            inputs: list[Any] = []
             for variable in block.variables:
                 sides = self.sides(variable)
                 if sides is None:

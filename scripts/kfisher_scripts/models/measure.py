@@ -80,7 +80,10 @@ def rules(case: Case) -> str:
         first, _ = _first_batch(work, case.batch)
         if not work.model.built:
             work.model(first)
-        found = [row.rule for row in kfisher.coverage(work.model, x=None if work.model.inputs else first)]
+        found = [
+            row.rule
+            for row in kfisher.coverage(work.model, x=None if getattr(work.model, "inputs", None) else first)
+        ]
     return ", ".join(dict.fromkeys(found))
 
 
