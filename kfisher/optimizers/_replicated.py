@@ -52,14 +52,8 @@ def of_the_first(steps: list) -> list:
     return steps if replicas.index() == 0 else [s if s is None else tf.zeros_like(s) for s in steps]
 
 
-def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
-    """Raises if a step of `model` cannot be taken in the strategy of now.
-
-    Args:
-        optimizer: About to take it.
-        strategy: In which it was made.
-        model: Built or not.
-    """
+def check_strategy(optimizer: Any, strategy: Any) -> None:
+    """Raises if the strategy of now is not the one that the optimizer was made in."""
     name, now = type(optimizer).__name__, tf.distribute.get_strategy()
     replicas.require_supported(name)
     if strategy is not now and (replicas.synchronizes(strategy) or replicas.synchronizes(now)):
@@ -68,6 +62,18 @@ def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
             f"`with strategy.scope():`. Received: made in {type(strategy).__name__}, used in "
             f"{type(now).__name__}"
         )
+
+
+def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
+    """Raises if a step of `model` cannot be taken in the strategy of now.
+
+    Args:
+        optimizer: About to take it.
+        strategy: In which it was made.
+        model: Built or not.
+    """
+    check_strategy(optimizer, strategy)
+    name, now = type(optimizer).__name__, tf.distribute.get_strategy()
     if replicas.synchronizes(now) and tf.distribute.in_cross_replica_context():
         raise ValueError(
             "A batch is shown to an optimizer on the replica that has it: call `observe` inside of the "
