@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from kfisher._common.checks import boolean
+from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks.fisher_spectra import FisherSpectra
 from kfisher.diagnosis.course import Course
 from kfisher.diagnosis.measurement import Verdict
@@ -17,6 +18,7 @@ from kfisher.likelihoods import Likelihood
 from kfisher.logs import schema, writer
 
 
+@harmless
 class FisherDiagnosis(FisherSpectra):
     """Says whether the empirical Fisher can be trusted, and logs what `FisherSpectra` logs.
 

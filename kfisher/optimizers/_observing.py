@@ -108,6 +108,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         if not variables:  # Keras' reader of .h5 hands over those of no layer
             return
         if not self.built:
+            _replicated.check_strategy(self, self._strategy)
             super().build(variables)
             own = self._identity.variable
             # Its averages, if it makes any.

@@ -47,14 +47,8 @@ def whole(batch: Batch, parts: Tensors) -> Tensors:
     return replicas.total(parts)
 
 
-def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
-    """Raises if a step of `model` cannot be taken in the strategy of now.
-
-    Args:
-        optimizer: About to take it.
-        strategy: In which it was made.
-        model: Built or not.
-    """
+def check_strategy(optimizer: Any, strategy: Any) -> None:
+    """Raises if the strategy of now is not the one that the optimizer was made in."""
     name, now = type(optimizer).__name__, tf.distribute.get_strategy()
     replicas.require_supported(name)
     if strategy is not now and (replicas.synchronizes(strategy) or replicas.synchronizes(now)):
@@ -63,6 +57,18 @@ def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
             f"`with strategy.scope():`. Received: made in {type(strategy).__name__}, used in "
             f"{type(now).__name__}"
         )
+
+
+def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
+    """Raises if a step of `model` cannot be taken in the strategy of now.
+
+    Args:
+        optimizer: About to take it.
+        strategy: In which it was made.
+        model: Built or not.
+    """
+    check_strategy(optimizer, strategy)
+    name, now = type(optimizer).__name__, tf.distribute.get_strategy()
     if replicas.synchronizes(now) and tf.distribute.in_cross_replica_context():
         raise ValueError(
             "A batch is shown to an optimizer on the replica that has it: call `observe` inside of the "

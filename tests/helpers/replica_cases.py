@@ -170,13 +170,19 @@ def refusals():
     assert "ema_overwrite_frequency=2" in message(make_optimizer=averaged)
     outside = optimizer()()
     assert "inside of `with strategy.scope():`" in message(make_optimizer=lambda: outside)
-    with tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"], "CPU:0").scope():
-        try:
-            optimizer()()
-        except ValueError as error:
-            assert "MirroredStrategy" in str(error)
-        else:
-            raise AssertionError("CentralStorageStrategy was not refused")
+    central = tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"], "CPU:0")
+    others = {
+        "strategy=CentralStorageStrategy": central.scope(),
+        "On TensorFlow `keras.distribution` distributes": keras.distribution.DataParallel(["cpu:0"]).scope(),
+    }
+    for part, scope in others.items():
+        with scope:
+            try:
+                optimizer()()
+            except ValueError as error:
+                assert part in str(error)
+            else:
+                raise AssertionError(f"not refused: {part}")
 
 
 def keras_stops_at_a_batch_that_does_not_divide():
