@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kfisher._common import checks
+from kfisher.callbacks._replicas import is_chief
 from kfisher.callbacks._schedule import Frequency, checked_frequency
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.step_statistics import StepStatistics
@@ -40,7 +41,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     Attributes:
         verdict: The last verdict, or `None`.
-        summary: That of the verdicts of the run, or `None`; `fit` returns it as `history.fisher_summary`.
+        fisher_summary: That of the verdicts of the run, or `None`; also in the `history` of `fit`.
         measurements: The last 100 measurements.
 
     Raises:
@@ -100,7 +101,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         return self._diagnosis and self._diagnosis.verdict
 
     @property
-    def summary(self) -> Any:
+    def fisher_summary(self) -> Any:  # Keras' own `summary` is TensorFlow's module
         return self._diagnosis and self._diagnosis.summary
 
     @property
@@ -137,7 +138,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 getattr(super(), method)(*arguments)
 
     def set_model(self, model: Any) -> None:
-        self._broken = False
+        self._broken = not is_chief(model.distribute_strategy)
         self._keras("set_model", model)
         if self._broken:
             keras.callbacks.Callback.set_model(self, model)

@@ -34,7 +34,8 @@ class Batch:
         compute_loss: Used instead of that of the model.
         counts: Boolean scalar, whether its examples count, or `None`: they do.
         accepts: From the loss on this batch, whether averages over batches may take it in.
-        state: That of the model (seeds, statistics), from which every pass starts.
+        state: That of the model (seeds, statistics), from which every pass starts; values of weights among
+            it take the place of those of now.
         raw: The same of what layers keep in variables that Keras does not know.
     """
 

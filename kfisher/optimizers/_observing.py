@@ -21,6 +21,7 @@ from kfisher import curvature as curvatures
 from kfisher import fisher as fishers
 from kfisher._common import checks, replicas
 from kfisher._common.borrowed import filled
+from kfisher._keras.optimizers import summed
 from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
@@ -307,9 +308,9 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """Keras' treatment of gradients, given to directions: clipping, weight decay, `update_step`, EMA."""
         if self.loss_scale_factor is not None:  # Keras divides by it
             steps = [s if s is None else s * self.loss_scale_factor for s in steps]
-        steps = _replicated.of_the_first(steps)
         steps = [self._of_steps.here.written.get(id(v), s) for v, s in zip(variables, steps)]
-        super().apply(steps, variables)
+        with summed(self):
+            super().apply(steps, variables)
 
     # --- serialization --------------------------------------------------------------------------
 

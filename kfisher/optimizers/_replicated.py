@@ -47,11 +47,6 @@ def whole(batch: Batch, parts: Tensors) -> Tensors:
     return replicas.total(parts)
 
 
-def of_the_first(steps: list) -> list:
-    """Steps that are equal on all replicas, of which Keras is going to form the sum."""
-    return steps if replicas.index() == 0 else [s if s is None else tf.zeros_like(s) for s in steps]
-
-
 def check_strategy(optimizer: Any, strategy: Any) -> None:
     """Raises if the strategy of now is not the one that the optimizer was made in."""
     name, now = type(optimizer).__name__, tf.distribute.get_strategy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ _NAMES = {
     "loss": "training loss",
     "validation_loss": "loss on rows to choose by",
     "test_loss": "held-out loss",
+    "error": "relative error of the solution",
     "cosine": "cosine of EF step and NG step",
 }
 
@@ -27,7 +29,13 @@ def draw(runs: list[Run], title: str, target: float, judged: str, path: Path) ->
     """
     measured = [n for n in _NAMES if any(np.isfinite(run.column(n)).any() for run in runs)]
     held_out = next((n for n in ("validation_loss", "test_loss") if n in measured), None)
-    panels = [("step", "loss"), ("step", held_out), ("seconds", judged), ("step", "cosine")]
+    panels = [
+        ("step", "loss"),
+        ("step", held_out),
+        ("step", "error"),
+        ("seconds", judged),
+        ("step", "cosine"),
+    ]
     panels = [(x, y) for x, y in panels if y in measured]
     columns = 2 if len(panels) == 4 else len(panels)
     size = (4.4 * len(panels), 4.6) if columns > 2 or len(panels) < 3 else (10.0, 8.0)
@@ -51,7 +59,7 @@ def draw(runs: list[Run], title: str, target: float, judged: str, path: Path) ->
             axes.set(ylim=(least, None), ylabel=f"{_NAMES[y]} (cut at {_LEAST:g} of the start)")
         if x == "seconds":
             axes.set_xscale("log")  # a step of one optimizer may cost ten of another
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, round(11 * size[0])))
     named = {}
     for axes in figure.axes:
         named |= dict(zip(*reversed(axes.get_legend_handles_labels())))

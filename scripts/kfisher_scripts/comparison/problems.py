@@ -190,14 +190,13 @@ PROBLEMS = {
         model=poisson.model,
         loss=poisson.loss,
         correct=None,
-        epochs=400,
+        epochs=200,
         target=0.1,
         curvature="gram",
         error=poisson.error,
         settings={
-            "adam": Setting(1e-2),
+            "adam": Setting(0.03),
             "natural_gradient": UNTUNED,
-            "kfac": UNTUNED,
         },
     ),
 }
