@@ -9,6 +9,7 @@ from typing import Any
 from kfisher._common.checks import boolean
 from kfisher.callbacks.fisher_spectra import FisherSpectra
 from kfisher.diagnosis.findings import Thresholds
+from kfisher.diagnosis.limits import MEMORY
 from kfisher.diagnosis.measurement import Verdict
 from kfisher.diagnosis.verdict import judge, thresholds_of
 from kfisher.likelihoods import Likelihood
@@ -20,12 +21,12 @@ class FisherDiagnosis(FisherSpectra):
 
     Each measurement is judged, together with those before it: is the direction of the EF step distorted or
     opposite to that of the natural-gradient step; are steps inverted in length, growing while the gradient
-    shrinks; at a minimum, is EF the curvature. The sentence and the numbers behind it go to the
-    sub-directory `verdict` of `log_dir`: TensorBoard's tabs "Fisher" and "Text".
+    shrinks; at a minimum, is EF the curvature. The sentence and the numbers behind it are in TensorBoard's
+    tabs "Fisher" and "Text".
 
     Args:
-        log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood: As in
-            `FisherSpectra`; `draws` defaults to `4`, as drawn labels are what EF is judged against.
+        log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood,
+            max_memory: As in `FisherSpectra`; `draws` defaults to `4`, as drawn labels are what EF is judged against.
         thresholds: `kfisher.Thresholds`. Defaults to its defaults.
         verbose: 0 or 1; with 1, each new verdict is printed. Defaults to `1`.
 
@@ -59,26 +60,34 @@ class FisherDiagnosis(FisherSpectra):
         thresholds: Thresholds | None = None,
         verbose: int = 1,
         likelihood: Likelihood | None = None,
+        max_memory: int = MEMORY,
     ):
         super().__init__(
-            log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood
+            log_dir,
+            freq,
+            examples,
+            probe,
+            draws,
+            damping,
+            max_overhead,
+            write_images,
+            seed,
+            likelihood,
+            max_memory,
         )
         self.thresholds = thresholds_of(thresholds)
         self.verbose = boolean("verbose", verbose)
         self.verdict: Verdict | None = None
-        self._verdicts: Any = None
 
     def measured(self, measurement: Any, frame: Any) -> None:
         super().measured(measurement, frame)
         last = self.verdict
         self.verdict = judge(self.measurements, frame, self.thresholds, self.seed)
-        if self._verdicts is None:
-            self._verdicts = writer.EventWriter(os.path.join(self.log_dir, schema.VERDICT_FOLDER))
         values = [
             writer.text(schema.VERDICT_TAG, self.verdict.to_json(), schema.PLUGIN),
             writer.text(schema.VERDICT_TEXT_TAG, _markdown(self.verdict), "text"),
         ]
-        self._verdicts.write([(measurement.step, time.time(), values)])
+        self._writer.write([(measurement.step, time.time(), values)])
         if self.verbose and (last is None or last.verdict != self.verdict.verdict):
             print(f"\nStep {measurement.step}: {self.verdict}", flush=True)
 

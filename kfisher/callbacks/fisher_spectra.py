@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import os
 import time
 import warnings
@@ -11,21 +12,25 @@ from typing import Any
 import keras
 
 from kfisher._common import checks
-from kfisher._common.models import tensors
-from kfisher.callbacks._picture import picture
+from kfisher.callbacks._harmless import harmless
+from kfisher.callbacks._pictures import pictures
+from kfisher.callbacks._probe import checked_probe
 from kfisher.callbacks._recorder import parts_taken
-from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, is_due
+from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, due_steps
 from kfisher.callbacks._train_function import Hook
 from kfisher.diagnosis.basis import Frame
+from kfisher.diagnosis.limits import MEMORY, TooManyRows
 from kfisher.diagnosis.measurement import Measurement
-from kfisher.diagnosis.meter import Meter, TooManyRows, examples
+from kfisher.diagnosis.meter import Meter, examples
 from kfisher.diagnosis.verdict import damping_of
 from kfisher.likelihoods import Likelihood, of_model
 from kfisher.logs import schema, writer
-from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.model import attached, wants_batches
 
+_TRACES = 3  # shapes of batches that are measured: each has to be traced
 
+
+@harmless
 class FisherSpectra(keras.callbacks.Callback):
     """Logs the spectra of F, of F with drawn labels, and of the empirical Fisher, and how they compare.
 
@@ -37,7 +42,7 @@ class FisherSpectra(keras.callbacks.Callback):
     both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
     weights as without it.
 
-    The numbers go to the sub-directory `spectra` of `log_dir`: the tab "Fisher" of TensorBoard shows them
+    The numbers go to the sub-directory `fisher` of `log_dir`: the tab "Fisher" of TensorBoard shows them
     all, "Scalars" and "Images" the most important ones. What cannot be measured or written gives one warning;
     training goes on.
 
@@ -54,14 +59,18 @@ class FisherSpectra(keras.callbacks.Callback):
         damping: Positive float, λ in the units of F. Defaults to that of the optimizer if it is one of
             kfisher's, else to the square root of the precision times the largest eigenvalue of F at the
             first measurement.
-        max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take: what is due is
-            put off until it fits in. Tracing, once for each shape of a batch, is not counted. `None` for no
-            limit. Defaults to `0.05`.
-        write_images: Bool, whether to draw the last measurement for "Images" at the end of `fit`.
-            Defaults to `True`.
+        max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take, all that comes
+            with it included: what is due is put off until it fits in, and the tab says so. Some first ones,
+            eleven in a hundred steps and twenty in ten thousand, may go beyond it by thirty seconds in all
+            (and the time that TensorFlow takes to trace them). `None` for no limit. Defaults to `0.05`.
+        write_images: Bool, whether to draw charts for "Images" at the end of `fit`. Defaults to `True`.
         seed: Integer, for the labels that are drawn. Defaults to `0`.
         likelihood: A `kfisher.likelihoods.Likelihood`, instead of that of the compiled loss. Defaults to the
             `likelihood` of the model's optimizer, if it has one.
+        max_memory: Positive integer, the bytes that the rows of the matrices and what they are made of may
+            take together. Where all would take more, fewer examples are measured, down to 64; then F is
+            estimated from labels that are drawn for each, as many as fit in. A warning and the tab say so.
+            Defaults to half a gibibyte.
 
     Attributes:
         measurements: The last 100 of them.
@@ -89,8 +98,10 @@ class FisherSpectra(keras.callbacks.Callback):
         write_images: bool = True,
         seed: int = 0,
         likelihood: Likelihood | None = None,
+        max_memory: int = MEMORY,
     ):
         super().__init__()
+        self.max_memory = checks.positive_integer("max_memory", max_memory)
         self.log_dir = checks.directory("log_dir", log_dir)
         self.freq = checked_frequency("freq", freq)
         self.examples = checks.positive_integer("examples", examples)
@@ -102,24 +113,25 @@ class FisherSpectra(keras.callbacks.Callback):
         self.write_images = checks.boolean("write_images", write_images)
         self.seed = checks.seed("seed", seed)
         self.likelihood = of_model.get(likelihood)
-        self.probe = _checked(probe)
+        self.probe = checked_probe(probe)
         self.measurements: collections.deque[Measurement] = collections.deque(maxlen=100)
         self._budget = Budget(self.max_overhead)
         self._meter: Any = None
         self._writer: Any = None
         self._step = 0
-        self._warned: set[str] = set()
+        self._said: dict[str, str] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         Hook.prepare(self.model, type(self).__name__)
         if self._meter is None or self._meter.model is not self.model:
-            self._meter = Meter(self.model, self.draws, self.seed, self.likelihood)
+            self._meter = Meter(self.model, self.draws, self.seed, self.likelihood, self.max_memory)
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
-            self._step, self._unlogged_picture, self._undrawn = 0, False, True
+            self._step, self._due, self._unlogged_picture = 0, 0, False
+            self._first: int | None = None
         if self._writer is None:
-            layout = custom_scalars_layout(step_names=())
-            self._writer = writer.EventWriter(os.path.join(self.log_dir, schema.SPECTRA_FOLDER), layout)
+            self._writer = writer.shared(self.log_dir)
+            self._writer.add_charts(fisher=True)
         self._budget.start()
         self._pending, self._size, self._skipped = False, 0, False
         self._attaches = wants_batches(self.model)
@@ -136,20 +148,26 @@ class FisherSpectra(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step, count = self._step, self.model.steps_per_execution
-        self._pending = self._pending or is_due(self.freq, step, count, self._epoch_begins)
+        due = due_steps(self.freq, step, count, self._epoch_begins)
+        self._due += due
+        self._pending = self._pending or due > 0
         self._epoch_begins = False
         self._step += count
+        self._first = step if self._first is None else self._first
         self._budget.tick()
-        if self._pending and self._budget.allows():
+        # A model may have no weights before its first step.
+        if self._pending and self.model.built and self._budget.allows(step - self._first):
             if self.probe is None:
-                Hook.on(self.model).peeks.append(lambda data: self._look(data, step))
+                hook = Hook.on(self.model)
+                hook.peeks.append(lambda data: self._look(data, step))
+                hook.charges.append(self._budget.add)
             else:
                 self._look(self.probe, step)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._attaches:
             self.model.train_function = None  # it was traced with the batches shown
-        self._draw()
+        self._end()
 
     def _look(self, data: Any, step: int) -> None:
         """Measures, with the weights as they are before the step that trains on this batch."""
@@ -158,23 +176,25 @@ class FisherSpectra(keras.callbacks.Callback):
             self._measure(data, step, started)
         except Exception as error:  # training is worth more than its log
             self._pending = False
-            self._budget.charge(time.perf_counter() - started)
+            self._budget.add(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
             self._warn("spectra", message)
 
     def _measure(self, data: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
         size = int(keras.tree.flatten(cut[0])[0].shape[0])
-        if size < self._size and not self._skipped:  # the rest of an epoch; the next batch may be whole
-            self._skipped = True
+        traced = not self._meter.is_traced(cut[0])
+        rest = size < self._size and not self._skipped  # of an epoch; the next batch may be whole
+        if rest or (traced and self._meter.traces >= _TRACES):  # of a length of its own; others come again
+            self._skipped = self._skipped or rest
+            self._budget.add(time.perf_counter() - started)
             return
-        traced = self._meter.is_traced(cut[0])
         given = (self.damping, damping_of(self.model), self._default_damping)
         damping = next((value for value in given if value is not None), None)
         try:
             measurement, frame = self._meter(*cut, damping=damping, step=step)
         except TooManyRows as error:
-            if error.examples >= size:
+            if not 0 < error.examples < size:
                 raise
             message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
             self._warn("examples", message)
@@ -183,45 +203,46 @@ class FisherSpectra(keras.callbacks.Callback):
             return
         self._pending, self._skipped, self._size = False, False, size
         self._default_damping = measurement.damping
+        if measurement.drawn:
+            message = (
+                f"F is estimated from {measurement.drawn} drawn labels of each example: all its rows would"
+            )
+            self._warn(
+                "drawn", f"{message} take more than max_memory. Received: max_memory={self.max_memory}"
+            )
         self.measurements.append(measurement)
         self.measured(measurement, frame)
         self._unlogged_picture = True
-        if traced:
-            self._budget.charge(time.perf_counter() - started)
+        self._budget.charge(time.perf_counter() - started, traced)
 
     def measured(self, measurement: Measurement, frame: Frame) -> None:
         """Logs a measurement; may be extended."""
         values = writer.scalars(measurement.scalars())
         values.append(writer.text(schema.MEASUREMENT_TAG, measurement.to_json(), schema.PLUGIN))
-        self._writer.write([(measurement.step, time.time(), values)])
+        self._write(measurement.step, [*values, self._notes()])
 
-    def _draw(self) -> None:
-        """The picture of the last measurement; the first is free."""
-        if not (self.write_images and self._unlogged_picture and (self._undrawn or self._budget.allows())):
+    def _end(self) -> None:
+        """What was left out, and the pictures of the last measurement."""
+        self._write(self._step, [self._notes()])
+        if not (self.write_images and self._unlogged_picture):
             return
-        started = time.perf_counter()
-        measurement = self.measurements[-1]
-        try:
-            value = writer.image(schema.OVERVIEW_TAG, *picture(measurement))
-            self._writer.write([(measurement.step, time.time(), [value])])
-        except Exception as error:
-            message = f"No picture of step {measurement.step}; training goes on. Received: {error}"
-            self._warn("picture", message)
-        self._unlogged_picture = self._undrawn = False
-        self._budget.charge(time.perf_counter() - started)
+        started, self._unlogged_picture = time.perf_counter(), False
+        drawn = pictures(list(self.measurements))
+        images = [writer.image(f"{schema.PICTURE}{name}", *png) for name, png in drawn.items()]
+        self._write(self.measurements[-1].step, images)
+        self._budget.add(time.perf_counter() - started)
+
+    def _notes(self) -> Any:
+        """What whoever looks at the measurements has to know."""
+        notes = [*self._said.values(), self._budget.left_out(self._due)]
+        return writer.text(schema.NOTES_TAG, json.dumps([n for n in notes if n]), schema.PLUGIN)
+
+    def _write(self, step: int, values: list[Any]) -> None:
+        self._writer.write([(step, time.time(), values)])
 
     def _warn(self, kind: str, message: str) -> None:
         """Each kind of trouble once."""
-        if kind not in self._warned:
-            self._warned.add(kind)
+        if kind not in self._said:
+            self._said[kind] = message
+            self._write(self._step, [self._notes()])
             warnings.warn(message, stacklevel=2)
-
-
-def _checked(probe: Any) -> Any:
-    """Examples that are `None`, or a tuple of arrays with the same number of rows."""
-    if probe is None:
-        return None
-    if not isinstance(probe, tuple) or len(probe) not in (2, 3) or any(part is None for part in probe[:2]):
-        raise checks.wrong("probe", "a tuple (x, y) or (x, y, sample_weight), or None", probe)
-    checks.check_batch(probe=tensors(probe=probe)[0])
-    return probe

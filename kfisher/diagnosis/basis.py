@@ -13,7 +13,8 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
-from kfisher.diagnosis.rows import SMALL, JointRoot, Layout
+from kfisher.diagnosis.limits import SMALL
+from kfisher.diagnosis.rows import JointRoot, Layout
 from kfisher.spectra import quadrature
 
 _LEADING = 16  # eigenpairs of each kind, where there are too many for all

@@ -35,6 +35,16 @@ class LayerTraces(TypedDict):
     empirical: float
 
 
+class Curved(TypedDict):
+    """Eigenvectors v of (F + λ I)⁻¹ (M + λ I) in the span of the directions in which F is above λ.
+
+    `ratio` has their eigenvalues, 1 if M = F, and `curvature` has vᵀ F v of those of unit length, descending.
+    """
+
+    curvature: list[float]
+    ratio: list[float]
+
+
 @dataclass
 class Spectrum:
     """The eigenvalues of one Fisher on the examples, and what they add up to.
@@ -87,6 +97,10 @@ class Measurement:
         complete: Whether that is the whole joint span of the rows; otherwise it is that of the leading
             eigenvectors and the steps of each kind, and of the gradient.
         seconds: That it took, without tracing.
+        drawn: 0 if F is exact; else from how many drawn labels of each example it was estimated, as all its
+            rows were too many.
+        curved: By kind ("sampled", of one draw, and "empirical"): how it relates to F in the directions in
+            which F rises above the damping.
     """
 
     step: int
@@ -108,6 +122,8 @@ class Measurement:
     dimension: int
     complete: bool
     seconds: float = math.nan
+    drawn: int = 0
+    curved: dict[str, Curved] = field(default_factory=dict)
 
     @property
     def length_ratio(self) -> float:

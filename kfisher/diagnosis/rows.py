@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kfisher.diagnosis.limits import SMALL, Drawn, Limits, labels_for_exact
 from kfisher.fisher import Empirical, Exact, Fisher, Sampled
 from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.square_root import Recorded
 from kfisher.likelihoods.weighted import example_weights
-
-SMALL = 1024  # symmetric matrices up to this size are decomposed in full, which takes a quarter of a second
 
 
 @dataclass
@@ -49,12 +48,14 @@ class Layout:
         counts: R of "exact", "sampled" (the number of draws), "empirical".
         layers: Name and number of parameters of each entry of `layer_traces`.
         parameters: P.
+        drawn: How many drawn labels of each example stand for the expectation over labels; 0 if it is exact.
     """
 
     examples: int
     counts: dict[str, int]
     layers: list[tuple[str, int]]
     parameters: int
+    drawn: int = 0
 
     def rows(self, kind: str, draw: int | None = None) -> slice:
         """Rows of one kind, or of one draw of labels."""
@@ -69,14 +70,20 @@ class Layout:
         return slice(first * self.examples, (first + count) * self.examples)
 
 
-def joint_root(batch: Batch, draws: int) -> tuple[JointRoot, Layout]:
+def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[JointRoot, Layout]:
     """One recorded pass over `batch`, with the vectors of all three kinds pulled back together.
 
     Each draw of labels is an estimate of F of its own: its rows are not divided by √(draws).
+
+    Raises:
+        TooManyRows: If they go beyond the `limits`.
     """
     recorded = Recorded(batch)
     heads = recorded.loss.heads
-    kinds: dict[str, Fisher] = {"exact": Exact(), "sampled": Sampled(draws), "empirical": Empirical()}
+    drawn = 0 if limits is None else labels_for_exact(recorded, batch, draws, limits)
+    seed = tf.random.experimental.stateless_fold_in(batch.seed, 1)  # labels that are not those of `Sampled`
+    exact = Drawn(drawn, seed) if drawn else Exact()
+    kinds: dict[str, Fisher] = {"exact": exact, "sampled": Sampled(draws), "empirical": Empirical()}
     groups, counts, coordinates = [], {}, {}
     for name, fisher in kinds.items():
         columns = fisher.columns(heads, batch.seed)
@@ -100,6 +107,7 @@ def joint_root(batch: Batch, draws: int) -> tuple[JointRoot, Layout]:
         counts=counts,
         layers=[(rule.layer_calls[0].layer.name, n) for rule, n in zip(rules, sizes)],
         parameters=parameters,
+        drawn=drawn,
     )
     small = parameters <= min(SMALL, counts["exact"] * size)
     gram, rows, traces = (_rows if small else _gram)(rules, size)

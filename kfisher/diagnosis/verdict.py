@@ -70,7 +70,7 @@ def diagnose(
     else:
         damping = positive("damping", damping, "a positive float or None", "float64")
     thresholds = thresholds_of(thresholds)
-    meter = Meter(model, draws, seed, likelihood)
+    meter = Meter(model, draws, seed, likelihood, _MEMORY)
     data = examples((x, y, sample_weight), None)
     step = int(model.optimizer.iterations) if model.optimizer is not None else 0
     measurement, frame = meter(*data, damping=damping, step=step)
@@ -110,6 +110,7 @@ def judge(history: Sequence[Measurement], frame: Frame, thresholds: Thresholds, 
     return Verdict(now.step, verdict, _SENTENCES[verdict], findings)
 
 
+_MEMORY = 2**32  # bytes: nobody trains meanwhile
 _SENTENCES = {
     "fine": "The empirical Fisher is fine here.",
     "distorted": "Do not trust the empirical Fisher here: it distorts the step.",

@@ -14,13 +14,17 @@ export function levelOf(verdict) {
   return verdict.findings.some((finding) => finding.level === 'bad') ? 'bad' : 'warning';
 }
 
-export function verdictCard({data, step, measurement}, jump) {
+// `now`: the last step of the run if the slider stands at its end, else null; `diverged`: {step, text} or null.
+export function verdictCard({data, step, measurement, now, diverged}, jump) {
   const verdict = atOrBefore(data.verdicts, step);
   const level = verdict ? levelOf(verdict) : 'unknown';
   const card = element('div', `verdict level-${level}`);
   card.dataset.level = level;
   const head = element('div', 'verdict-head');
   head.append(badge(level), element('p', 'sentence', verdict ? verdict.sentence : 'No verdict at or before this step.'));
+  const age = verdict ? outdated(verdict.step, now, diverged) : '';
+  card.classList.toggle('outdated', Boolean(age));
+  if (age) card.append(element('p', 'age', age));
   card.append(head);
   if (data.verdicts.length > 1) card.append(history(data.verdicts, verdict, jump));
   if (verdict) {
@@ -29,7 +33,16 @@ export function verdictCard({data, step, measurement}, jump) {
     card.append(list);
   }
   if (measurement) card.append(facts(measurement));
+  for (const note of data.notes || []) card.append(element('p', 'note', note));
   return card;
+}
+
+// What to say of a verdict that is none on the model as it is at the step `now`; empty if it is.
+function outdated(judged, now, diverged) {
+  if (now === null) return '';
+  const of = `This is of step ${show(judged)}`;
+  if (diverged && judged <= diverged.step) return `${of}, before training diverged: it says nothing of the model as it is now.`;
+  return now > 2 * judged + 10 ? `${of}; the run has come to step ${show(now)} without another measurement.` : '';
 }
 
 function badge(level) {
