@@ -28,7 +28,7 @@ LONG_NAMES = [
 ]
 STEPS = 10_000
 MEASUREMENTS = 100
-LIMIT = 60.0  # seconds that anything may take before a test fails; nothing is measured by it
+LIMIT = 240.0  # seconds that anything may take before a test fails; nothing is measured by it
 ARTIFACTS = pathlib.Path(os.environ.get("KFISHER_ARTIFACTS", "runs/screenshots")).resolve()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -431,14 +431,17 @@ def test_a_run_that_diverged_says_so_and_its_verdict_is_none_of_today(tab, serve
 def test_twenty_runs_with_long_names(tab, servers, width, height):
     open_many(tab, servers, width=width, height=height)
     tab.until("return document.querySelectorAll('#runs input:checked').length == 2")
-    assert "The 2 that were written to last are chosen" in tab.text(".runs .note")
+    assert "The 2 written to last are chosen" in tab.text(".runs .note")
     names = tab.driver.execute_script(
         "return [...document.querySelectorAll('#runs .check')].map((l) => [l.title, l.innerText.trim()])"
     )
     assert [whole for whole, _ in names] == sorted([*LONG_NAMES, "diverged"])
-    assert len({short for _, short in names}) == len(names) and max(len(short) for _, short in names) <= 42
-    below = "return [...document.querySelectorAll('.side .group:not(.runs)')].map((g) => g.getBoundingClientRect().bottom)"
-    assert max(tab.driver.execute_script(below)) <= tab.driver.execute_script("return innerHeight")
+    assert len({short for _, short in names}) == len(names) and max(len(short) for _, short in names) <= 28
+    groups = "[...document.querySelectorAll('.side .group:not(.runs)')]"
+    below = tab.driver.execute_script(
+        f"return {groups}.map((g) => g.getBoundingClientRect().bottom - innerHeight)"
+    )
+    assert max(below) <= 0
     tab.screenshot(f"many_runs_{width}x{height}", "training")
     tab.driver.execute_script(
         "const f = document.querySelector('#filter'); f.value = 'SEED-3'; f.dispatchEvent(new Event('input'))"

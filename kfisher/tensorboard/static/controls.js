@@ -7,7 +7,7 @@ import {SHOWN_AT_FIRST, store} from './store.js';
 import {element} from './verdict.js';
 
 const FRAME_MILLISECONDS = 120;
-const NAME_LENGTH = 42; // of a run, in two lines
+const NAME_LENGTH = 28; // of a run, in two lines
 
 export function createBar(parent) {
   const bar = element('header', 'bar');
@@ -135,7 +135,7 @@ function createRuns(side) {
     tools.hidden = store.runs.length <= SHOWN_AT_FIRST;
     const preselected = store.runs.length > SHOWN_AT_FIRST && !store.touched;
     note.textContent = !store.runs.length ? 'none yet' : !shown.length ? 'no name contains this'
-      : preselected ? `The ${SHOWN_AT_FIRST} that were written to last are chosen to begin with.` : '';
+      : preselected ? `The ${SHOWN_AT_FIRST} written to last are chosen at first.` : '';
   };
   filter.addEventListener('input', fill);
   const choose = (chosen) => store.select(listed().map(({name}) => name), chosen);

@@ -171,9 +171,9 @@ function showPanel(panel, frame, runs, kept) {
 }
 
 function showStatistics(frame, runs, kept) {
-  const names = statisticsOf(runs);
-  frame.panel.hidden = !names.length;
-  for (const name of names) {
+  const statistics = statisticsOf(runs);
+  frame.panel.hidden = !statistics.length;
+  for (const name of statistics) {
     const {title, sentence} = statisticTexts(name);
     const entry = cellOf(`statistic-${name}`, {name: ''}, frame.charts, 190);
     kept.add(entry.key);

@@ -67,7 +67,7 @@ export const AT_STEP = [
         x: {title: 'curvature vᵀFv (loss / parameter²)', log: true, range: right > 0 ? [left / 1.5, 1.5 * right] : undefined},
         y: {title: 'EF ÷ F (no unit)', log: true, range: [0.7 * low, 1.4 * high]},
         series,
-        levels: [{y: 1, label: 'EF = F'}],
+        levels: [{y: 1, label: 'EF = F', right: true}],
         note: curvatures.length ? '' : 'In no direction F rises above the damping.',
       };
     },

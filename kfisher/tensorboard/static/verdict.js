@@ -42,7 +42,7 @@ function outdated(judged, now, diverged) {
   if (now === null) return '';
   const of = `This is of step ${show(judged)}`;
   if (diverged && judged <= diverged.step) return `${of}, before training diverged: it says nothing of the model as it is now.`;
-  return now > 2 * judged + 10 ? `${of}; the run has come to step ${show(now)} without another measurement.` : '';
+  return now > 2 * judged + 10 ? `${of}; the run has come to step ${show(now)} without another verdict.` : '';
 }
 
 function badge(level) {
