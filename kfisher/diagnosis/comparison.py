@@ -10,6 +10,7 @@ from kfisher.diagnosis.basis import EMPIRICAL, EXACT, Frame, draws
 from kfisher.diagnosis.measurement import Curved, LayerTraces, Measurement, Spectrum, SpectrumError
 from kfisher.diagnosis.rows import JointRoot
 
+_CURVED = 256  # directions, at most: all of a thousand would take as long as everything else
 _OVERLAPS = (1, 2, 5, 10, 20, 50)
 
 
@@ -73,7 +74,7 @@ def ratio_eigenvalues(matrix: np.ndarray, frame: Frame) -> np.ndarray:
 
 def curved_ratios(matrix: np.ndarray, frame: Frame) -> Curved:
     """The same in the span of the directions above the damping, beside the curvature of each eigenvector."""
-    size = int(np.sum(frame.values > frame.damping))  # the first, as they descend
+    size = min(int(np.sum(frame.values > frame.damping)), _CURVED)  # the first, as they descend
     root = 1 / np.sqrt(frame.values[:size] + frame.damping)
     damped = matrix[:size, :size] + frame.damping * np.eye(size)
     ratios, vectors = np.linalg.eigh(damped * root * root[:, np.newaxis])

@@ -38,6 +38,8 @@ class LayerTraces(TypedDict):
 class Curved(TypedDict):
     """Eigenvectors v of (F + λ I)⁻¹ (M + λ I) in the span of the directions in which F is above λ.
 
+    Of more than 256 directions, the most curved.
+
     `ratio` has their eigenvalues, 1 if M = F, and `curvature` has vᵀ F v of those of unit length, descending.
     """
 

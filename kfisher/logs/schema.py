@@ -27,6 +27,8 @@ NOTES_TAG = "fisher/notes"  # what was left out, and why: a list of sentences as
 PICTURE = "fisher/picture/"
 VERDICT_TAG = "fisher/verdict"
 VERDICT_TEXT_TAG = "fisher/verdict_text"
+SUMMARY_TAG = "fisher/summary"  # of the verdicts so far; the last one is that of the run
+SUMMARY_TEXT_TAG = "fisher/summary_text"
 
 # Statistics of each step, below `step/`.
 LOSS = "loss"

@@ -24,6 +24,7 @@ _LISTS = {
     schema.MEASUREMENT_TAG: "measurements",
     schema.VERDICT_TAG: "verdicts",
     schema.NOTES_TAG: "notes",
+    schema.SUMMARY_TAG: "summary",
 }
 _EVERYTHING = 1_000_000  # a data provider must be told a number
 
@@ -88,6 +89,12 @@ class Logs:
         written = self._tensors(run, schema.NOTES_TAG)[-1:]
         found = _objects(run, schema.NOTES_TAG, written, _sentences)
         return {"notes": found[0] if found else []}
+
+    def summary(self, run: str) -> dict[str, Any]:
+        """From when to when each verdict held: `{"summary": [periods]}`, as `Summary` has them."""
+        written = self._tensors(run, schema.SUMMARY_TAG)[-1:]
+        found = _objects(run, schema.SUMMARY_TAG, written, _periods)
+        return {"summary": compact.rounded(found[0]["periods"]) if found else []}
 
     def steps(self, run: str) -> dict[str, Any]:
         """The statistics of each step: lines of at most `MAX_POINTS` points.
@@ -180,6 +187,16 @@ def _parent(subrun: str) -> str:
 def _version(series: Any) -> list[float]:
     """Step and time of the last record; JSON has no word for a time that is not a number."""
     return [series.max_step, series.max_wall_time if math.isfinite(series.max_wall_time) else 0.0]
+
+
+def _periods(text: bytes) -> list[dict]:
+    """The periods of a summary, each with a verdict and its steps, from JSON."""
+    found = json.loads(text)
+    periods = found.get("periods") if isinstance(found, dict) else None
+    needed = {"verdict", "first", "last", "agreeing", "measurements", "numbers"}
+    if not isinstance(periods, list) or not all(isinstance(p, dict) and needed <= set(p) for p in periods):
+        raise ValueError("must have periods")
+    return periods
 
 
 def _sentences(text: bytes) -> list[str]:

@@ -33,6 +33,7 @@ class FisherPlugin(base_plugin.TBPlugin):
     `/measurements?run=`       see `Logs.measurements`
     `/verdicts?run=`           see `Logs.verdicts`
     `/notes?run=`              see `Logs.notes`
+    `/summary?run=`            see `Logs.summary`
     `/steps?run=`              see `Logs.steps`
     `/layers?run=&statistic=`  see `Logs.layers`
     `/static/...`              the page
@@ -55,6 +56,7 @@ class FisherPlugin(base_plugin.TBPlugin):
             "/runs": self._answer(lambda logs, argument: {"runs": logs.runs()}),
             "/measurements": self._answer(lambda logs, argument: logs.measurements(argument("run"))),
             "/verdicts": self._answer(lambda logs, argument: logs.verdicts(argument("run"))),
+            "/summary": self._answer(lambda logs, argument: logs.summary(argument("run"))),
             "/notes": self._answer(lambda logs, argument: logs.notes(argument("run"))),
             "/steps": self._answer(lambda logs, argument: logs.steps(argument("run"))),
             "/layers": self._answer(

@@ -201,6 +201,16 @@ def test_notes_and_the_loss_on_validation_data(tmp_path):
     assert _json(_client(tmp_path, "old"), "/notes", run="b") == {"notes": ["one", "two"]}
 
 
+def test_the_summary_of_a_run_is_the_last_one(tmp_path):
+    period = {"verdict": "fine", "first": 0, "agreeing": 2, "measurements": 3, "numbers": {"cosine": 0.9}}
+    texts = [(step, json.dumps({"periods": [{**period, "last": step}]})) for step in (3, 9)]
+    write_texts(tmp_path / "a" / "fisher", "fisher/summary", texts)
+    write_texts(tmp_path / "b" / "fisher", "fisher/summary", [(3, '{"periods": [1]}')])
+    client = _client(tmp_path, "old")
+    assert _json(client, "/summary", run="a") == {"summary": [{**period, "last": 9}]}
+    assert _json(client, "/summary", run="b") == {"summary": []}
+
+
 def test_verdicts(client):
     verdicts = _json(client, "/verdicts", run="net/adam")["verdicts"]
     assert len(verdicts) == 20 and verdicts[0]["verdict"] == "fine"

@@ -303,9 +303,9 @@ def test_every_panel_shows_its_numbers(tab, servers):
         assert set(lines) == {"net/adam", "net/natural"}
         assert all(500 < len(x) <= 1000 for x, _ in lines.values())
     assert "1000 of 10,000" in tab.text('[data-panel="statistics"] > .note')
-    script = "return [...document.querySelectorAll('.help')].map((p) => p.innerText)"
+    script = "return [...document.querySelectorAll('.help')].map((p) => p.textContent)"
     helps = tab.driver.execute_script(script)
-    assert len(helps) == 12 and all(helps)
+    assert len(helps) == 13 and all(helps)
     losses = tab.chart("training", "")
     assert set(losses) >= {"net/adam", "net/natural"} and len(losses["net/adam"][0]) > 500
 

@@ -11,7 +11,7 @@ import {OVER_STEPS} from './panels_course.js';
 import {LAYER_PANEL, sampledNote, statisticSpec, statisticsOf, statisticTexts} from './panels_statistics.js';
 import {AT_STEP} from './panels_step.js';
 import {atOrBefore, store} from './store.js';
-import {element, verdictCard} from './verdict.js';
+import {element, summaryList, verdictCard} from './verdict.js';
 
 const HEIGHT = 280;
 const LOSS_HEIGHT = 210;
@@ -38,6 +38,8 @@ export function createPage(body) {
   error.setAttribute('role', 'alert');
   const empty = element('div', 'empty');
   const banners = element('div', 'banners');
+  const summary = panelFrame({id: 'summary', title: 'The run', help: 'From when to when which verdict on EF held, how many ' +
+    'measurements say so by themselves, and the two numbers that decide.'});
   const loss = panelFrame({id: 'training', title: LOSS_TITLE, help: LOSS_HELP});
   const verdicts = panelFrame({id: 'verdict', title: 'Verdict', help: 'Whether the empirical Fisher EF can stand in ' +
     'for the Fisher matrix F on this model: the last one at or before the step of the slider.'});
@@ -47,7 +49,7 @@ export function createPage(body) {
     'is the step of the slider.'});
   const grid = element('div', 'grid');
   const cut = element('p', 'note cut');
-  grid.append(loss.panel, verdicts.panel, cut, ...frames.slice(0, -1).map((f) => f.panel), statistics.panel, frames.at(-1).panel);
+  grid.append(summary.panel, loss.panel, verdicts.panel, cut, ...frames.slice(0, -1).map((f) => f.panel), statistics.panel, frames.at(-1).panel);
   main.append(error, banners, empty, grid);
   body.append(main);
 
@@ -68,6 +70,7 @@ export function createPage(body) {
     shown = {step: store.position(), runs: chosen.map(({run}) => run.name), charts: [], verdicts: []};
     const kept = new Set();
     showBanners(banners, chosen);
+    showSummaries(summary, runs);
     showLoss(loss, chosen, kept);
     showVerdicts(verdicts, runs);
     PANELS.forEach((panel, i) => showPanel(panel, frames[i], runs, kept));
@@ -101,6 +104,16 @@ function showBanners(holder, runs) {
     if (runs.length > 1) banner.append(element('b', '', names[run.name]), ' ');
     banner.append(text);
     return banner;
+  }));
+}
+
+function showSummaries({panel, charts}, runs) {
+  const judged = runs.filter(({data}) => data.summary?.length);
+  panel.hidden = !judged.length;
+  charts.replaceChildren(...judged.map(({run, data}) => {
+    const cell = element('figure', 'cell-of-run');
+    cell.append(caption(run, null, judged.length), summaryList(data.summary));
+    return cell;
   }));
 }
 

@@ -37,7 +37,7 @@ export const AT_STEP = [
         y: {title: 'eigenvalue (loss / parameter²)', log: true,
             range: [0.5 * Math.max(bottom, top * 10 ** -DECADES), 2 * top]},
         series,
-        levels: measurement.damping > 0 ? [{y: measurement.damping, label: `damping λ = ${measurement.damping}`, right: true}] : [],
+        levels: measurement.damping > 0 ? [{y: measurement.damping, label: `damping λ = ${Number(measurement.damping.toPrecision(3))}`, right: true}] : [],
         note: incomplete.length ? `Only the leading eigenvalues are known of: ${labels(incomplete)}.` : '',
       };
     },

@@ -4,7 +4,7 @@ import {fetchJson} from './api.js';
 import {KINDS} from './kinds.js';
 import {schema} from './schema.js';
 
-const LISTS = ['measurements', 'verdicts', 'notes', 'steps'];
+const LISTS = ['measurements', 'verdicts', 'summary', 'notes', 'steps'];
 export const SHOWN_AT_FIRST = 2;
 
 const NOT_FOUND = 404;
