@@ -106,10 +106,11 @@ class Budget:
             self._last = seconds
             self._measured += seconds
 
-    def add(self, seconds: float) -> None:
-        """Counts what came with a measurement, or one that could not be made."""
+    def add(self, seconds: float, each: bool = False) -> None:
+        """Counts what came with a measurement (with `each`, if so), or one that could not be made."""
         self.spent += seconds
         self._measured += seconds
+        self._last += seconds * each
 
     def left_out(self, due: int) -> str:
         """Why fewer than `due` measurements were made, in a sentence; empty if they were not."""

@@ -13,6 +13,7 @@ import keras
 
 from kfisher._common import checks
 from kfisher.callbacks._harmless import harmless
+from kfisher.callbacks._open import Open
 from kfisher.callbacks._pictures import pictures
 from kfisher.callbacks._probe import checked_probe
 from kfisher.callbacks._recorder import parts_taken
@@ -37,7 +38,9 @@ class FisherSpectra(keras.callbacks.Callback):
     Before a step that is due, the current batch (or a fixed set of examples) goes through the model once
     more, in inference mode, and all three matrices come from that one pass: their eigenvalues, trace,
     effective dimension and condition, the overlap of their leading eigenspaces, the eigenvalues of
-    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give.
+    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give; and of the
+    step that the optimizer then takes, whichever it is (not with `steps_per_execution`, where several steps
+    are one). Second moments, as Adam keeps them, are compared with the diagonals of F and EF.
     `kfisher.measurement.Measurement` describes each number. Regularisers are left out: they are the same in
     both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
     weights as without it.
@@ -116,15 +119,19 @@ class FisherSpectra(keras.callbacks.Callback):
         self.probe = checked_probe(probe)
         self.measurements: collections.deque[Measurement] = collections.deque(maxlen=100)
         self._budget = Budget(self.max_overhead)
-        self._meter: Any = None
+        self.meter: Any = None
         self._writer: Any = None
         self._step = 0
         self._said: dict[str, str] = {}
+        self._open: Any = None
+        self._hook: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self._open is not None:  # left by an interrupted `fit`
+            self._open.close()
         Hook.prepare(self.model, type(self).__name__)
-        if self._meter is None or self._meter.model is not self.model:
-            self._meter = Meter(self.model, self.draws, self.seed, self.likelihood, self.max_memory)
+        if self.meter is None or self.meter.model is not self.model:
+            self.meter = Meter(self.model, self.draws, self.seed, self.likelihood, self.max_memory)
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
             self._step, self._due, self._unlogged_picture = 0, 0, False
@@ -157,10 +164,10 @@ class FisherSpectra(keras.callbacks.Callback):
         self._budget.tick()
         # A model may have no weights before its first step.
         if self._pending and self.model.built and self._budget.allows(step - self._first):
+            self._hook = Hook.on(self.model)
             if self.probe is None:
-                hook = Hook.on(self.model)
-                hook.peeks.append(lambda data: self._look(data, step))
-                hook.charges.append(self._budget.add)
+                self._hook.peeks.append(lambda data: self._look(data, step))
+                self._hook.charges.append(self._budget.add)
             else:
                 self._look(self.probe, step)
 
@@ -178,26 +185,26 @@ class FisherSpectra(keras.callbacks.Callback):
             self._pending = False
             self._budget.add(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
-            self._warn("spectra", message)
+            self.warn("spectra", message)
 
     def _measure(self, data: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
         size = int(keras.tree.flatten(cut[0])[0].shape[0])
-        traced = not self._meter.is_traced(cut[0])
+        traced = not self.meter.is_traced(cut[0])
         rest = size < self._size and not self._skipped  # of an epoch; the next batch may be whole
-        if rest or (traced and self._meter.traces >= _TRACES):  # of a length of its own; others come again
+        if rest or (traced and self.meter.traces >= _TRACES):  # of a length of its own; others come again
             self._skipped = self._skipped or rest
             self._budget.add(time.perf_counter() - started)
             return
         given = (self.damping, damping_of(self.model), self._default_damping)
         damping = next((value for value in given if value is not None), None)
         try:
-            measurement, frame = self._meter(*cut, damping=damping, step=step)
+            measurement, frame = self.meter(*cut, damping=damping, step=step)
         except TooManyRows as error:
             if not 0 < error.examples < size:
                 raise
             message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
-            self._warn("examples", message)
+            self.warn("examples", message)
             self._most, self._size = error.examples, 0
             self._measure(data, step, started)
             return
@@ -207,13 +214,22 @@ class FisherSpectra(keras.callbacks.Callback):
             message = (
                 f"F is estimated from {measurement.drawn} drawn labels of each example: all its rows would"
             )
-            self._warn(
-                "drawn", f"{message} take more than max_memory. Received: max_memory={self.max_memory}"
-            )
+            self.warn("drawn", f"{message} take more than max_memory. Received: max_memory={self.max_memory}")
         self.measurements.append(measurement)
-        self.measured(measurement, frame)
-        self._unlogged_picture = True
+        self._open = Open(self, cut, measurement, frame)
+        self._open.wait(self._hook)
         self._budget.charge(time.perf_counter() - started, traced)
+
+    def finish(self, done: Open) -> None:
+        """Logs a measurement, after the step."""
+        self._open = None
+        try:
+            self.measured(done.measurement, done.frame)
+        except Exception as error:
+            message = f"No spectra at step {done.measurement.step}; training goes on. Received: {error}"
+            self.warn("spectra", message)
+        self._unlogged_picture = True
+        self._budget.add(time.perf_counter() - done.closed, each=True)
 
     def measured(self, measurement: Measurement, frame: Frame) -> None:
         """Logs a measurement; may be extended."""
@@ -240,7 +256,7 @@ class FisherSpectra(keras.callbacks.Callback):
     def _write(self, step: int, values: list[Any]) -> None:
         self._writer.write([(step, time.time(), values)])
 
-    def _warn(self, kind: str, message: str) -> None:
+    def warn(self, kind: str, message: str) -> None:
         """Each kind of trouble once."""
         if kind not in self._said:
             self._said[kind] = message

@@ -13,7 +13,7 @@ from kfisher.fisher import Empirical, Exact, Fisher, Sampled
 from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.square_root import Recorded
-from kfisher.likelihoods.weighted import example_weights
+from kfisher.likelihoods.weighted import Head, example_weights
 
 
 @dataclass
@@ -79,28 +79,12 @@ def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[
         TooManyRows: If they go beyond the `limits`.
     """
     recorded = Recorded(batch)
-    heads = recorded.loss.heads
     drawn = 0 if limits is None else labels_for_exact(recorded, batch, draws, limits)
-    seed = tf.random.experimental.stateless_fold_in(batch.seed, 1)  # labels that are not those of `Sampled`
-    exact = Drawn(drawn, seed) if drawn else Exact()
-    kinds: dict[str, Fisher] = {"exact": exact, "sampled": Sampled(draws), "empirical": Empirical()}
-    groups, counts, coordinates = [], {}, {}
-    for name, fisher in kinds.items():
-        columns = fisher.columns(heads, batch.seed)
-        own, coordinates[name] = columns.groups, columns.coordinates
-        if name == "sampled":
-            own = [[(eta, v * np.sqrt(draws)) for eta, v in own[0]]]
-        groups += own
-        counts[name] = sum(group[0][1].shape[0] for group in own)
-    if coordinates["exact"] is None and coordinates["empirical"] is None:  # no rows hold the gradient
-        weighted = [(eta, -v * head.root_weights) for (eta, v), head in zip(own[0], heads)]
-        groups.append(weighted)
-        counts["gradient"] = 1
-        coordinates["gradient"] = tf.ones([1, tf.shape(weighted[0][1])[1]], weighted[0][1].dtype)
+    groups, counts, coordinates = vectors_of(recorded.loss.heads, batch.seed, draws, drawn)
     rules = recorded.rules(groups)
     size = recorded.layer_calls[0].grads[0].shape[1]
     sizes = [sum(v.shape.num_elements() for v in rule.variables) for rule in rules]
-    shares, total_weight = example_weights(heads)
+    shares, total_weight = example_weights(recorded.loss.heads)
     parameters = sum(v.shape.num_elements() for v in batch.model.trainable_variables)
     layout = Layout(
         examples=size,
@@ -122,6 +106,35 @@ def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[
         ),
         layout,
     )
+
+
+Groups = list[list[tuple[tf.Tensor, tf.Tensor]]]
+
+
+def vectors_of(
+    heads: list[Head], seed: tf.Tensor, draws: int, drawn: int = 0
+) -> tuple[Groups, dict[str, int], dict[str, tf.Tensor | None]]:
+    """V of all three kinds, weighted, in the order of the rows; R of each; and the coordinates that each has
+    of the gradient."""
+    # Labels in place of the expectation are not those of `Sampled`.
+    exact = Drawn(drawn, tf.random.experimental.stateless_fold_in(seed, 1)) if drawn else Exact()
+    kinds: dict[str, Fisher] = {"exact": exact, "sampled": Sampled(draws), "empirical": Empirical()}
+    groups: Groups = []
+    counts: dict[str, int] = {}
+    coordinates: dict[str, tf.Tensor | None] = {}
+    for name, fisher in kinds.items():
+        columns = fisher.columns(heads, seed)
+        own, coordinates[name] = columns.groups, columns.coordinates
+        if name == "sampled":
+            own = [[(eta, v * np.sqrt(draws)) for eta, v in own[0]]]
+        groups += own
+        counts[name] = sum(group[0][1].shape[0] for group in own)
+    if coordinates["exact"] is None and coordinates["empirical"] is None:  # no rows hold the gradient
+        weighted = [(eta, -v * head.root_weights) for (eta, v), head in zip(own[0], heads)]
+        groups.append(weighted)
+        counts["gradient"] = 1
+        coordinates["gradient"] = tf.ones([1, tf.shape(weighted[0][1])[1]], weighted[0][1].dtype)
+    return groups, counts, coordinates
 
 
 def _placed(coordinates: dict[str, Any], counts: dict[str, int]) -> tf.Tensor:

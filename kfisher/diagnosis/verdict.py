@@ -13,9 +13,12 @@ from kfisher._common.models import built, compiled
 from kfisher._keras.optimizers import inner
 from kfisher.diagnosis import findings as findings_on
 from kfisher.diagnosis.basis import Frame
-from kfisher.diagnosis.findings import Thresholds
-from kfisher.diagnosis.measurement import Measurement, Verdict
+from kfisher.diagnosis.measurement import Finding, Measurement, Verdict
 from kfisher.diagnosis.meter import Meter, examples
+from kfisher.diagnosis.notes import notes
+from kfisher.diagnosis.specification import specification
+from kfisher.diagnosis.summary import SENTENCES
+from kfisher.diagnosis.thresholds import Thresholds
 from kfisher.likelihoods import Likelihood
 
 
@@ -93,30 +96,35 @@ def damping_of(model: keras.Model) -> float | None:
 
 def judge(history: Sequence[Measurement], frame: Frame, thresholds: Thresholds, seed: int = 0) -> Verdict:
     """The verdict on the last of several measurements of one training, of which `frame` is the source."""
+    history = list(history)
     now = history[-1]
+    enough = findings_on.sufficiency(now, frame, thresholds)
+    steps = findings_on.Steps(history, frame, enough, thresholds)
     findings = [
-        findings_on.direction(now, frame, thresholds),
-        findings_on.length(now, frame, thresholds),
-        findings_on.inversion(history, thresholds),
-        findings_on.specification(frame, thresholds, seed),
+        findings_on.direction(steps),
+        findings_on.length(steps),
+        findings_on.inversion(history, steps),
+        specification(frame, thresholds, seed),
+        enough,
     ]
-    # The worst decides, and of equals the first. A length alone does not clear EF.
-    found = {f.name: f.level for f in findings}
-    verdict = "fine" if "fine" in (found["direction"], found["specification"]) else "unknown"
-    for level in ("warning", "bad"):
+    verdict = of_findings(now.step, findings)
+    verdict.notes = notes(now)
+    return verdict
+
+
+def of_findings(step: int, findings: list[Finding]) -> Verdict:
+    """The worst finding decides, and of equals the first; EF is cleared by its steps or at a minimum.
+
+    Its steps clear it if both direction and length are fine.
+    """
+    level = {f.name: f.level for f in findings}
+    steps_fine = level["direction"] == level["length"] == "fine"
+    verdict = "fine" if steps_fine or level["specification"] == "fine" else "unknown"
+    for worse in ("warning", "bad"):
         for finding in reversed(findings):
-            if finding.level == level:
+            if finding.level == worse:
                 verdict = finding.values["verdict"]
-    return Verdict(now.step, verdict, _SENTENCES[verdict], findings)
+    return Verdict(step, verdict, SENTENCES[verdict], findings)
 
 
 _MEMORY = 2**32  # bytes: nobody trains meanwhile
-_SENTENCES = {
-    "fine": "The empirical Fisher is fine here.",
-    "distorted": "Do not trust the empirical Fisher here: it distorts the step.",
-    "opposite": "Do not trust the empirical Fisher here: its step opposes the natural-gradient step.",
-    "inverted": "Do not trust the empirical Fisher here: its steps grow while the gradient shrinks.",
-    "misspecified": "Do not trust the empirical Fisher here: it is not the curvature of this minimum, as the "
-    "model does not describe the labels.",
-    "unknown": "Whether the empirical Fisher can be trusted cannot be told from these examples.",
-}

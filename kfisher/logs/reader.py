@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kfisher._common.checks import directory
 from kfisher.diagnosis.measurement import Measurement, Verdict
+from kfisher.diagnosis.summary import Summary
 from kfisher.logs import schema
 from kfisher.logs.records import Faults, events
 
@@ -20,6 +21,7 @@ Table = dict[str, np.ndarray]
 _OBJECTS: dict[str, Callable[[bytes], Any]] = {
     schema.MEASUREMENT_TAG: Measurement.from_json,
     schema.VERDICT_TAG: Verdict.from_json,
+    schema.SUMMARY_TAG: Summary.from_json,
 }
 
 
@@ -39,6 +41,7 @@ class Log:
             "fisher/": "trace/exact", ...
         measurements: With all eigenvalues, sorted by step.
         verdicts: Sorted by step.
+        summary: Of them: from when to when each held, and the numbers that decide; `None` if there are none.
         train: One row for each epoch: "epoch", from 0, and what Keras logs: "loss", ...
         validation: The same on the validation data.
     """
@@ -49,6 +52,7 @@ class Log:
     spectra: Table = field(default_factory=lambda: _table({}))
     measurements: list[Measurement] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    summary: Summary | None = None
     train: Table = field(default_factory=lambda: _table({}, "epoch"))
     validation: Table = field(default_factory=lambda: _table({}, "epoch"))
 
@@ -92,7 +96,7 @@ def read_log(log_dir: str | os.PathLike) -> Log:
     faults.warn()
     ours = series[schema.FOLDER]
     measurements = _by_step(ours, schema.MEASUREMENT_TAG)
-    verdicts = _by_step(ours, schema.VERDICT_TAG)
+    verdicts, summaries = _by_step(ours, schema.VERDICT_TAG), _by_step(ours, schema.SUMMARY_TAG)
     for measurement in measurements:  # in float64, where the scalars of an event file are float32
         for tag, value in measurement.scalars().items():
             ours.setdefault(tag, {})[measurement.step] = value
@@ -103,6 +107,7 @@ def read_log(log_dir: str | os.PathLike) -> Log:
         spectra=_table(_below(ours, schema.FISHER)),
         measurements=measurements,
         verdicts=verdicts,
+        summary=next(iter(reversed(summaries)), None),
         train=_table(_below(series[schema.TRAIN_FOLDER], schema.EPOCH), "epoch"),
         validation=_table(_below(series[schema.VALIDATION_FOLDER], schema.EPOCH), "epoch"),
     )

@@ -46,7 +46,7 @@ REJECTED_STEPS = "rejected_steps"
 SKIPPED_STEPS = "skipped_steps"
 
 # Numbers of a measurement, below `fisher/`, besides COSINE, GRADIENT_NORM and DAMPING; those that each kind
-# has end in its name.
+# has end in its name, or in "taken" for the step of the optimizer.
 TRACE = "trace"
 EFFECTIVE_DIMENSION = "effective_dimension"
 CONDITION = "condition"
@@ -58,6 +58,7 @@ LENGTH_RATIO = "length_ratio"
 STEP_NORM = "step_norm"
 GAMMA = "gamma"
 SECONDS = "seconds"
+SECOND_MOMENT = "second_moment"
 
 
 class Statistic(NamedTuple):
@@ -139,6 +140,7 @@ LOOKS = {
     "sampled": Look("F sampled", "F, sampled labels", "#1a9e8f", "dash", "square", True),
     "empirical": Look("EF", "EF, empirical", "#e8612c", "dashdot", "triangle-up"),
     "gradient": Look("gradient", "Gradient", "#8a8f98", "dot", "diamond"),
+    "taken": Look("step taken", "Step of the optimizer", "#9a5fc4", "longdash", "star"),
 }
 
 

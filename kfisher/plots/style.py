@@ -15,8 +15,8 @@ from kfisher._common.checks import instance
 from kfisher.logs import schema
 
 # The words of the table in those of matplotlib.
-_DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": (0, (1, 1))}
-_MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D"}
+_DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": (0, (1, 1)), "longdash": (0, (8, 3))}
+_MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "star": "*"}
 LOOKS: dict[str, dict[str, Any]] = {
     kind: {
         "color": one.colour,

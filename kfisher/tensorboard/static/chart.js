@@ -59,9 +59,18 @@ export class Chart {
       Plotly.relayout(element, {shapes: shapes(spec, dark)});
     } else {
       Plotly.react(element, traces(spec), layout(spec, dark, element), CONFIG);
+      if (!this.drawn) element.on('plotly_relayout', () => this.zoomed());
     }
     this.drawn = key;
     this.cursor = spec.cursor;
+  }
+
+  // However far one zooms in, there is no tick between two steps.
+  zoomed() {
+    const {xaxis} = this.element.layout;
+    if (!this.spec.x.counts || xaxis.type !== 'linear') return;
+    const dtick = wholeSteps(xaxis.range);
+    if ((xaxis.dtick ?? null) !== dtick) Plotly.relayout(this.element, {'xaxis.dtick': dtick});
   }
 
   remove() {
@@ -201,9 +210,8 @@ function axis(description, colours) {
     return {...result, ...names, autorange: 'reversed', ticks: '', fixedrange: true};
   }
   if (counts && !log) {
-    // 2k and not 0.2×10⁴; and no step between two steps, however far one zooms in.
-    result.tickformatstops = [{dtickrange: [null, 0.99], value: ' '}, {dtickrange: [1, null], value: '~s'}];
-    if (range && range[1] - range[0] < 8) result.dtick = 1;
+    result.tickformat = '~s'; // 2k and not 0.2×10⁴
+    if (range) result.dtick = wholeSteps(range);
   }
   if (log && (ticks || range)) {
     result.tickvals = ticks || logarithmicTicks(counts ? Math.max(1, range[0]) : range[0], range[1]);
@@ -215,6 +223,11 @@ function axis(description, colours) {
   }
   if (range) result.range = log ? range.map(Math.log10) : range;
   return result;
+}
+
+// The distance of ticks on an axis of counts; null where Plotly's own is a whole number.
+function wholeSteps([low, high]) {
+  return Math.abs(high - low) < 8 ? 1 : null;
 }
 
 // Whole powers of ten, not more than seven of them; over less than two decades also 2 and 5 times these.
