@@ -42,7 +42,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     Attributes:
         verdict: The last verdict, or `None`.
-        fisher_summary: That of the verdicts of the run, or `None`; `fit` returns it as `history.fisher_summary`.
+        fisher_summary: That of the verdicts of the run, or `None`; also in `history.fisher_summary`.
         measurements: The last 100 measurements.
 
     Raises:
