@@ -17,19 +17,20 @@ class Open:
         owner: The callback, whose `finish` is called with this in the end.
         data: The measured examples.
         measurement, frame: What was found.
+        held: As for `Meter`: the model before the step, if that was taken already.
 
     Attributes:
         closed: When the step was over.
     """
 
-    def __init__(self, owner: Any, data: tuple, measurement: Measurement, frame: Frame):
+    def __init__(self, owner: Any, data: tuple, measurement: Measurement, frame: Frame, held: Any = None):
         self.measurement, self.frame, self.closed = measurement, frame, 0.0
         self._owner, self._before, self._closed = owner, None, False
         if owner.model.steps_per_execution > 1:
             return  # the weights then change by several steps
         try:
-            measurement.second_moment = owner.meter.second_moments(*data, measurement.step)
-            self._before = owner.meter.before(*data, measurement.step, frame)
+            measurement.second_moment = owner.meter.second_moments(*data, measurement.step, held)
+            self._before = owner.meter.before(*data, measurement.step, frame, held)
         except Exception as error:  # training is worth more than its log
             self._warn(error)
 

@@ -1,4 +1,4 @@
-"""Examples that are measured in place of those of the batch."""
+"""Examples that are measured in the place of those of a batch."""
 
 from __future__ import annotations
 

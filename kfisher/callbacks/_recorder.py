@@ -11,13 +11,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.vectors import dot
 from kfisher._keras.optimizers import inner
 from kfisher._keras.patching import replaced
+from kfisher.callbacks._known import knows_kl, layers_of
+from kfisher.callbacks._replicas import is_first_here, plain
 from kfisher.callbacks._sums import few, squares_of
 from kfisher.callbacks._updates import Updates
 from kfisher.logs import schema
-from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
 
 _STATISTICS = (
     schema.LOSS,
@@ -44,6 +46,9 @@ class StepRecorder:
     All optimizers meet there: what Keras does after it (clipping, weight decay, moving averages) is in the
     difference of the weights. A row goes to a variable, as XLA allows no more; `read` fetches what is new.
 
+    Of several replicas all add up their gradients, and the first of each process writes the row: weights
+    and sums are the same everywhere.
+
     Args:
         model: A compiled model, with any Keras optimizer.
         every: Positive integer; other steps than its multiples leave no row.
@@ -54,22 +59,22 @@ class StepRecorder:
     def __init__(self, model: keras.Model, every: int, capacity: int, per_layer: bool):
         optimizer = model.optimizer
         self._trainable_variables = list(model.trainable_variables)
-        self._start = {id(v): tf.Variable(v.value, trainable=False) for v in self._trainable_variables}
-        self._layers = _layers(model) if per_layer else {}
+        self._start = {id(v): _plain(tf.convert_to_tensor(v.value)) for v in self._trainable_variables}
+        self._layers = layers_of(model) if per_layer else {}
         self.capacity = capacity
         self._optimizer = optimizer
         self._inner = inner(optimizer)
         self._every = every
         hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
         self._hyper_parameters = hyper_parameters
-        self._has_kl = _knows_kl(self._inner)
+        self._has_kl = knows_kl(self._inner)
         self.names = [*_STATISTICS, *hyper_parameters, *([schema.KL] if self._has_kl else [])]
         self.tags = [schema.step_tag(name) for name in self.names]
         self.tags += [
             schema.layer_tag(layer, name) for layer in self._layers for name in schema.LAYER_STATISTICS
         ]
-        self._rows = tf.Variable(tf.zeros([capacity, len(self.tags)], tf.float64), trainable=False)
-        self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._rows = _plain(tf.zeros([capacity, len(self.tags)], tf.float64))
+        self._count = _plain(tf.constant(0, tf.int64))
         self._read = self._parts = 0
         self.traced: tuple[Any, list, Any] = (None, [], None)  # the training function with this in it
         self._loss: Any = None  # of the step that is being traced
@@ -93,14 +98,14 @@ class StepRecorder:
         """The same for one, which a model may make only when it sees its first batch."""
         if id(variable) not in self._start:
             with tf.init_scope():
-                self._start[id(variable)] = tf.Variable(variable.value, trainable=False)
+                self._start[id(variable)] = _plain(tf.convert_to_tensor(variable.value))
             self._trainable_variables.append(variable)
         return self._start[id(variable)]
 
     def start_here(self) -> None:
         """Distances count from the weights as they are now."""
         for variable in self._trainable_variables:
-            self._start[id(variable)].assign(variable.value)
+            self._start[id(variable)].assign(tf.convert_to_tensor(variable.value))
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -142,12 +147,17 @@ class StepRecorder:
 
     def _prepared(self, grads: list, variables: list) -> tuple[Updates, Callable[[], None]]:
         """Ears for the update, and what records the step when it is done."""
-        step = self._count + 1
         trained = [i for i, g in enumerate(grads) if g is not None]
         variables, kept = [variables[i] for i in trained], [tf.convert_to_tensor(grads[i]) for i in trained]
+        kept = replicas.total(kept)
+        if not is_first_here():
+            return Updates(self._optimizer, variables), lambda: None
+        step = self._count + 1
         before = [tf.convert_to_tensor(v.value) for v in variables]
         values = [getattr(self._inner, name) for name in self._hyper_parameters]  # of this step
-        values = [tf.cast(v.value if isinstance(v, keras.Variable) else v, tf.float64) for v in values]
+        values = [v.value if isinstance(v, keras.Variable) else v for v in values]
+        # Read now: a variable that is cast to its own dtype is handed on as it is.
+        values = [tf.cast(tf.convert_to_tensor(v), tf.float64) for v in values]
         scale, loss = tf.cast(self._scale(), tf.float64), self._loss_of_step()
         heard = Updates(self._optimizer, variables)
 
@@ -229,22 +239,11 @@ def _tell(error: Exception) -> None:
     warnings.warn(f"Steps are not recorded; training goes on. Received: {error!r}", stacklevel=2)
 
 
-def _knows_kl(optimizer: keras.optimizers.Optimizer) -> bool:
-    """True if the update is the learning rate times the natural-gradient direction, and nothing else."""
-    changed = ["momentum", "trust_region", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay"]
-    plain = type(optimizer) in (NaturalGradient, EmpiricalNaturalGradient)
-    return plain and not any(getattr(optimizer, name) for name in [*changed, "use_ema"])
+def _plain(value: tf.Tensor) -> tf.Variable:
+    return plain(lambda: tf.Variable(value, trainable=False))
 
 
 def parts_taken(optimizer: keras.optimizers.Optimizer) -> int:
     """Steps so far; of accumulated ones each part."""
     steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
     return steps * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
-
-
-def _layers(model: keras.Model) -> dict[str, set[int]]:
-    """Paths of layers, with the identities of the trainable variables that each owns."""
-    found: dict[str, set[int]] = {}
-    for variable in model.trainable_variables:
-        found.setdefault(variable.path.rpartition("/")[0] or variable.path, set()).add(id(variable))
-    return found

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import collections
-import json
 import os
 import time
-import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from kfisher._common import checks
+from kfisher._common import checks, replicas
 from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks._open import Open
-from kfisher.callbacks._pictures import pictures
 from kfisher.callbacks._probe import checked_probe
 from kfisher.callbacks._recorder import parts_taken
+from kfisher.callbacks._replicas import is_chief
+from kfisher.callbacks._reporting import Reporting
 from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, due_steps
+from kfisher.callbacks._snapshot import Snapshot
 from kfisher.callbacks._train_function import Hook
 from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.limits import MEMORY, TooManyRows
@@ -32,7 +33,7 @@ _TRACES = 3  # shapes of batches that are measured: each has to be traced
 
 
 @harmless
-class FisherSpectra(keras.callbacks.Callback):
+class FisherSpectra(Reporting, keras.callbacks.Callback):
     """Logs the spectra of F, of F with drawn labels, and of the empirical Fisher, and how they compare.
 
     Before a step that is due, the current batch (or a fixed set of examples) goes through the model once
@@ -129,9 +130,12 @@ class FisherSpectra(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._open is not None:  # left by an interrupted `fit`
             self._open.close()
-        Hook.prepare(self.model, type(self).__name__)
+        Hook.prepare(self.model)
+        self._measures = is_chief(self.model.distribute_strategy)
         if self.meter is None or self.meter.model is not self.model:
             self.meter = Meter(self.model, self.draws, self.seed, self.likelihood, self.max_memory)
+            together = self._measures and replicas.synchronizes(self.model.distribute_strategy)
+            self._snapshot = Snapshot(self.model) if together and self.probe is None else None
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
             self._step, self._due, self._unlogged_picture = 0, 0, False
@@ -162,32 +166,42 @@ class FisherSpectra(keras.callbacks.Callback):
         self._step += count
         self._first = step if self._first is None else self._first
         self._budget.tick()
+        if (snapshot := self._snapshot) is not None:
+            Hook.on(self.model).record(snapshot)
         # A model may have no weights before its first step.
-        if self._pending and self.model.built and self._budget.allows(step - self._first):
-            self._hook = Hook.on(self.model)
-            if self.probe is None:
-                self._hook.peeks.append(lambda data: self._look(data, step))
-                self._hook.charges.append(self._budget.add)
+        ready = self._measures and self._pending and self.model.built
+        if ready and self._budget.allows(step - self._first):
+            self._hook, damping = Hook.on(self.model), damping_of(self.model)
+            if self.probe is not None:
+                self._look(lambda: (self.probe, None), damping, step)
+            elif snapshot is not None:
+                snapshot.want()
+                self._hook.after.append(lambda: self._look(snapshot.take, damping, step))
             else:
-                self._look(self.probe, step)
+                self._hook.peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
+                self._hook.charges.append(self._budget.add)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._attaches:
             self.model.train_function = None  # it was traced with the batches shown
         self._end()
 
-    def _look(self, data: Any, step: int) -> None:
-        """Measures, with the weights as they are before the step that trains on this batch."""
+    def _look(self, taken: Callable[[], tuple[Any, Any]], damping: float | None, step: int) -> None:
+        """Measures, with the weights as they are before the step that trains on this batch.
+
+        That may be taken already: `taken` gives the batch, and then what the model held.
+        """
         started = time.perf_counter()
         try:
-            self._measure(data, step, started)
+            given = (value for value in (self.damping, damping) if value is not None)
+            self._measure(*taken(), next(given, self._default_damping), step, started)
         except Exception as error:  # training is worth more than its log
             self._pending = False
             self._budget.add(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
             self.warn("spectra", message)
 
-    def _measure(self, data: Any, step: int, started: float) -> None:
+    def _measure(self, data: Any, held: Any, damping: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
         size = int(keras.tree.flatten(cut[0])[0].shape[0])
         traced = not self.meter.is_traced(cut[0])
@@ -196,17 +210,15 @@ class FisherSpectra(keras.callbacks.Callback):
             self._skipped = self._skipped or rest
             self._budget.add(time.perf_counter() - started)
             return
-        given = (self.damping, damping_of(self.model), self._default_damping)
-        damping = next((value for value in given if value is not None), None)
         try:
-            measurement, frame = self.meter(*cut, damping=damping, step=step)
+            measurement, frame = self.meter(*cut, damping=damping, step=step, held=held)
         except TooManyRows as error:
             if not 0 < error.examples < size:
                 raise
             message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
             self.warn("examples", message)
             self._most, self._size = error.examples, 0
-            self._measure(data, step, started)
+            self._measure(data, held, damping, step, started)
             return
         self._pending, self._skipped, self._size = False, False, size
         self._default_damping = measurement.damping
@@ -216,8 +228,8 @@ class FisherSpectra(keras.callbacks.Callback):
             )
             self.warn("drawn", f"{message} take more than max_memory. Received: max_memory={self.max_memory}")
         self.measurements.append(measurement)
-        self._open = Open(self, cut, measurement, frame)
-        self._open.wait(self._hook)
+        self._open = Open(self, cut, measurement, frame, held)
+        self._open.wait(self._hook) if held is None else self._open.close()
         self._budget.charge(time.perf_counter() - started, traced)
 
     def finish(self, done: Open) -> None:
@@ -236,29 +248,3 @@ class FisherSpectra(keras.callbacks.Callback):
         values = writer.scalars(measurement.scalars())
         values.append(writer.text(schema.MEASUREMENT_TAG, measurement.to_json(), schema.PLUGIN))
         self._write(measurement.step, [*values, self._notes()])
-
-    def _end(self) -> None:
-        """What was left out, and the pictures of the last measurement."""
-        self._write(self._step, [self._notes()])
-        if not (self.write_images and self._unlogged_picture):
-            return
-        started, self._unlogged_picture = time.perf_counter(), False
-        drawn = pictures(list(self.measurements))
-        images = [writer.image(f"{schema.PICTURE}{name}", *png) for name, png in drawn.items()]
-        self._write(self.measurements[-1].step, images)
-        self._budget.add(time.perf_counter() - started)
-
-    def _notes(self) -> Any:
-        """What whoever looks at the measurements has to know."""
-        notes = [*self._said.values(), self._budget.left_out(self._due)]
-        return writer.text(schema.NOTES_TAG, json.dumps([n for n in notes if n]), schema.PLUGIN)
-
-    def _write(self, step: int, values: list[Any]) -> None:
-        self._writer.write([(step, time.time(), values)])
-
-    def warn(self, kind: str, message: str) -> None:
-        """Each kind of trouble once."""
-        if kind not in self._said:
-            self._said[kind] = message
-            self._write(self._step, [self._notes()])
-            warnings.warn(message, stacklevel=2)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kfisher.diagnosis._parts import Curved, LayerTraces, SpectrumError
 from kfisher.diagnosis.basis import EMPIRICAL, EXACT, Frame, draws
-from kfisher.diagnosis.measurement import Curved, LayerTraces, Measurement, Spectrum, SpectrumError
+from kfisher.diagnosis.measurement import Measurement, Spectrum
 from kfisher.diagnosis.rows import JointRoot
 
 _CURVED = 256  # directions, at most: all of a thousand would take as long as everything else

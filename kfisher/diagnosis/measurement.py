@@ -6,45 +6,17 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from html import escape
+from typing import Any
 
 from kfisher.diagnosis._from_json import from_json
+from kfisher.diagnosis._parts import Curved, LayerTraces, SpectrumError
 from kfisher.logs import schema
 from kfisher.logs.schema import fisher_tag
 
 # Attributes of a measurement that are logged under their own names.
 _NUMBERS = (schema.TRACE_RATIO, schema.LENGTH_RATIO, schema.GRADIENT_NORM, schema.DAMPING, schema.SECONDS)
 _NUMBERS_BY_KIND = (schema.COSINE, schema.STEP_NORM, schema.GAMMA, schema.SECOND_MOMENT)
-
-
-class SpectrumError(TypedDict, total=False):
-    """One standard error over draws of labels."""
-
-    trace: float
-    effective_dimension: float
-    eigenvalues: list[float]
-
-
-class LayerTraces(TypedDict):
-    """The trace of each kind in one layer."""
-
-    name: str
-    parameters: int
-    exact: float
-    sampled: float
-    empirical: float
-
-
-class Curved(TypedDict):
-    """Eigenvectors v of (F + λ I)⁻¹ (M + λ I) in the span of the directions in which F is above λ.
-
-    Of more than 256 directions, the most curved.
-
-    `ratio` has their eigenvalues, 1 if M = F, and `curvature` has vᵀ F v of those of unit length, descending.
-    """
-
-    curvature: list[float]
-    ratio: list[float]
 
 
 @dataclass
@@ -217,6 +189,13 @@ class Verdict:
     def trusted(self) -> bool:
         """True if EF is fine here."""
         return self.verdict == "fine"
+
+    def _repr_html_(self) -> str:
+        """What is printed, beside a bar in the colour of the verdict, for a notebook."""
+        kind = {"fine": "sampled", "unknown": "gradient"}.get(self.verdict, "empirical")
+        sentence, *rest = map(escape, str(self).splitlines())
+        style = f"border-left: 6px solid {schema.LOOKS[kind].colour}; padding-left: 0.8em"
+        return f"<div style='{style}'><b>{sentence}</b><br>{'<br>'.join(rest)}</div>"
 
     def __str__(self) -> str:
         findings = [f"{f.name}: {f.text}" for f in self.findings]

@@ -9,7 +9,7 @@ import keras
 
 from kfisher._common.checks import instance, positive, positive_integer
 from kfisher._common.checks import seed as check_seed
-from kfisher._common.models import built, compiled
+from kfisher._common.models import built, compiled, first_batch
 from kfisher._keras.optimizers import inner
 from kfisher.diagnosis import findings as findings_on
 from kfisher.diagnosis.basis import Frame
@@ -25,7 +25,7 @@ from kfisher.likelihoods import Likelihood
 def diagnose(
     model: keras.Model,
     x: Any,
-    y: Any,
+    y: Any = None,
     sample_weight: Any = None,
     *,
     damping: float | None = None,
@@ -38,7 +38,8 @@ def diagnose(
 
     Args:
         model: A built and compiled `keras.Model`; nothing in it changes.
-        x, y, sample_weight: Examples as for `model.fit`, one batch of arrays or tensors; some hundreds.
+        x, y, sample_weight: Examples as for `model.fit`, one batch of arrays or tensors; some hundreds. Or x
+            alone, a `tf.data.Dataset` or `keras.utils.PyDataset` of such batches: the first is taken.
         damping: Positive float, λ in the units of F. Defaults to that of the model's optimizer if it is
             one of kfisher's, else to the square root of the precision of the model's dtype times the largest
             eigenvalue of F.
@@ -64,6 +65,7 @@ def diagnose(
     """
     compiled("model", built("model", model))
     draws, seed = positive_integer("draws", draws), check_seed("seed", seed)
+    x, y, sample_weight = first_batch(x, y, sample_weight)
     if x is None:
         raise ValueError("F is that of a model on examples. Received: x=None")
     if y is None:
@@ -75,7 +77,7 @@ def diagnose(
     thresholds = thresholds_of(thresholds)
     meter = Meter(model, draws, seed, likelihood, _MEMORY)
     data = examples((x, y, sample_weight), None)
-    step = int(model.optimizer.iterations) if model.optimizer is not None else 0
+    step = 0 if model.optimizer is None else int(keras.ops.convert_to_numpy(model.optimizer.iterations))
     measurement, frame = meter(*data, damping=damping, step=step)
     return judge([measurement], frame, thresholds, seed)
 

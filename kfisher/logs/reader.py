@@ -6,11 +6,13 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common import html
 from kfisher._common.checks import directory
 from kfisher.diagnosis.measurement import Measurement, Verdict
 from kfisher.diagnosis.summary import Summary
@@ -62,6 +64,20 @@ class Log:
             f"{len(self.measurements)} measurements, {len(self.verdicts)} verdicts, "
             f"{len(self.train['epoch'])} epochs)"
         )
+
+    def _repr_html_(self) -> str:
+        """The last verdict, and the first and last value of each column that has one, for a notebook."""
+        tables = {"step": self.steps, "measurement": self.spectra, "epoch": self.train}
+        tables["validation"] = self.validation
+        rows = []
+        for name, columns in tables.items():
+            for column, values in list(columns.items())[1:]:
+                known = values[np.isfinite(values)]
+                if len(known):
+                    rows.append((name, column, str(len(known)), f"{known[0]:.4g}", f"{known[-1]:.4g}"))
+        said = self.verdicts[-1].sentence if self.verdicts else ""
+        header = ("of each", "quantity", "values", "first", "last")
+        return f"<p>{escape(repr(self))}</p><p>{escape(said)}</p>{html.table(header, rows)}"
 
 
 def read_log(log_dir: str | os.PathLike) -> Log:
