@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from kfisher.callbacks._train_function import Hook
@@ -16,20 +17,14 @@ class Open:
         owner: The callback, whose `finish` is called with this in the end.
         data: The measured examples.
         measurement, frame: What was found.
-        started: When measuring began; `None` if the time is not to be counted.
         held: As for `Meter`: the model before the step, if that was taken already.
+
+    Attributes:
+        closed: When the step was over.
     """
 
-    def __init__(
-        self,
-        owner: Any,
-        data: tuple,
-        measurement: Measurement,
-        frame: Frame,
-        started: float | None,
-        held: Any = None,
-    ):
-        self.measurement, self.frame, self.started = measurement, frame, started
+    def __init__(self, owner: Any, data: tuple, measurement: Measurement, frame: Frame, held: Any = None):
+        self.measurement, self.frame, self.closed = measurement, frame, 0.0
         self._owner, self._before, self._closed = owner, None, False
         if owner.model.steps_per_execution > 1:
             return  # the weights then change by several steps
@@ -48,7 +43,7 @@ class Open:
         """Takes in the step, if there was one."""
         if self._closed:
             return
-        self._closed = True
+        self._closed, self.closed = True, time.perf_counter()
         try:
             for name, value in (self._before.after() if self._before else {}).items():
                 getattr(self.measurement, name)["taken"] = value

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -14,12 +15,14 @@ from kfisher._common import replicas
 from kfisher._common.vectors import dot
 from kfisher._keras.optimizers import inner
 from kfisher._keras.patching import replaced
+from kfisher.callbacks._known import knows_kl, layers_of
 from kfisher.callbacks._replicas import is_first_here, plain
+from kfisher.callbacks._sums import few, squares_of
 from kfisher.callbacks._updates import Updates
 from kfisher.logs import schema
-from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
 
 _STATISTICS = (
+    schema.LOSS,
     schema.UPDATE_NORM,
     schema.GRADIENT_NORM,
     schema.UPDATE_TO_GRADIENT,
@@ -27,7 +30,6 @@ _STATISTICS = (
     schema.WEIGHT_NORM,
     schema.DISTANCE,
 )
-_LARGE = 16384  # entries of a tensor, from which on its own operations pay
 # Attributes of the optimizer that are logged under their own names.
 _HYPER_PARAMETERS = (
     schema.LEARNING_RATE,
@@ -41,9 +43,8 @@ _HYPER_PARAMETERS = (
 class StepRecorder:
     """Wraps `optimizer.apply` for a while; each call writes one row.
 
-    `apply` is where all optimizers meet: what Keras does after it (clipping, weight decay, moving averages,
-    loss scaling) is in the difference of the weights. Nothing is written from inside the step, which XLA
-    would not allow: a row goes to a variable, and `read` fetches what is new.
+    All optimizers meet there: what Keras does after it (clipping, weight decay, moving averages) is in the
+    difference of the weights. A row goes to a variable, as XLA allows no more; `read` fetches what is new.
 
     Of several replicas all add up their gradients, and the first of each process writes the row: weights
     and sums are the same everywhere.
@@ -59,14 +60,14 @@ class StepRecorder:
         optimizer = model.optimizer
         self._trainable_variables = list(model.trainable_variables)
         self._start = {id(v): _plain(tf.convert_to_tensor(v.value)) for v in self._trainable_variables}
-        self._layers = _layers(model) if per_layer else {}
+        self._layers = layers_of(model) if per_layer else {}
         self.capacity = capacity
         self._optimizer = optimizer
         self._inner = inner(optimizer)
         self._every = every
         hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
         self._hyper_parameters = hyper_parameters
-        self._has_kl = _knows_kl(self._inner)
+        self._has_kl = knows_kl(self._inner)
         self.names = [*_STATISTICS, *hyper_parameters, *([schema.KL] if self._has_kl else [])]
         self.tags = [schema.step_tag(name) for name in self.names]
         self.tags += [
@@ -76,6 +77,7 @@ class StepRecorder:
         self._count = _plain(tf.constant(0, tf.int64))
         self._read = self._parts = 0
         self.traced: tuple[Any, list, Any] = (None, [], None)  # the training function with this in it
+        self._loss: Any = None  # of the step that is being traced
 
     def resume(self) -> None:
         """The count goes on from that of the optimizer, which may have trained without this.
@@ -92,6 +94,14 @@ class StepRecorder:
         """The weights from which distances count, a variable for each trainable one."""
         return [self._start[id(v)] for v in self._trainable_variables]
 
+    def _start_of(self, variable: keras.Variable) -> tf.Variable:
+        """The same for one, which a model may make only when it sees its first batch."""
+        if id(variable) not in self._start:
+            with tf.init_scope():
+                self._start[id(variable)] = _plain(tf.convert_to_tensor(variable.value))
+            self._trainable_variables.append(variable)
+        return self._start[id(variable)]
+
     def start_here(self) -> None:
         """Distances count from the weights as they are now."""
         for variable in self._trainable_variables:
@@ -100,63 +110,94 @@ class StepRecorder:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Within it, traces of a training step record."""
-        self._apply = self._optimizer.apply
+        self._apply, self._scale_loss = self._optimizer.apply, self._optimizer.scale_loss
         with replaced(self._optimizer, "apply", self._recorded):
-            yield
+            with replaced(self._optimizer, "scale_loss", self._seen):
+                yield
+
+    def _seen(self, loss: Any) -> Any:
+        """`scale_loss`, which is where an optimizer is told the loss."""
+        self._loss = loss
+        return self._scale_loss(loss)
+
+    def _loss_of_step(self) -> tf.Tensor:
+        """The loss; infinite where it is not a number, and NaN, which is not logged, if nobody told it."""
+        loss, self._loss = self._loss, None
+        here = tf.is_tensor(loss) and loss.shape.rank == 0
+        if not here or not (tf.executing_eagerly() or loss.graph is tf.compat.v1.get_default_graph()):
+            return tf.constant(float("nan"), tf.float64)
+        loss = tf.cast(loss, tf.float64)
+        return tf.where(tf.math.is_nan(loss), tf.constant(float("inf"), tf.float64), loss)
 
     def _recorded(self, grads: Any, trainable_variables: Any = None) -> None:
         everything = self._trainable_variables if trainable_variables is None else trainable_variables
-        variables, grads = list(everything), list(grads)
+        everything, grads = list(everything), list(grads)
+        try:
+            heard, record = self._prepared(grads, everything)
+        except Exception as error:  # training is worth more than its log
+            _tell(error)
+            self._apply(grads, everything)
+            return
+        with heard.heard():
+            self._apply(grads, everything)
+        try:
+            record()
+        except Exception as error:
+            _tell(error)
+
+    def _prepared(self, grads: list, variables: list) -> tuple[Updates, Callable[[], None]]:
+        """Ears for the update, and what records the step when it is done."""
         trained = [i for i, g in enumerate(grads) if g is not None]
         variables, kept = [variables[i] for i in trained], [tf.convert_to_tensor(grads[i]) for i in trained]
         kept = replicas.total(kept)
         if not is_first_here():
-            self._apply(grads, everything)
-            return
+            return Updates(self._optimizer, variables), lambda: None
         step = self._count + 1
         before = [tf.convert_to_tensor(v.value) for v in variables]
         values = [getattr(self._inner, name) for name in self._hyper_parameters]  # of this step
         values = [v.value if isinstance(v, keras.Variable) else v for v in values]
         # Read now: a variable that is cast to its own dtype is handed on as it is.
         values = [tf.cast(tf.convert_to_tensor(v), tf.float64) for v in values]
-        scale = tf.cast(self._scale(), tf.float64)
+        scale, loss = tf.cast(self._scale(), tf.float64), self._loss_of_step()
         heard = Updates(self._optimizer, variables)
-        with heard.heard():
-            self._apply(grads, everything)
-        after = [tf.convert_to_tensor(v.value) for v in variables]
-        updates = heard.of(variables)
-        if updates is None:
-            updates = [a - b for a, b in zip(after, before)]
 
-        def write() -> None:
-            row = self._row(variables, updates, after, kept, scale, values)
-            self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
+        def record() -> None:
+            after = [tf.convert_to_tensor(v.value) for v in variables]
+            sign, updates = heard.of(variables) or (1.0, [a - b for a, b in zip(after, before)])
 
-        if self._every == 1:
-            write()
-        else:
-            tf.cond(tf.equal(step % self._every, 0), write, lambda: None)
-        with tf.control_dependencies(after):  # a step that fails is none
-            self._count.assign(step)
+            def write() -> None:
+                row = self._row(variables, sign, updates, after, kept, scale, [loss, *values])
+                self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
+
+            if self._every == 1:
+                write()
+            else:
+                tf.cond(tf.equal(step % self._every, 0), write, lambda: None)
+            with tf.control_dependencies(after):  # a step that fails is none
+                self._count.assign(step)
+
+        return heard, record
 
     def _row(
-        self, variables: Any, updates: Any, after: Any, grads: Any, scale: Any, values: Any
+        self, variables: Any, sign: float, updates: Any, after: Any, grads: Any, scale: Any, values: Any
     ) -> tf.Tensor:
         """All that is recorded of one step; a weight without a gradient counts in nothing."""
-        start = [tf.convert_to_tensor(self._start[id(v)]) for v in variables]
+        loss, *values = values
+        start = [tf.convert_to_tensor(self._start_of(v)) for v in variables]
         if not self._layers:
-            updates, after, grads, start = map(_few, (updates, after, grads, start))
+            updates, after, grads, start = map(few, (updates, after, grads, start))
         squares = {
-            schema.UPDATE_NORM: _squares(updates),
-            schema.GRADIENT_NORM: _squares(grads),
-            schema.WEIGHT_NORM: _squares(after),
-            schema.DISTANCE: _squares([a - s for a, s in zip(after, start)]),
+            schema.UPDATE_NORM: squares_of(updates),
+            schema.GRADIENT_NORM: squares_of(grads),
+            schema.WEIGHT_NORM: squares_of(after),
+            schema.DISTANCE: squares_of([a - s for a, s in zip(after, start)]),
         }
         squares[schema.GRADIENT_NORM] /= scale**2
         norms = {name: tf.sqrt(tf.reduce_sum(square)) for name, square in squares.items()}
         update, gradient = norms[schema.UPDATE_NORM], norms[schema.GRADIENT_NORM]
-        product = dot(updates, grads) / scale
+        product = sign * dot(updates, grads) / scale
         statistics = {
+            schema.LOSS: loss,
             **norms,
             schema.UPDATE_TO_GRADIENT: tf.math.divide_no_nan(update, gradient),
             schema.COSINE: tf.math.divide_no_nan(-product, update * gradient),
@@ -194,44 +235,15 @@ class StepRecorder:
         return steps, self._rows.numpy()[(steps // self._every) % self.capacity]
 
 
+def _tell(error: Exception) -> None:
+    warnings.warn(f"Steps are not recorded; training goes on. Received: {error!r}", stacklevel=2)
+
+
 def _plain(value: tf.Tensor) -> tf.Variable:
     return plain(lambda: tf.Variable(value, trainable=False))
-
-
-def _knows_kl(optimizer: keras.optimizers.Optimizer) -> bool:
-    """True if the update is the learning rate times the natural-gradient direction, and nothing else."""
-    changed = ["momentum", "trust_region", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay"]
-    plain = type(optimizer) in (NaturalGradient, EmpiricalNaturalGradient)
-    return plain and not any(getattr(optimizer, name) for name in [*changed, "use_ema"])
-
-
-def _few(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Tensors with all small ones in one: an operation on a bias costs as much as on a kernel."""
-    large = [t for t in tensors if t.shape.num_elements() >= _LARGE]
-    small: dict[tf.DType, list[tf.Tensor]] = {}
-    for t in tensors:
-        if t.shape.num_elements() < _LARGE:
-            small.setdefault(t.dtype, []).append(tf.reshape(t, [-1]))
-    return large + [tf.concat(pieces, 0) for pieces in small.values()]
-
-
-def _squares(tensors: list[tf.Tensor]) -> tf.Tensor:
-    """The square of the length of each, in float64, `(len(tensors),)`."""
-    halves = [tf.nn.l2_loss(t) for t in tensors]
-    if len({h.dtype for h in halves}) > 1:
-        halves = [tf.cast(h, tf.float64) for h in halves]
-    return 2 * tf.cast(tf.stack(halves), tf.float64)
 
 
 def parts_taken(optimizer: keras.optimizers.Optimizer) -> int:
     """Steps so far; of accumulated ones each part."""
     steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
     return steps * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
-
-
-def _layers(model: keras.Model) -> dict[str, set[int]]:
-    """Paths of layers, with the identities of the trainable variables that each owns."""
-    found: dict[str, set[int]] = {}
-    for variable in model.trainable_variables:
-        found.setdefault(variable.path.rpartition("/")[0] or variable.path, set()).add(id(variable))
-    return found

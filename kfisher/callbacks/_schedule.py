@@ -22,6 +22,13 @@ def is_due(frequency: Frequency, first: int, count: int, epoch_begins: bool) -> 
     return any(chosen(step) for step in range(first, first + count))
 
 
+def due_steps(frequency: Frequency, first: int, count: int, epoch_begins: bool) -> int:
+    """How many of the steps `first`, ..., `first + count - 1` are to be measured."""
+    if frequency == "epoch":
+        return int(epoch_begins)
+    return sum(is_due(frequency, step, 1, False) for step in range(first, first + count))
+
+
 def _logarithmic(step: int) -> bool:
     """Each of the first eight steps, and then eight in each doubling."""
     return step < 8 or math.floor(8 * math.log2(step)) != math.floor(8 * math.log2(step - 1))
@@ -43,8 +50,20 @@ def checked_share(name: str, share: Any) -> float | None:
     return found if found else number(name, share, 1.0, 1.0, "a float in (0, 1], or None")
 
 
+ALLOWANCE = 30.0  # seconds: what the first measurements may take together, whatever their share
+_RATIO = 1.65  # between the steps by which one more of them may have been made
+
+
+def first_measurements(step: int) -> int:
+    """How many measurements a run may have had by a step, whatever their share of the time.
+
+    Eleven in a hundred steps and twenty in ten thousand, the closer together the earlier.
+    """
+    return 1 if step < 1 else 2 + math.floor(math.log(step) / math.log(_RATIO) + 1e-9)
+
+
 class Budget:
-    """Keeps what is spent below a share of the time of training.
+    """Keeps what is spent below a share of the time of training, but for a start-up allowance.
 
     Args:
         share: Float in (0, 1], or `None` for no limit.
@@ -52,11 +71,14 @@ class Budget:
     Attributes:
         elapsed: Seconds of training so far, over several calls of `fit`.
         spent: Seconds of them that were charged.
+        taken: Measurements so far.
     """
 
     def __init__(self, share: float | None):
         self._share = share
-        self.elapsed = self.spent = self._last = 0.0
+        self.elapsed = self.spent = 0.0
+        self.taken = 0
+        self._last = self._measured = 0.0  # without tracing
         self._seen = time.perf_counter()
 
     def start(self) -> None:
@@ -69,12 +91,32 @@ class Budget:
         self.elapsed += now - self._seen
         self._seen = now
 
-    def allows(self) -> bool:
-        """True if another measurement like the last one keeps within the share; the first is free."""
+    def allows(self, step: int) -> bool:
+        """True if another measurement like the last one keeps within the share or the allowance."""
         self.tick()
-        return self._share is None or self.spent + self._last <= self._share * (self.elapsed + self._last)
+        if self._share is None or self.spent + self._last <= self._share * (self.elapsed + self._last):
+            return True
+        return self.taken < first_measurements(step) and self._measured + self._last <= ALLOWANCE
 
-    def charge(self, seconds: float) -> None:
-        """Counts a measurement."""
+    def charge(self, seconds: float, traced: bool = False) -> None:
+        """Counts a measurement; of one that had to be traced first, nobody knows what the next will take."""
+        self.taken += 1
         self.spent += seconds
-        self._last = seconds
+        if not traced:
+            self._last = seconds
+            self._measured += seconds
+
+    def add(self, seconds: float, each: bool = False) -> None:
+        """Counts what came with a measurement (with `each`, if so), or one that could not be made."""
+        self.spent += seconds
+        self._measured += seconds
+        self._last += seconds * each
+
+    def left_out(self, due: int) -> str:
+        """Why fewer than `due` measurements were made, in a sentence; empty if they were not."""
+        if self.taken >= due or self._share is None:
+            return ""
+        return (
+            f"{self.taken} of the {due} measurements that were due were made: one takes {self._last:.2g} s, "
+            f"and beyond the first ones they may take {100 * self._share:.3g} % of the time (max_overhead)."
+        )

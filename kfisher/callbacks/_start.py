@@ -48,4 +48,4 @@ def load(log_dir: str, shapes: list[tuple[int, ...]]) -> list[np.ndarray] | None
 
 
 def _path(log_dir: str) -> str:
-    return os.path.join(log_dir, schema.STEPS_FOLDER, schema.START_FILE)
+    return os.path.join(log_dir, schema.FOLDER, schema.START_FILE)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +27,7 @@ class Hook:
     Attributes:
         recorders: They record the steps of this call.
         peeks: Called with the first batch, before the step that trains on it; not where replicas train.
+        charges: Called with the seconds that giving the batch back took.
         after: Called when the steps are taken.
         failed: Called if the call raises: at the end of the data, or of `fit`.
     """
@@ -32,6 +36,7 @@ class Hook:
         self._model, self._plain = model, plain
         self.recorders: list[StepRecorder | Snapshot] = []
         self.peeks: list[Callable[[Any], None]] = []
+        self.charges: list[Callable[[float], None]] = []
         self.after: list[Callable[[], None]] = []
         self.failed: list[Callable[[], None]] = []
 
@@ -91,13 +96,25 @@ class Hook:
                 batches.append(next(iterator))
         if not batches:
             return iterator
-        for peek in self.peeks:
-            peek(batches[0])
+        try:
+            for peek in self.peeks:
+                peek(batches[0])
+        except Exception as error:  # training is worth more than its log
+            warnings.warn(f"Nothing is measured here; training goes on. Received: {error!r}", stacklevel=2)
+        started = time.perf_counter()
+        again = _iterator(batches, iterator.element_spec)
+        for charge in self.charges:
+            charge(time.perf_counter() - started)
+        return again
 
-        def give() -> Any:
-            while batches:
-                yield batches.pop(0)  # TensorFlow keeps this function for good
 
-        # Of the same type as the iterator, or the training function would be traced again.
-        again = tf.data.Dataset.from_generator(give, output_signature=iterator.element_spec)
-        return iter(again)
+def _iterator(batches: list[Any], spec: Any) -> Any:
+    """An iterator over `batches` of the type `spec`: for any other the training function is traced again."""
+    dataset = functools.reduce(
+        lambda first, then: first.concatenate(then), map(tf.data.Dataset.from_tensors, batches)
+    )
+    options = tf.data.Options()  # what makes a long data set quick takes long itself
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    variant = tf.data.experimental.to_variant(dataset.with_options(options))
+    return iter(tf.data.experimental.from_variant(variant, spec))

@@ -56,8 +56,8 @@ class Updates:
                 stack.enter_context(replaced(self._optimizer, name, listening(name)))
             yield
 
-    def of(self, variables: list[keras.Variable]) -> list[tf.Tensor] | None:
-        """The update of each, or `None` if they are not all known."""
+    def of(self, variables: list[keras.Variable]) -> tuple[float, list[tf.Tensor]] | None:
+        """A sign, and the update of each up to that sign; `None` if they are not all known."""
         notes = [self._found[id(v.value)] for v in variables]
         if not self._alone or any(len(note) != 1 or note[0] is None for note in notes):
             return None
@@ -67,4 +67,5 @@ class Updates:
             return None  # made in a branch, and not to be seen from here
         if any(t.dtype.size < 4 or t.dtype != v.value.dtype for (_, t), v in zip(values, variables)):
             return None  # what half precision adds is not what it was given
-        return [t if sign > 0 else -t for sign, t in values]
+        common = values[0][0] if values else 1.0
+        return common, [t if sign == common else -t for sign, t in values]

@@ -10,6 +10,7 @@ from kfisher._common.checks import boolean
 from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks.fisher_spectra import FisherSpectra
 from kfisher.diagnosis.course import Course
+from kfisher.diagnosis.limits import MEMORY
 from kfisher.diagnosis.measurement import Verdict
 from kfisher.diagnosis.summary import Summary
 from kfisher.diagnosis.thresholds import Thresholds
@@ -26,12 +27,13 @@ class FisherDiagnosis(FisherSpectra):
     opposite to that of the natural-gradient step; are steps inverted in length, growing while the gradient
     shrinks; at a minimum that is shown to be one, is EF the curvature; and do the examples suffice. A verdict
     stays until three of the last five measurements agree on another. The sentence and the numbers behind it
-    go to the sub-directory `verdict` of `log_dir`: TensorBoard's tabs "Fisher" and "Text"; and so does one
-    summary of the run, from when to when each verdict held. `fit` returns it, too: `history.fisher_summary`.
+    are in TensorBoard's tabs "Fisher" and "Text"; and so is one summary of the run, from when to when each
+    verdict held. `fit` returns it, too: `history.fisher_summary`.
 
     Args:
-        log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood: As in
-            `FisherSpectra`; `draws` defaults to `4`, as drawn labels are what EF is judged against.
+        log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood,
+            max_memory: As in `FisherSpectra`; `draws` defaults to `4`, as drawn labels are what EF is judged
+            against.
         thresholds: `kfisher.Thresholds`. Defaults to its defaults.
         verbose: 0 or 1; with 1, each new verdict is printed, and the summary at the end. Defaults to `1`.
 
@@ -66,16 +68,26 @@ class FisherDiagnosis(FisherSpectra):
         thresholds: Thresholds | None = None,
         verbose: int = 1,
         likelihood: Likelihood | None = None,
+        max_memory: int = MEMORY,
     ):
         super().__init__(
-            log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood
+            log_dir,
+            freq,
+            examples,
+            probe,
+            draws,
+            damping,
+            max_overhead,
+            write_images,
+            seed,
+            likelihood,
+            max_memory,
         )
         self.thresholds = thresholds_of(thresholds)
         self.verbose = boolean("verbose", verbose)
         self.verdict: Verdict | None = None
         self.summary: Summary | None = None
         self._course = Course()
-        self._verdicts: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
@@ -87,14 +99,12 @@ class FisherDiagnosis(FisherSpectra):
         last = self.verdict
         self.verdict = self._course.add(judge(self.measurements, frame, self.thresholds, self.seed))
         self.summary = self._course.summary
-        if self._verdicts is None:
-            self._verdicts = writer.EventWriter(os.path.join(self.log_dir, schema.VERDICT_FOLDER))
         values = [
             writer.text(schema.VERDICT_TAG, self.verdict.to_json(), schema.PLUGIN),
             writer.text(schema.VERDICT_TEXT_TAG, _markdown(self.verdict), "text"),
             writer.text(schema.SUMMARY_TAG, self.summary.to_json(), schema.PLUGIN),
         ]
-        self._verdicts.write([(measurement.step, time.time(), values)])
+        self._writer.write([(measurement.step, time.time(), values)])
         if self.verbose and (last is None or last.verdict != self.verdict.verdict):
             print(f"\nStep {measurement.step}: {self.verdict}", flush=True)
 
@@ -106,7 +116,7 @@ class FisherDiagnosis(FisherSpectra):
             self.model.history.fisher_summary = self.summary
         text = str(self.summary).replace("\n  ", "\n- ")
         value = writer.text(schema.SUMMARY_TEXT_TAG, text, "text")
-        self._verdicts.write([(self.measurements[-1].step, time.time(), [value])])
+        self._writer.write([(self.measurements[-1].step, time.time(), [value])])
         if self.verbose:
             print(f"\n{self.summary}", flush=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import os
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,25 +13,27 @@ import keras
 from kfisher._common import checks, replicas
 from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks._open import Open
-from kfisher.callbacks._picture import picture
 from kfisher.callbacks._probe import checked_probe
 from kfisher.callbacks._recorder import parts_taken
 from kfisher.callbacks._replicas import is_chief
-from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, is_due
+from kfisher.callbacks._reporting import Reporting
+from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, due_steps
 from kfisher.callbacks._snapshot import Snapshot
 from kfisher.callbacks._train_function import Hook
 from kfisher.diagnosis.basis import Frame
+from kfisher.diagnosis.limits import MEMORY, TooManyRows
 from kfisher.diagnosis.measurement import Measurement
-from kfisher.diagnosis.meter import Meter, TooManyRows, examples
+from kfisher.diagnosis.meter import Meter, examples
 from kfisher.diagnosis.verdict import damping_of
 from kfisher.likelihoods import Likelihood, of_model
 from kfisher.logs import schema, writer
-from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.model import attached, wants_batches
+
+_TRACES = 3  # shapes of batches that are measured: each has to be traced
 
 
 @harmless
-class FisherSpectra(keras.callbacks.Callback):
+class FisherSpectra(Reporting, keras.callbacks.Callback):
     """Logs the spectra of F, of F with drawn labels, and of the empirical Fisher, and how they compare.
 
     Before a step that is due, the current batch (or a fixed set of examples) goes through the model once
@@ -45,7 +46,7 @@ class FisherSpectra(keras.callbacks.Callback):
     both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
     weights as without it.
 
-    The numbers go to the sub-directory `spectra` of `log_dir`: the tab "Fisher" of TensorBoard shows them
+    The numbers go to the sub-directory `fisher` of `log_dir`: the tab "Fisher" of TensorBoard shows them
     all, "Scalars" and "Images" the most important ones. What cannot be measured or written gives one warning;
     training goes on.
 
@@ -62,14 +63,18 @@ class FisherSpectra(keras.callbacks.Callback):
         damping: Positive float, λ in the units of F. Defaults to that of the optimizer if it is one of
             kfisher's, else to the square root of the precision times the largest eigenvalue of F at the
             first measurement.
-        max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take: what is due is
-            put off until it fits in. Tracing, once for each shape of a batch, is not counted. `None` for no
-            limit. Defaults to `0.05`.
-        write_images: Bool, whether to draw the last measurement for "Images" at the end of `fit`.
-            Defaults to `True`.
+        max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take, all that comes
+            with it included: what is due is put off until it fits in, and the tab says so. Some first ones,
+            eleven in a hundred steps and twenty in ten thousand, may go beyond it by thirty seconds in all
+            (and the time that TensorFlow takes to trace them). `None` for no limit. Defaults to `0.05`.
+        write_images: Bool, whether to draw charts for "Images" at the end of `fit`. Defaults to `True`.
         seed: Integer, for the labels that are drawn. Defaults to `0`.
         likelihood: A `kfisher.likelihoods.Likelihood`, instead of that of the compiled loss. Defaults to the
             `likelihood` of the model's optimizer, if it has one.
+        max_memory: Positive integer, the bytes that the rows of the matrices and what they are made of may
+            take together. Where all would take more, fewer examples are measured, down to 64; then F is
+            estimated from labels that are drawn for each, as many as fit in. A warning and the tab say so.
+            Defaults to half a gibibyte.
 
     Attributes:
         measurements: The last 100 of them.
@@ -97,8 +102,10 @@ class FisherSpectra(keras.callbacks.Callback):
         write_images: bool = True,
         seed: int = 0,
         likelihood: Likelihood | None = None,
+        max_memory: int = MEMORY,
     ):
         super().__init__()
+        self.max_memory = checks.positive_integer("max_memory", max_memory)
         self.log_dir = checks.directory("log_dir", log_dir)
         self.freq = checked_frequency("freq", freq)
         self.examples = checks.positive_integer("examples", examples)
@@ -116,7 +123,7 @@ class FisherSpectra(keras.callbacks.Callback):
         self.meter: Any = None
         self._writer: Any = None
         self._step = 0
-        self._warned: set[str] = set()
+        self._said: dict[str, str] = {}
         self._open: Any = None
         self._hook: Any = None
 
@@ -126,15 +133,16 @@ class FisherSpectra(keras.callbacks.Callback):
         Hook.prepare(self.model)
         self._measures = is_chief(self.model.distribute_strategy)
         if self.meter is None or self.meter.model is not self.model:
-            self.meter = Meter(self.model, self.draws, self.seed, self.likelihood)
+            self.meter = Meter(self.model, self.draws, self.seed, self.likelihood, self.max_memory)
             together = self._measures and replicas.synchronizes(self.model.distribute_strategy)
             self._snapshot = Snapshot(self.model) if together and self.probe is None else None
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
-            self._step, self._unlogged_picture, self._undrawn = 0, False, True
+            self._step, self._due, self._unlogged_picture = 0, 0, False
+            self._first: int | None = None
         if self._writer is None:
-            layout = custom_scalars_layout(step_names=())
-            self._writer = writer.EventWriter(os.path.join(self.log_dir, schema.SPECTRA_FOLDER), layout)
+            self._writer = writer.shared(self.log_dir)
+            self._writer.add_charts(fisher=True)
         self._budget.start()
         self._pending, self._size, self._skipped = False, 0, False
         self._attaches = wants_batches(self.model)
@@ -151,13 +159,18 @@ class FisherSpectra(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step, count = self._step, self.model.steps_per_execution
-        self._pending = self._pending or is_due(self.freq, step, count, self._epoch_begins)
+        due = due_steps(self.freq, step, count, self._epoch_begins)
+        self._due += due
+        self._pending = self._pending or due > 0
         self._epoch_begins = False
         self._step += count
+        self._first = step if self._first is None else self._first
         self._budget.tick()
         if (snapshot := self._snapshot) is not None:
             Hook.on(self.model).record(snapshot)
-        if self._measures and self._pending and self._budget.allows():
+        # A model may have no weights before its first step.
+        ready = self._measures and self._pending and self.model.built
+        if ready and self._budget.allows(step - self._first):
             self._hook, damping = Hook.on(self.model), damping_of(self.model)
             if self.probe is not None:
                 self._look(lambda: (self.probe, None), damping, step)
@@ -166,11 +179,12 @@ class FisherSpectra(keras.callbacks.Callback):
                 self._hook.after.append(lambda: self._look(snapshot.take, damping, step))
             else:
                 self._hook.peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
+                self._hook.charges.append(self._budget.add)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._attaches:
             self.model.train_function = None  # it was traced with the batches shown
-        self._draw()
+        self._end()
 
     def _look(self, taken: Callable[[], tuple[Any, Any]], damping: float | None, step: int) -> None:
         """Measures, with the weights as they are before the step that trains on this batch.
@@ -183,21 +197,23 @@ class FisherSpectra(keras.callbacks.Callback):
             self._measure(*taken(), next(given, self._default_damping), step, started)
         except Exception as error:  # training is worth more than its log
             self._pending = False
-            self._budget.charge(time.perf_counter() - started)
+            self._budget.add(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
             self.warn("spectra", message)
 
     def _measure(self, data: Any, held: Any, damping: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
         size = int(keras.tree.flatten(cut[0])[0].shape[0])
-        if size < self._size and not self._skipped:  # the rest of an epoch; the next batch may be whole
-            self._skipped = True
+        traced = not self.meter.is_traced(cut[0])
+        rest = size < self._size and not self._skipped  # of an epoch; the next batch may be whole
+        if rest or (traced and self.meter.traces >= _TRACES):  # of a length of its own; others come again
+            self._skipped = self._skipped or rest
+            self._budget.add(time.perf_counter() - started)
             return
-        traced = self.meter.is_traced(cut[0])
         try:
             measurement, frame = self.meter(*cut, damping=damping, step=step, held=held)
         except TooManyRows as error:
-            if error.examples >= size:
+            if not 0 < error.examples < size:
                 raise
             message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
             self.warn("examples", message)
@@ -206,9 +222,15 @@ class FisherSpectra(keras.callbacks.Callback):
             return
         self._pending, self._skipped, self._size = False, False, size
         self._default_damping = measurement.damping
+        if measurement.drawn:
+            message = (
+                f"F is estimated from {measurement.drawn} drawn labels of each example: all its rows would"
+            )
+            self.warn("drawn", f"{message} take more than max_memory. Received: max_memory={self.max_memory}")
         self.measurements.append(measurement)
-        self._open = Open(self, cut, measurement, frame, started if traced else None, held)
+        self._open = Open(self, cut, measurement, frame, held)
         self._open.wait(self._hook) if held is None else self._open.close()
+        self._budget.charge(time.perf_counter() - started, traced)
 
     def finish(self, done: Open) -> None:
         """Logs a measurement, after the step."""
@@ -219,32 +241,10 @@ class FisherSpectra(keras.callbacks.Callback):
             message = f"No spectra at step {done.measurement.step}; training goes on. Received: {error}"
             self.warn("spectra", message)
         self._unlogged_picture = True
-        if done.started is not None:
-            self._budget.charge(time.perf_counter() - done.started)
+        self._budget.add(time.perf_counter() - done.closed, each=True)
 
     def measured(self, measurement: Measurement, frame: Frame) -> None:
         """Logs a measurement; may be extended."""
         values = writer.scalars(measurement.scalars())
         values.append(writer.text(schema.MEASUREMENT_TAG, measurement.to_json(), schema.PLUGIN))
-        self._writer.write([(measurement.step, time.time(), values)])
-
-    def _draw(self) -> None:
-        """The picture of the last measurement; the first is free."""
-        if not (self.write_images and self._unlogged_picture and (self._undrawn or self._budget.allows())):
-            return
-        started = time.perf_counter()
-        measurement = self.measurements[-1]
-        try:
-            value = writer.image(schema.OVERVIEW_TAG, *picture(measurement))
-            self._writer.write([(measurement.step, time.time(), [value])])
-        except Exception as error:
-            message = f"No picture of step {measurement.step}; training goes on. Received: {error}"
-            self.warn("picture", message)
-        self._unlogged_picture = self._undrawn = False
-        self._budget.charge(time.perf_counter() - started)
-
-    def warn(self, kind: str, message: str) -> None:
-        """Each kind of trouble once."""
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warnings.warn(message, stacklevel=2)
+        self._write(measurement.step, [*values, self._notes()])

@@ -16,8 +16,7 @@ from kfisher.callbacks._recorder import StepRecorder
 from kfisher.callbacks._replicas import is_chief, of_chief
 from kfisher.callbacks._train_function import Hook
 from kfisher.logs import schema
-from kfisher.logs.custom_scalars import custom_scalars_layout
-from kfisher.logs.writer import ScalarWriter
+from kfisher.logs.writer import ScalarWriter, shared
 
 _CAPACITY = 512  # rows between two looks at the buffer, if it is not time for one before
 
@@ -32,6 +31,9 @@ class StepStatistics(keras.callbacks.Callback):
     ==================== ===================================================== ==========================
     name                 value                                                 units
     ==================== ===================================================== ==========================
+    loss                 L of the batch before the step, penalties         loss
+                         included; infinite where it is not a number
+                         (`History` has Keras' own)
     update_norm          ||δ||                                             of the parameters
     gradient_norm        ||g||                                                 loss / parameter
     update_to_gradient   ||δ|| / ||g||: the step length of each unit of g  parameter² / loss
@@ -59,23 +61,27 @@ class StepStatistics(keras.callbacks.Callback):
     chief, writes. All add up their gradients once more for this.
 
     Every step has its own values, also with `steps_per_execution`. TensorBoard shows them as scalars
-    `step/update_norm` and so on; the last ones before the end of an epoch are in `History` and
-    `CSVLogger` (list that after this callback) by the names above. Training ends in the same weights as
-    without the callback.
+    `step/update_norm` and so on; the last ones before the end of an epoch are in `History` by the names
+    above. Training ends in the same weights as without the callback.
 
     Args:
-        log_dir: Directory for TensorBoard; the numbers go to its sub-directory `steps`.
+        log_dir: Directory for TensorBoard; the numbers go to its sub-directory `fisher`.
         every: Positive integer: log each step that is a multiple of it. Defaults to `1`.
         per_layer: Bool: also log `layer/<layer>/update_norm`, `gradient_norm` and `weight_norm` of each
             layer with weights. Defaults to `False`.
+        in_logs: Bool: also hand the last values of an epoch to all callbacks after this one: the progress
+            line of `fit`, `CSVLogger`, `EarlyStopping`. Defaults to `False`.
 
     Example:
 
     >>> model.fit(x, y, epochs=10, callbacks=[kfisher.callbacks.StepStatistics("runs/first")])
     """
 
-    def __init__(self, log_dir: str | os.PathLike, every: int = 1, per_layer: bool = False):
+    def __init__(
+        self, log_dir: str | os.PathLike, every: int = 1, per_layer: bool = False, in_logs: bool = False
+    ):
         super().__init__()
+        self.in_logs = boolean("in_logs", in_logs)
         self.log_dir = directory("log_dir", log_dir)
         self.every, self.per_layer = positive_integer("every", every), boolean("per_layer", per_layer)
         self._optimizer: Any = None
@@ -97,10 +103,9 @@ class StepStatistics(keras.callbacks.Callback):
             self._started = False
         self._writes = is_chief(self.model.distribute_strategy)
         if self._writer is None:
-            layout = custom_scalars_layout(self._recorder.names, fisher=False)
-            self._writer = ScalarWriter(
-                os.path.join(self.log_dir, schema.STEPS_FOLDER), self._recorder.tags, layout
-            )
+            events = shared(self.log_dir)
+            events.add_charts(self._recorder.names)
+            self._writer = ScalarWriter(events, self._recorder.tags)
         self._begun = False
         self._latest = dict.fromkeys(self._recorder.names, float("nan"))
         self._pending = 0
@@ -139,8 +144,12 @@ class StepStatistics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._flush()
-        if logs is not None:
-            logs.update(self._latest)
+        found = {name: value for name, value in self._latest.items() if name != schema.LOSS}
+        if self.in_logs and logs is not None:
+            logs.update(found)
+        elif not self.in_logs and isinstance(getattr(self.model, "history", None), keras.callbacks.History):
+            for name, value in found.items():  # past the logs, which the progress line shows
+                self.model.history.history.setdefault(name, []).append(value)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._flush()

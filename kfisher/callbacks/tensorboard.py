@@ -15,6 +15,7 @@ from kfisher.callbacks._replicas import is_chief
 from kfisher.callbacks._schedule import Frequency, checked_frequency
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.step_statistics import StepStatistics
+from kfisher.diagnosis.limits import MEMORY
 from kfisher.diagnosis.thresholds import Thresholds
 from kfisher.likelihoods import Likelihood
 from kfisher.logs import writer
@@ -33,10 +34,11 @@ class TensorBoard(keras.callbacks.TensorBoard):
         statistics_freq: Positive integer: log each step that is a multiple of it; 0 for none.
             Defaults to `1`.
         statistics_per_layer: Bool, whether to log norms of each layer, too. Defaults to `False`.
+        statistics_in_logs: Bool, as `in_logs` of `StepStatistics`. Defaults to `False`.
         spectrum_freq: When to measure spectra, as `freq` of `FisherSpectra`; 0 for never.
             Defaults to `"logarithmic"`.
-        spectrum_examples, probe, draws, damping, max_overhead, seed, likelihood: As `examples` and so on of
-            `FisherSpectra`. `draws` defaults to `2`.
+        spectrum_examples, probe, draws, damping, max_overhead, seed, likelihood, max_memory: As `examples`
+            and so on of `FisherSpectra`. `draws` defaults to `2`.
         thresholds, verbose: As in `FisherDiagnosis`; `verbose` defaults to `0`.
 
     Attributes:
@@ -58,6 +60,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         *args: Any,
         statistics_freq: int = 1,
         statistics_per_layer: bool = False,
+        statistics_in_logs: bool = False,
         spectrum_freq: Frequency = "logarithmic",
         spectrum_examples: int = 256,
         probe: Any = None,
@@ -68,6 +71,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         thresholds: Thresholds | None = None,
         verbose: int = 0,
         likelihood: Likelihood | None = None,
+        max_memory: int = MEMORY,
         **kwargs: Any,
     ):
         log_dir = checks.directory("log_dir", log_dir)
@@ -79,7 +83,11 @@ class TensorBoard(keras.callbacks.TensorBoard):
         statistics_per_layer = checks.boolean("statistics_per_layer", statistics_per_layer)
         spectrum_examples = checks.positive_integer("spectrum_examples", spectrum_examples)
         super().__init__(log_dir, *args, **kwargs)
-        self._statistics: dict[str, Any] = {"every": statistics_freq, "per_layer": statistics_per_layer}
+        self._statistics: dict[str, Any] = {
+            "every": statistics_freq,
+            "per_layer": statistics_per_layer,
+            "in_logs": checks.boolean("statistics_in_logs", statistics_in_logs),
+        }
         self._spectra = {
             "freq": spectrum_freq,
             "examples": spectrum_examples,
@@ -91,6 +99,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
             "thresholds": thresholds,
             "verbose": verbose,
             "likelihood": likelihood,
+            "max_memory": checks.positive_integer("max_memory", max_memory),
         }
         self._parts: list[keras.callbacks.Callback] = []
         self._diagnosis: FisherDiagnosis | None = None

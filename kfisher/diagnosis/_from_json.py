@@ -28,7 +28,7 @@ def _of_type(kind: Any, value: Any, where: str) -> Any:
     """`value`, or what it stands for, if it is of the declared type."""
     if dataclasses.is_dataclass(kind):
         make: Any = kind
-        return make(**_fields(kind, {f.name for f in dataclasses.fields(kind)}, value, where))
+        return make(**_fields(kind, {f.name for f in dataclasses.fields(kind) if _required(f)}, value, where))
     if kind is Any:
         return _with_nan(value)
     if kind is float:
@@ -45,6 +45,10 @@ def _of_type(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"`{where}` must be of type {getattr(kind, '__name__', kind)}. {_received(value)}")
     return value
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _fields(cls: Any, required: Set[str], value: Any, where: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
-from kfisher.diagnosis.rows import SMALL, JointRoot, Layout
+from kfisher.diagnosis.limits import SMALL
+from kfisher.diagnosis.rows import JointRoot, Layout
 from kfisher.spectra import quadrature
 
 Lift = Callable[[np.ndarray], np.ndarray]

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from kfisher.diagnosis._parts import Curved, LayerTraces, SpectrumError
 from kfisher.diagnosis.basis import EMPIRICAL, EXACT, Frame, draws
-from kfisher.diagnosis.measurement import LayerTraces, Measurement, Spectrum, SpectrumError
+from kfisher.diagnosis.measurement import Measurement, Spectrum
 from kfisher.diagnosis.rows import JointRoot
 
+_CURVED = 256  # directions, at most: all of a thousand would take as long as everything else
 _OVERLAPS = (1, 2, 5, 10, 20, 50)
 
 
@@ -56,6 +58,11 @@ def compare(frame: Frame, root: JointRoot, step: int) -> Measurement:
         error=error,
         dimension=len(frame.values),
         complete=frame.complete,
+        drawn=layout.drawn,
+        curved={
+            "sampled": curved_ratios(matrices[sampled[0]], frame),
+            "empirical": curved_ratios(matrices[EMPIRICAL], frame),
+        },
     )
 
 
@@ -64,6 +71,18 @@ def ratio_eigenvalues(matrix: np.ndarray, frame: Frame) -> np.ndarray:
     root = 1 / np.sqrt(frame.values + frame.damping)
     damped = matrix + frame.damping * np.eye(len(matrix))
     return np.linalg.eigvalsh(damped * root * root[:, np.newaxis])[::-1]
+
+
+def curved_ratios(matrix: np.ndarray, frame: Frame) -> Curved:
+    """The same in the span of the directions above the damping, beside the curvature of each eigenvector."""
+    size = min(int(np.sum(frame.values > frame.damping)), _CURVED)  # the first, as they descend
+    root = 1 / np.sqrt(frame.values[:size] + frame.damping)
+    damped = matrix[:size, :size] + frame.damping * np.eye(size)
+    ratios, vectors = np.linalg.eigh(damped * root * root[:, np.newaxis])
+    squares = np.square(root[:, np.newaxis] * vectors)
+    curvature = frame.values[:size] @ squares / squares.sum(0)
+    order = np.argsort(-curvature)
+    return {"curvature": curvature[order].tolist(), "ratio": ratios[order].tolist()}
 
 
 def _trace_ratio(matrix: np.ndarray, frame: Frame) -> float:

@@ -7,33 +7,16 @@ import json
 import math
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, TypedDict
+from typing import Any
 
 from kfisher.diagnosis._from_json import from_json
+from kfisher.diagnosis._parts import Curved, LayerTraces, SpectrumError
 from kfisher.logs import schema
 from kfisher.logs.schema import fisher_tag
 
 # Attributes of a measurement that are logged under their own names.
 _NUMBERS = (schema.TRACE_RATIO, schema.LENGTH_RATIO, schema.GRADIENT_NORM, schema.DAMPING, schema.SECONDS)
 _NUMBERS_BY_KIND = (schema.COSINE, schema.STEP_NORM, schema.GAMMA, schema.SECOND_MOMENT)
-
-
-class SpectrumError(TypedDict, total=False):
-    """One standard error over draws of labels."""
-
-    trace: float
-    effective_dimension: float
-    eigenvalues: list[float]
-
-
-class LayerTraces(TypedDict):
-    """The trace of each kind in one layer."""
-
-    name: str
-    parameters: int
-    exact: float
-    sampled: float
-    empirical: float
 
 
 @dataclass
@@ -90,6 +73,10 @@ class Measurement:
         complete: Whether that is the whole joint span of the rows; otherwise it is that of the leading
             eigenvectors and the steps of each kind, and of the gradient.
         seconds: That it took, without tracing.
+        drawn: 0 if F is exact; else from how many drawn labels of each example it was estimated, as all its
+            rows were too many.
+        curved: By kind ("sampled", of one draw, and "empirical"): how it relates to F in the directions in
+            which F rises above the damping.
         second_moment: By kind ("sampled", "empirical"): the rank correlation over parameters of the second
             moments that an optimizer such as Adam keeps with the diagonal of that matrix; empty if it keeps
             none.
@@ -114,6 +101,8 @@ class Measurement:
     dimension: int
     complete: bool
     seconds: float = math.nan
+    drawn: int = 0
+    curved: dict[str, Curved] = field(default_factory=dict)
     second_moment: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -17,6 +17,7 @@ from kfisher._keras.optimizers import inner
 from kfisher._keras.private import no_strategy, second_moments
 from kfisher.diagnosis.basis import Frame, decompose, frame
 from kfisher.diagnosis.comparison import compare
+from kfisher.diagnosis.limits import MEMORY, Limits
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.rows import JointRoot, Layout, joint_root
 from kfisher.diagnosis.taken import Before, diagonals, rank_correlations
@@ -24,23 +25,6 @@ from kfisher.fisher import Empirical
 from kfisher.jacobian.batch import Batch
 from kfisher.likelihoods import Likelihood
 from kfisher.likelihoods.of_model import of_model
-
-MOST_ROWS = 4096  # of the exact Fisher: 256 examples of 16 outputs; their Gram matrix takes 67 MB
-
-
-class TooManyRows(ValueError):
-    """The matrices would be too large; `examples` is how many would fit in."""
-
-    def __init__(self, layout: Layout):
-        self.examples = max(1, MOST_ROWS // layout.counts["exact"])
-        self.reason = (
-            f"the exact Fisher has {layout.counts['exact']} rows for each (outputs times positions), and at "
-            f"most {MOST_ROWS} rows are compared"
-        )
-        super().__init__(
-            f"Pass fewer examples, {self.examples} at most: {self.reason}. Received: {layout.examples} "
-            "examples"
-        )
 
 
 class Meter:
@@ -53,11 +37,19 @@ class Meter:
         draws: Positive integer, how many times labels are drawn from the model.
         seed: Integer, for those labels.
         likelihood: Instead of that of the compiled loss; defaults to that of the model's optimizer.
+        max_memory: Bytes of what is formed.
     """
 
-    def __init__(self, model: keras.Model, draws: int, seed: int, likelihood: Likelihood | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        draws: int,
+        seed: int,
+        likelihood: Likelihood | None = None,
+        max_memory: float = MEMORY,
+    ):
         self.model, self._likelihood = model, of_model(model, likelihood)
-        self._draws, self._seed = draws, seed
+        self._draws, self._seed, self._limits = draws, seed, Limits(max_memory)
         self._layouts: dict[Any, Layout] = {}
         self._held: list[keras.Variable] = []
         self._pass = tf.function(self._traced, autograph=False)
@@ -77,12 +69,14 @@ class Meter:
 
     def _traced(self, x: Any, *arguments: Any) -> Any:
         with self._batch(x, *arguments) as batch:
-            root, layout = joint_root(batch, self._draws)
-        rows = layout.counts["exact"] * layout.examples
-        if root.gram is not None and rows > MOST_ROWS:
-            raise TooManyRows(layout)
+            root, layout = joint_root(batch, self._draws, self._limits)
         self._layouts[_shapes(x)] = layout
         return {name: value for name, value in vars(root).items() if value is not None}
+
+    @property
+    def traces(self) -> int:
+        """For how many shapes it was traced."""
+        return len(self._layouts)
 
     def is_traced(self, x: Any) -> bool:
         """True if examples of this shape were measured before."""
@@ -107,7 +101,7 @@ class Meter:
 
         Raises:
             FloatingPointError: If the matrices have entries that are not finite.
-            TooManyRows: If there are more outputs and positions than can be compared.
+            kfisher.diagnosis.limits.TooManyRows: If fewer examples fit into the memory.
             ValueError: If the loss has no likelihood.
         """
         started = time.perf_counter()

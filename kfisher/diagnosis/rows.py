@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kfisher.diagnosis.limits import SMALL, Drawn, Limits, labels_for_exact
 from kfisher.fisher import Empirical, Exact, Fisher, Sampled
 from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.square_root import Recorded
 from kfisher.likelihoods.weighted import Head, example_weights
-
-SMALL = 1024  # symmetric matrices up to this size are decomposed in full, which takes a quarter of a second
 
 
 @dataclass
@@ -49,12 +48,14 @@ class Layout:
         counts: R of "exact", "sampled" (the number of draws), "empirical".
         layers: Name and number of parameters of each entry of `layer_traces`.
         parameters: P.
+        drawn: How many drawn labels of each example stand for the expectation over labels; 0 if it is exact.
     """
 
     examples: int
     counts: dict[str, int]
     layers: list[tuple[str, int]]
     parameters: int
+    drawn: int = 0
 
     def rows(self, kind: str, draw: int | None = None) -> slice:
         """Rows of one kind, or of one draw of labels."""
@@ -69,13 +70,17 @@ class Layout:
         return slice(first * self.examples, (first + count) * self.examples)
 
 
-def joint_root(batch: Batch, draws: int) -> tuple[JointRoot, Layout]:
+def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[JointRoot, Layout]:
     """One recorded pass over `batch`, with the vectors of all three kinds pulled back together.
 
     Each draw of labels is an estimate of F of its own: its rows are not divided by √(draws).
+
+    Raises:
+        TooManyRows: If they go beyond the `limits`.
     """
     recorded = Recorded(batch)
-    groups, counts, coordinates = vectors_of(recorded.loss.heads, batch.seed, draws)
+    drawn = 0 if limits is None else labels_for_exact(recorded, batch, draws, limits)
+    groups, counts, coordinates = vectors_of(recorded.loss.heads, batch.seed, draws, drawn)
     rules = recorded.rules(groups)
     size = recorded.layer_calls[0].grads[0].shape[1]
     sizes = [sum(v.shape.num_elements() for v in rule.variables) for rule in rules]
@@ -86,6 +91,7 @@ def joint_root(batch: Batch, draws: int) -> tuple[JointRoot, Layout]:
         counts=counts,
         layers=[(rule.layer_calls[0].layer.name, n) for rule, n in zip(rules, sizes)],
         parameters=parameters,
+        drawn=drawn,
     )
     small = parameters <= min(SMALL, counts["exact"] * size)
     gram, rows, traces = (_rows if small else _gram)(rules, size)
@@ -106,11 +112,13 @@ Groups = list[list[tuple[tf.Tensor, tf.Tensor]]]
 
 
 def vectors_of(
-    heads: list[Head], seed: tf.Tensor, draws: int
+    heads: list[Head], seed: tf.Tensor, draws: int, drawn: int = 0
 ) -> tuple[Groups, dict[str, int], dict[str, tf.Tensor | None]]:
     """V of all three kinds, weighted, in the order of the rows; R of each; and the coordinates that each has
     of the gradient."""
-    kinds: dict[str, Fisher] = {"exact": Exact(), "sampled": Sampled(draws), "empirical": Empirical()}
+    # Labels in place of the expectation are not those of `Sampled`.
+    exact = Drawn(drawn, tf.random.experimental.stateless_fold_in(seed, 1)) if drawn else Exact()
+    kinds: dict[str, Fisher] = {"exact": exact, "sampled": Sampled(draws), "empirical": Empirical()}
     groups: Groups = []
     counts: dict[str, int] = {}
     coordinates: dict[str, tf.Tensor | None] = {}

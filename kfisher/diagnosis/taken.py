@@ -35,7 +35,7 @@ class Before:
 
     def __init__(self, batch: Batch, frame: Frame, draws: int):
         linear = batch.linearization
-        groups, _, _ = vectors_of(linear.heads, batch.seed, draws)
+        groups, _, _ = vectors_of(linear.heads, batch.seed, draws, frame.layout.drawn)
         natural = frame.gradient / (frame.values + frame.damping)  # in the frame, where F is diagonal
         coefficients = frame.lift(natural).reshape(-1, frame.layout.examples)
         self._linear, self._seed = linear, batch.seed

@@ -75,7 +75,7 @@ def diagnose(
     else:
         damping = positive("damping", damping, "a positive float or None", "float64")
     thresholds = thresholds_of(thresholds)
-    meter = Meter(model, draws, seed, likelihood)
+    meter = Meter(model, draws, seed, likelihood, _MEMORY)
     data = examples((x, y, sample_weight), None)
     step = 0 if model.optimizer is None else int(keras.ops.convert_to_numpy(model.optimizer.iterations))
     measurement, frame = meter(*data, damping=damping, step=step)
@@ -127,3 +127,6 @@ def of_findings(step: int, findings: list[Finding]) -> Verdict:
             if finding.level == worse:
                 verdict = finding.values["verdict"]
     return Verdict(step, verdict, SENTENCES[verdict], findings)
+
+
+_MEMORY = 2**32  # bytes: nobody trains meanwhile

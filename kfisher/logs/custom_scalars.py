@@ -12,6 +12,7 @@ from kfisher.logs import schema
 # Titles, and the names of the tags that share the chart: regular expressions. The tab draws a line for each
 # tag of each run that one matches from its beginning on.
 _STEPS = {
+    "Training loss": (schema.LOSS,),
     "Update norm and gradient norm": (schema.UPDATE_NORM, schema.GRADIENT_NORM),
     "Update norm ÷ gradient norm": (schema.UPDATE_TO_GRADIENT,),
     "Cosine of the update and minus the gradient": (schema.COSINE,),

@@ -110,19 +110,20 @@ def read_log(log_dir: str | os.PathLike) -> Log:
     faults = Faults()
     series = {folder: _read(files[folder], faults) for folder in schema.FOLDERS}
     faults.warn()
-    steps, spectra = series[schema.STEPS_FOLDER], series[schema.SPECTRA_FOLDER]
-    measurements = _by_step(spectra, schema.MEASUREMENT_TAG)
+    ours = series[schema.FOLDER]
+    measurements = _by_step(ours, schema.MEASUREMENT_TAG)
+    verdicts, summaries = _by_step(ours, schema.VERDICT_TAG), _by_step(ours, schema.SUMMARY_TAG)
     for measurement in measurements:  # in float64, where the scalars of an event file are float32
         for tag, value in measurement.scalars().items():
-            spectra.setdefault(tag, {})[measurement.step] = value
+            ours.setdefault(tag, {})[measurement.step] = value
     return Log(
         log_dir=log_dir,
-        steps=_table(_below(steps, schema.STEP)),
-        layers=_layer_tables(steps),
-        spectra=_table(_below(spectra, schema.FISHER)),
+        steps=_table(_below(ours, schema.STEP)),
+        layers=_layer_tables(ours),
+        spectra=_table(_below(ours, schema.FISHER)),
         measurements=measurements,
-        verdicts=_by_step(series[schema.VERDICT_FOLDER], schema.VERDICT_TAG),
-        summary=next(iter(reversed(_by_step(series[schema.VERDICT_FOLDER], schema.SUMMARY_TAG))), None),
+        verdicts=verdicts,
+        summary=next(iter(reversed(summaries)), None),
         train=_table(_below(series[schema.TRAIN_FOLDER], schema.EPOCH), "epoch"),
         validation=_table(_below(series[schema.VALIDATION_FOLDER], schema.EPOCH), "epoch"),
     )

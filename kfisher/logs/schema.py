@@ -11,10 +11,8 @@ from typing import NamedTuple
 PLUGIN = "fisher"  # whose data it is, for TensorBoard
 
 # Sub-directories of a `log_dir`: ours, and those of Keras.
-STEPS_FOLDER, SPECTRA_FOLDER, VERDICT_FOLDER = "steps", "spectra", "verdict"
-TRAIN_FOLDER, VALIDATION_FOLDER = "train", "validation"
-OUR_FOLDERS = (STEPS_FOLDER, SPECTRA_FOLDER, VERDICT_FOLDER)
-FOLDERS = (*OUR_FOLDERS, TRAIN_FOLDER, VALIDATION_FOLDER)
+FOLDER, TRAIN_FOLDER, VALIDATION_FOLDER = "fisher", "train", "validation"
+FOLDERS = (FOLDER, TRAIN_FOLDER, VALIDATION_FOLDER)
 
 START_FILE = "start.npz"  # the weights before the first step, beside the statistics of steps
 
@@ -22,14 +20,18 @@ START_FILE = "start.npz"  # the weights before the first step, beside the statis
 # Keras logs of each epoch.
 STEP, LAYER, FISHER, EPOCH = "step/", "layer/", "fisher/", "epoch_"
 
+VALIDATION_LOSS_TAG = "evaluation_loss_vs_iterations"  # by Keras, at steps of the optimizer
+
 MEASUREMENT_TAG = "fisher/measurement"
-OVERVIEW_TAG = "fisher/overview"
+NOTES_TAG = "fisher/notes"  # what was left out, and why: a list of sentences as JSON
+PICTURE = "fisher/picture/"
 VERDICT_TAG = "fisher/verdict"
 VERDICT_TEXT_TAG = "fisher/verdict_text"
 SUMMARY_TAG = "fisher/summary"  # of the verdicts so far; the last one is that of the run
 SUMMARY_TEXT_TAG = "fisher/summary_text"
 
 # Statistics of each step, below `step/`.
+LOSS = "loss"
 UPDATE_NORM = "update_norm"
 GRADIENT_NORM = "gradient_norm"
 UPDATE_TO_GRADIENT = "update_to_gradient"
@@ -78,6 +80,7 @@ class Statistic(NamedTuple):
 
 
 STATISTICS = {
+    LOSS: Statistic("Training loss", "loss", "Of each batch, before the step.", noisy=True),
     UPDATE_NORM: Statistic(
         "Update norm ‖Δθ‖", "parameter", "How far the weights moved in the step.", noisy=True
     ),
@@ -119,7 +122,8 @@ class Look(NamedTuple):
     Attributes:
         label: For a legend; `long_label` where there is room.
         colour: Told apart from the others on white and on dark grey.
-        dash, symbol, pattern: In Plotly's words; they tell the kinds apart without any colour.
+        dash, symbol: In Plotly's words; they tell the kinds apart without any colour.
+        hollow: Whether the symbol is an outline, through which what lies below, often F itself, is seen.
     """
 
     label: str
@@ -127,14 +131,14 @@ class Look(NamedTuple):
     colour: str
     dash: str
     symbol: str
-    pattern: str = ""
+    hollow: bool = False
 
 
 KINDS = ("exact", "sampled", "empirical")
 LOOKS = {
     "exact": Look("F exact", "F, exact", "#2b8ce0", "solid", "circle"),
-    "sampled": Look("F sampled", "F, sampled labels", "#1a9e8f", "dash", "square", "."),
-    "empirical": Look("EF", "EF, empirical", "#e8612c", "dashdot", "triangle-up", "/"),
+    "sampled": Look("F sampled", "F, sampled labels", "#1a9e8f", "dash", "square", True),
+    "empirical": Look("EF", "EF, empirical", "#e8612c", "dashdot", "triangle-up"),
     "gradient": Look("gradient", "Gradient", "#8a8f98", "dot", "diamond"),
     "taken": Look("step taken", "Step of the optimizer", "#9a5fc4", "longdash", "star"),
 }

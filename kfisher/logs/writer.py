@@ -8,17 +8,22 @@ import socket
 import time
 import uuid
 import warnings
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto import summary_pb2
 
+from kfisher.logs import schema
+from kfisher.logs.custom_scalars import custom_scalars_layout
+
 Value = Any  # tf.compat.v1.Summary.Value
 
 
 class EventWriter:
-    """Writes events to a file of TFRecords of its own.
+    """Writes events to a file of TFRecords of its own; `shared` is where callbacks get theirs.
 
     `tf.summary.scalar` takes 0.1 ms for each number, more than most of the statistics themselves; here all
     values of a step share one event. A directory that cannot be written to gives one warning, and then
@@ -26,23 +31,38 @@ class EventWriter:
 
     Args:
         log_dir: String or path; the directory is made when the first event comes.
-        layout: A `Summary` with the layout of "Custom Scalars", for the first event.
     """
 
-    def __init__(self, log_dir: str | os.PathLike, layout: Any = None):
+    def __init__(self, log_dir: str | os.PathLike):
         self._log_dir = os.fspath(log_dir)
-        self._layout = layout
+        self._charts: tuple[tuple[str, ...], bool] = ((), False)
+        self._layouts = 0
         self._file: Any = None
         self._path = ""
-        self._failed = False
+        self.failed = False
+
+    def add_charts(self, step_names: Iterable[str] = (), fisher: bool = False) -> None:
+        """Has "Custom Scalars" show statistics of steps, by their names, and the Fishers."""
+        names, has_fisher = self._charts
+        charts = (tuple(dict.fromkeys([*names, *step_names])), has_fisher or fisher)
+        if charts != self._charts:
+            self._charts = charts
+            if self._file is not None:
+                self.write([self._layout()])
+
+    def _layout(self) -> tuple[int, float, list[Value]]:
+        """An event with the layout; TensorBoard takes that of the last step."""
+        self._layouts += 1
+        return self._layouts - 1, time.time(), list(custom_scalars_layout(*self._charts).value)
 
     def write(self, events: list[tuple[int, float, list[Value]]]) -> None:
         """Adds `(step, wall time, values)` triples."""
-        if self._failed or not events:
+        if self.failed or not events:
             return
         try:
             if self._file is None:
                 self._open()
+                events = [self._layout(), *events]
             elif not tf.io.gfile.exists(self._path):  # the system would let us write on, for nobody
                 raise FileNotFoundError(f"{self._path!r} was deleted")
             for step, moment, values in events:
@@ -51,7 +71,7 @@ class EventWriter:
                 self._file.write(event.SerializeToString())
             self._file.flush()
         except (OSError, tf.errors.OpError) as error:  # training is worth more than its log
-            self._failed = True
+            self.failed = True
             warn_once(os.path.dirname(self._log_dir), error)
 
     def _open(self) -> None:
@@ -61,9 +81,21 @@ class EventWriter:
         self._file = tf.io.TFRecordWriter(self._path)
         version = tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2")
         self._file.write(version.SerializeToString())
-        if self._layout is not None:
-            first = tf.compat.v1.Event(wall_time=time.time(), summary=self._layout)
-            self._file.write(first.SerializeToString())
+
+
+_open: weakref.WeakValueDictionary[str, EventWriter] = weakref.WeakValueDictionary()
+
+
+def shared(log_dir: str) -> EventWriter:
+    """The writer to our folder in a `log_dir`: one file for all callbacks that log there.
+
+    TensorBoard reads the files of a folder one after the other, and never looks back.
+    """
+    key = os.path.abspath(log_dir)
+    found = _open.get(key)
+    if found is None or found.failed:
+        found = _open[key] = EventWriter(os.path.join(log_dir, schema.FOLDER))
+    return found
 
 
 _warned: set[str] = set()
@@ -84,13 +116,12 @@ class ScalarWriter:
     """Writes rows of scalars, one event for each step.
 
     Args:
-        log_dir: As for `EventWriter`.
+        writer: Of the file.
         names: The tags, one for each column.
-        layout: As for `EventWriter`.
     """
 
-    def __init__(self, log_dir: str | os.PathLike, names: list[str], layout: Any = None):
-        self._writer = EventWriter(log_dir, layout)
+    def __init__(self, writer: EventWriter, names: list[str]):
+        self._writer = writer
         self._names = names
         self._last_time = time.time()
 

@@ -10,7 +10,7 @@ from kfisher._common.checks import positive_integer
 from kfisher.logs.schema import KINDS
 from kfisher.operator import FisherOperator
 from kfisher.plots.sources import Source, checked_step, measurements_of, nearest
-from kfisher.plots.style import LOOKS, REFERENCE, count_on_x, finish, look, new_axes
+from kfisher.plots.style import LOOKS, REFERENCE, finish, look, new_axes
 from kfisher.spectra import eigenvalues
 
 
@@ -78,10 +78,11 @@ def _spread_on_log_axis(count: int) -> list[int]:
 
 
 def ratio_eigenvalues(source: Source, step: int | None = None, ax: Axes | None = None) -> Axes:
-    """Eigenvalues of (F + λI)⁻¹(EF + λI) over their rank; all of them are 1 where EF = F.
+    """Eigenvalues of (F + λI)⁻¹(EF + λI) over the curvature vᵀFv of each eigenvector v; 1 where EF = F.
 
-    Beside them the same for one draw of labels from the model in place of those of the data: how far they
-    spread if the model is right.
+    Those in the span of the directions in which F rises above λ: in all others λ decides. Beside them the
+    same for one draw of labels from the model in place of those of the data: how far they spread if the model
+    is right.
 
     Args:
         source: A log directory, `Log` or `Measurement`.
@@ -101,17 +102,15 @@ def ratio_eigenvalues(source: Source, step: int | None = None, ax: Axes | None =
     """
     measurement = nearest(measurements_of(source), step)
     ax = new_axes(ax)
-    drawn = {"sampled": measurement.sampled_ratio_eigenvalues, "empirical": measurement.ratio_eigenvalues}
     names = {"sampled": "labels of the model", "empirical": "EF: labels of the data"}
-    for kind, values in drawn.items():
-        how = look(kind, len(values)) | {"label": names[kind]}
-        ax.semilogy(np.arange(1, len(values) + 1), np.array(values), **how)
+    for kind, found in measurement.curved.items():
+        how = look(kind, 1) | {"label": names[kind], "linestyle": "none"}
+        ax.loglog(found["curvature"], found["ratio"], **how)
     ax.axhline(1.0, **REFERENCE, label="EF = F")
-    count_on_x(ax)
     return finish(
         ax,
         f"Eigenvalues of (F + λI)⁻¹(EF + λI) at step {measurement.step}",
-        "rank of the eigenvalue",
+        "curvature vᵀFv (units of the loss)",
         "eigenvalue",
     )
 

@@ -19,6 +19,7 @@ from kfisher.plots.style import LOOKS, REFERENCE, count_on_x, finish, look, new_
 NORMS = (schema.GRADIENT_NORM, schema.UPDATE_NORM, schema.WEIGHT_NORM, schema.DISTANCE)
 # A quantity looks the same in every chart; none has the colour of a Fisher.
 _LOOKS = {
+    schema.LOSS: ("#CC6677", "*"),
     schema.GRADIENT_NORM: ("0.45", "D"),
     schema.UPDATE_NORM: ("#000000", "o"),
     schema.WEIGHT_NORM: ("#CC79A7", "v"),

@@ -24,10 +24,10 @@ LOOKS: dict[str, dict[str, Any]] = {
         "linestyle": _DASHES[one.dash],
         "marker": _MARKERS[one.symbol],
         "label": one.label,
+        **({"markerfacecolor": "none"} if one.hollow else {}),
     }
     for kind, one in schema.LOOKS.items()
 }
-LOOKS["sampled"]["markerfacecolor"] = "none"  # what lies below, often F itself, stays visible
 REFERENCE: dict[str, Any] = {"color": "0.6", "linewidth": 1, "linestyle": "--", "zorder": 1}
 
 

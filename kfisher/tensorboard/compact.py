@@ -55,6 +55,10 @@ def compact_measurement(measurement: dict[str, Any], ranks: dict[str, tuple[int,
     small["spectra"] = {kind: _spectrum(s, ranks) for kind, s in (measurement.get("spectra") or {}).items()}
     for name in ("ratio_eigenvalues", "sampled_ratio_eigenvalues"):
         small[name] = _thin(measurement.get(name) or [], ranks)
+    small["curved"] = {
+        kind: {name: _thin(values, ranks)["values"] for name, values in lists.items()}
+        for kind, lists in (measurement.get("curved") or {}).items()
+    }
     return rounded(small)
 
 

@@ -19,11 +19,18 @@ from kfisher.tensorboard import compact
 MAX_POINTS = 1000
 logger = tb_logging.get_logger()
 
+# What the page asks for by name, by its tag.
+_LISTS = {
+    schema.MEASUREMENT_TAG: "measurements",
+    schema.VERDICT_TAG: "verdicts",
+    schema.NOTES_TAG: "notes",
+    schema.SUMMARY_TAG: "summary",
+}
 _EVERYTHING = 1_000_000  # a data provider must be told a number
 
 
 class Logs:
-    """The runs under a log directory: "yacht/steps" and "yacht/spectra" together are the run "yacht".
+    """The runs under a log directory: the sub-run "yacht/fisher" is the run "yacht".
 
     Args:
         data_provider: TensorBoard's; that of the fast loader or of the old one.
@@ -39,14 +46,14 @@ class Logs:
         self._request = {"ctx": context, "experiment_id": experiment}
 
     def runs(self) -> list[dict[str, Any]]:
-        """For each run its name, and when its last measurement, verdict and step were written.
+        """For each run its name, and when its last measurement, verdict, notes and step were written.
 
         A page that asks again needs to fetch only what has a new time.
         """
         found: dict[str, dict[str, Any]] = {}
         tensors = self._provider.list_tensors(**self._request, plugin_name=schema.PLUGIN)
         for run, tags in tensors.items():
-            for tag, name in ((schema.MEASUREMENT_TAG, "measurements"), (schema.VERDICT_TAG, "verdicts")):
+            for tag, name in _LISTS.items():
                 if tag in tags:
                     found.setdefault(_parent(run), {})[name] = _version(tags[tag])
         for run, tags in self._scalars(None).items():
@@ -77,19 +84,33 @@ class Logs:
         found = _objects(run, schema.VERDICT_TAG, shown, Verdict.from_json)
         return {"verdicts": [compact.rounded(values) for values in found]}
 
+    def notes(self, run: str) -> dict[str, Any]:
+        """What was left out, and why: `{"notes": [sentences]}`."""
+        written = self._tensors(run, schema.NOTES_TAG)[-1:]
+        found = _objects(run, schema.NOTES_TAG, written, _sentences)
+        return {"notes": found[0] if found else []}
+
+    def summary(self, run: str) -> dict[str, Any]:
+        """From when to when each verdict held: `{"summary": [periods]}`, as `Summary` has them."""
+        written = self._tensors(run, schema.SUMMARY_TAG)[-1:]
+        found = _objects(run, schema.SUMMARY_TAG, written, _periods)
+        return {"summary": compact.rounded(found[0]["periods"]) if found else []}
+
     def steps(self, run: str) -> dict[str, Any]:
         """The statistics of each step: lines of at most `MAX_POINTS` points.
 
         Returns:
             `{"axes": [[steps]], "lines": {name: {"axis": index, "values": [...]}}, "last_step": ...,
-            "layers": [names of the layers that have statistics of their own]}`.
+            "layers": [names of the layers that have statistics of their own], "held_out": {"x": [steps],
+            "y": [losses on validation data, as Keras logs them]}}`.
         """
         listed = self._scalars(self._existing(run))
         tags = [tag for series in listed.values() for tag in series]
         layers = {found[0] for tag in tags if (found := schema.layer_and_name(tag))}
         ours = {tag: tag.removeprefix(schema.STEP) for tag in tags if tag.startswith(schema.STEP)}
         last = max((s.max_step for series in listed.values() for s in series.values()), default=0)
-        return {**self._lines(run, ours), "last_step": last, "layers": sorted(layers)}
+        found = self._lines(run, ours)
+        return {**found, "last_step": last, "layers": sorted(layers), "held_out": self._held_out(run)}
 
     def layers(self, run: str, statistic: str) -> dict[str, Any]:
         """One statistic of the steps of each layer; as `steps`, the names being those of layers.
@@ -104,6 +125,18 @@ class Logs:
         tags = [tag for series in self._scalars(self._existing(run)).values() for tag in series]
         parts = {tag: found for tag in tags if (found := schema.layer_and_name(tag))}
         return self._lines(run, {tag: layer for tag, (layer, name) in parts.items() if name == statistic})
+
+    def _held_out(self, run: str) -> dict[str, list]:
+        """The loss on validation data against the step."""
+        subrun = schema.VALIDATION_FOLDER if run == "." else f"{run}/{schema.VALIDATION_FOLDER}"
+        chosen = provider.RunTagFilter(runs=[subrun], tags=[schema.VALIDATION_LOSS_TAG])
+        read = self._provider.read_scalars(
+            **self._request, plugin_name="scalars", downsample=MAX_POINTS, run_tag_filter=chosen
+        )
+        data = read.get(subrun, {}).get(schema.VALIDATION_LOSS_TAG, [])
+        by_step = {datum.step: float(datum.value) for datum in data}
+        x = sorted(by_step)
+        return {"x": x, "y": compact.rounded([by_step[step] for step in x])}
 
     def _existing(self, run: str) -> list[str]:
         """The sub-runs of a run."""
@@ -146,9 +179,9 @@ class Logs:
 
 
 def _parent(subrun: str) -> str:
-    """ "runs/yacht/steps" -> "runs/yacht"; a run that is none of ours is its own parent."""
+    """ "runs/yacht/fisher" -> "runs/yacht"; a run that is none of ours is its own parent."""
     head, _, tail = subrun.replace("\\", "/").rpartition("/")
-    return (head or ".") if tail in schema.OUR_FOLDERS else subrun
+    return (head or ".") if tail == schema.FOLDER else subrun
 
 
 def _version(series: Any) -> list[float]:
@@ -156,12 +189,30 @@ def _version(series: Any) -> list[float]:
     return [series.max_step, series.max_wall_time if math.isfinite(series.max_wall_time) else 0.0]
 
 
+def _periods(text: bytes) -> list[dict]:
+    """The periods of a summary, each with a verdict and its steps, from JSON."""
+    found = json.loads(text)
+    periods = found.get("periods") if isinstance(found, dict) else None
+    needed = {"verdict", "first", "last", "agreeing", "measurements", "numbers"}
+    if not isinstance(periods, list) or not all(isinstance(p, dict) and needed <= set(p) for p in periods):
+        raise ValueError("must have periods")
+    return periods
+
+
+def _sentences(text: bytes) -> list[str]:
+    """A list of sentences from JSON."""
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError("must be a list of sentences")
+    return found
+
+
 _warned: set[tuple[str, str, int]] = set()
 
 
 def _objects(
     run: str, tag: str, records: list[tuple[int, np.ndarray]], parse: Callable[[bytes], Any]
-) -> list[dict[str, Any]]:
+) -> list[Any]:
     """Contents of JSON texts; those that are no such object are left out, with one warning each."""
     found = []
     for step, array in records:

@@ -32,6 +32,8 @@ class FisherPlugin(base_plugin.TBPlugin):
     `/runs`                    `{"runs": [...]}`, see `Logs.runs`
     `/measurements?run=`       see `Logs.measurements`
     `/verdicts?run=`           see `Logs.verdicts`
+    `/notes?run=`              see `Logs.notes`
+    `/summary?run=`            see `Logs.summary`
     `/steps?run=`              see `Logs.steps`
     `/layers?run=&statistic=`  see `Logs.layers`
     `/static/...`              the page
@@ -54,6 +56,8 @@ class FisherPlugin(base_plugin.TBPlugin):
             "/runs": self._answer(lambda logs, argument: {"runs": logs.runs()}),
             "/measurements": self._answer(lambda logs, argument: logs.measurements(argument("run"))),
             "/verdicts": self._answer(lambda logs, argument: logs.verdicts(argument("run"))),
+            "/summary": self._answer(lambda logs, argument: logs.summary(argument("run"))),
+            "/notes": self._answer(lambda logs, argument: logs.notes(argument("run"))),
             "/steps": self._answer(lambda logs, argument: logs.steps(argument("run"))),
             "/layers": self._answer(
                 lambda logs, argument: logs.layers(argument("run"), argument("statistic"))
@@ -126,6 +130,9 @@ def _schema() -> str:
         "matrices": schema.KINDS,
         "statistics": {name: about._asdict() for name, about in schema.STATISTICS.items()},
         "layerStatistics": schema.LAYER_STATISTICS,
+        "lossLine": schema.LOSS,
+        "skippedLine": schema.SKIPPED_STEPS,
+        "rejectedLine": schema.REJECTED_STEPS,
     }
     return f"export const schema = {json.dumps(content, indent=1)};\n"
 

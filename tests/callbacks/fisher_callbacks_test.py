@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 import os
 import warnings
 
@@ -11,9 +12,18 @@ import pytest
 import tensorflow as tf
 
 import kfisher
-from kfisher.callbacks import FisherDiagnosis, FisherSpectra, StepStatistics, TensorBoard, fisher_spectra
-from kfisher.callbacks._schedule import Budget, is_due
+from kfisher.callbacks import (
+    FisherDiagnosis,
+    FisherSpectra,
+    StepStatistics,
+    TensorBoard,
+    _schedule,
+    _train_function,
+    fisher_spectra,
+)
+from kfisher.callbacks._schedule import ALLOWANCE, Budget, due_steps, first_measurements, is_due
 from kfisher.callbacks._train_function import Hook
+from kfisher.diagnosis import limits
 from kfisher.diagnosis import meter as meters
 from kfisher.diagnosis.meter import Meter, examples
 from kfisher.logs import writer
@@ -209,7 +219,7 @@ def test_a_measurement_is_that_of_the_batch_and_the_weights_before_the_step(mode
         found.seconds = measurement.seconds
         # The same computation on the same numbers; only the order of sums in threads may differ.
         one, two = (m.scalars() for m in (found, measurement))
-        assert one.keys() == two.keys()
+        assert {name for name in two.keys() - one.keys() if "taken" not in name} == set()
         for name in one:
             assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5, nan_ok=True), name
     model.set_weights(after)
@@ -258,21 +268,59 @@ def test_the_first_examples_of_a_batch_and_not_the_rest_of_an_epoch(model, tmp_p
 def test_what_is_spent_stays_below_its_share(share, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    rng, budget, measured = np.random.default_rng(0), Budget(share), 0
-    assert budget.allows()  # the first is free
-    for _ in range(4000):
-        if budget.allows():
+    rng, budget = np.random.default_rng(0), Budget(share)
+    for step in range(4000):
+        if budget.allows(step):
             cost = 0.5  # the same each time: then what the last one took is what the next one takes
             now[0] += cost
             budget.charge(cost)
-            measured += 1
-            if measured > 1:
-                budget.tick()
-                assert budget.spent <= share * budget.elapsed * (1 + 1e-9)
+            budget.tick()
+            early = budget.taken <= first_measurements(step) and budget.spent <= ALLOWANCE
+            assert early or budget.spent <= share * budget.elapsed * (1 + 1e-9)
         now[0] += rng.uniform(0, 0.1)
     # And it is used: after the last measurement not more than another one fits in.
     assert budget.spent > share * budget.elapsed - 2 * 0.5
-    assert measured > 10
+    assert budget.taken > 10
+
+
+@pytest.mark.parametrize("length", [100, 570, 10_000])
+def test_ten_to_twenty_measurements_are_spread_over_a_run_that_is_too_short_for_its_share(
+    length, monkeypatch
+):
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    budget, at, pending = Budget(0.05), [], False
+    for step in range(length):
+        pending = pending or is_due("logarithmic", step, 1, False)
+        if pending and budget.allows(step):
+            now[0] += 0.25
+            budget.charge(0.25)
+            at, pending = [*at, step], False
+        now[0] += 1e-4  # so many that the share is used up by a single one
+    assert 10 <= len(at) <= 20
+    assert at[:4] == [0, 1, 2, 3]
+    assert all(later <= 1.85 * step + 2 for step, later in zip(at, [*at[1:], length]))
+
+
+def test_the_first_measurements_end_with_their_allowance(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    budget = Budget(0.05)
+    budget.charge(60.0, traced=True)  # which says nothing of the next
+    for _ in range(2):
+        assert budget.allows(1000)
+        budget.charge(14.0)
+    assert not budget.allows(1000)  # there are 2 seconds left of it
+    assert budget.left_out(3) == "" and "3 of the 9" in budget.left_out(9)
+
+
+@pytest.mark.parametrize("freq", [1, 2, 5, "logarithmic", lambda s: s % 10 == 3])
+def test_steps_that_are_due_are_counted(freq):
+    single = [is_due(freq, step, 1, False) for step in range(60)]
+    assert [due_steps(freq, first, 4, False) for first in range(0, 60, 4)] == [
+        sum(single[first : first + 4]) for first in range(0, 60, 4)
+    ]
+    assert [due_steps("epoch", 3, 4, begins) for begins in (False, True)] == [0, 1]
 
 
 def test_what_lies_between_two_calls_of_fit_is_no_time_of_training(monkeypatch):
@@ -282,15 +330,15 @@ def test_what_lies_between_two_calls_of_fit_is_no_time_of_training(monkeypatch):
     budget.charge(1.0)
     now[0] = 1000.0
     budget.start()
-    assert not budget.allows() and budget.elapsed == 0
+    assert not budget.allows(0) and budget.elapsed == 0
     now[0] += 3.0
-    assert budget.allows() and budget.elapsed == 3
+    assert budget.allows(0) and budget.elapsed == 3
 
 
 def test_without_a_share_there_is_no_limit():
     budget = Budget(None)
     budget.charge(1e9)
-    assert budget.allows()
+    assert budget.allows(0) and budget.left_out(9) == ""
 
 
 def test_what_is_due_is_put_off_until_it_fits_in(model, monkeypatch, tmp_path):
@@ -304,21 +352,68 @@ def test_what_is_due_is_put_off_until_it_fits_in(model, monkeypatch, tmp_path):
         def measured(self, measurement, frame):
             now[0] += 2.0  # and a measurement two
 
-    fit(model, spectra(tmp_path, freq=1), epochs=1)  # traced: all that follow count
+    fit(model, spectra(tmp_path, freq=1), epochs=1)  # traced: all that follow count in full
     model.optimizer.iterations.assign(0)
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    callback = Slow(tmp_path, freq=5, max_overhead=0.1, write_images=False)
+    monkeypatch.setattr(_schedule, "ALLOWANCE", 0.0)
+    callback = Slow(tmp_path / "log", freq=5, max_overhead=0.1, write_images=False)
     fit(model, callback, Clock(), epochs=12)
     # From the second on, 2 (n + 1) seconds are a tenth of all that will have passed then.
     assert steps(callback) == [0, 36]
     assert callback._budget.spent <= 0.1 * callback._budget.elapsed
+    (last,) = notes(tmp_path / "log")[-1]
+    assert "2 of the 10 measurements that were due were made: one takes 2 s" in last
+
+
+def notes(log_dir):
+    """What was said of the run, each time that it was."""
+    found = []
+    for path in (log_dir / "fisher").glob("*tfevents*"):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            for value in tf.compat.v1.Event.FromString(record).summary.value:
+                if value.tag == "fisher/notes":
+                    found.append(json.loads(tf.make_ndarray(value.tensor).item()))
+    return found
+
+
+def test_all_that_comes_with_a_measurement_is_charged(model, monkeypatch, tmp_path):
+    """Also what it takes to give the batch back, and a batch that is looked at in vain."""
+    now, make = [0.0], _train_function._iterator
+
+    def slow(batches, spec):
+        now[0] += 3.0
+        return make(batches, spec)
+
+    fit(model, spectra(tmp_path, freq=1), epochs=1)  # traced
+    model.optimizer.iterations.assign(0)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(_train_function, "_iterator", slow)
+    callback = spectra(tmp_path, freq=lambda step: step in (0, 3))
+    fit(model, callback, x=X[:34], y=Y[:34], epochs=1)  # the last batch is not whole
+    assert steps(callback) == [0] and callback._budget.spent == 6.0
+
+
+def test_a_batch_that_is_given_back_costs_the_training_function_no_trace(tmp_path):
+    model, traces = network(adam()), []
+    plain = model.compute_loss
+    model.compute_loss = lambda *args, **kwargs: (traces.append(1), plain(*args, **kwargs))[1]
+    fit(model, x=X[:34], y=Y[:34], epochs=1)
+    before = len(traces)
+    spec = (tf.TensorSpec([None, 3], tf.float32), tf.TensorSpec([None], tf.int64))
+    given = [_train_function._iterator([(X[:n], Y[:n])], spec) for n in (10, 4, 7)]
+    for iterator in given:
+        model.train_function(iterator)
+    assert len(traces) == before
 
 
 # --- trouble ---------------------------------------------------------------------------------------
 
 
 def test_too_many_rows_are_fewer_examples_and_one_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(meters, "MOST_ROWS", 12)  # of softmax with 3 classes, 2 for each example
+    # Of softmax with 3 classes, 2 for each example.
+    monkeypatch.setattr(meters, "Limits", lambda memory: limits.Limits(memory, rows=12))
+    monkeypatch.setattr(limits, "_ENOUGH", 6)
+    monkeypatch.setattr(limits, "SMALL", 0)
     callback = spectra(tmp_path, freq=2, draws=1)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -418,14 +513,15 @@ def test_tensorboard_writes_what_keras_does_and_more(model, tmp_path):
         logged[name] = files(tmp_path / name)
         with open(tmp_path / f"{name}.csv") as file:
             history[f"{name} in the file"] = next(csv.reader(file))
-    ours = {folder: logged["ours"].pop(folder) for folder in ("steps", "spectra", "verdict")}
+    ours = logged["ours"].pop("fisher")
     assert logged["ours"] == logged["keras"]
-    assert {f"step/{name}" for name in STATISTICS} < ours["steps"]
-    some = {"measurement", "overview", "trace/exact", "cosine/empirical"}
-    assert {f"fisher/{name}" for name in some} < ours["spectra"]
-    assert ours["verdict"] == {"fisher/verdict", "fisher/verdict_text"}
-    assert list(history["ours"]) == [*history["keras"], *STATISTICS]
-    assert set(history["ours in the file"]) == set(history["keras in the file"]) | set(STATISTICS)
+    assert {f"step/{name}" for name in ["loss", *STATISTICS]} < ours
+    some = {"measurement", "verdict", "verdict_text", "notes", "trace/exact", "cosine/empirical"}
+    some |= {f"picture/{name}" for name in ("spectra", "cosine")}
+    assert {f"fisher/{name}" for name in some} < ours
+    assert len(list((tmp_path / "ours" / "fisher").glob("*tfevents*"))) == 1
+    assert set(history["ours"]) == {*history["keras"], *STATISTICS}
+    assert history["ours in the file"] == history["keras in the file"]
     assert callback.verdict.step == callback.measurements[-1].step == 6
 
 
@@ -436,25 +532,27 @@ def test_tuners_know_it_by_its_name_and_redirect_all_of_it(model, tmp_path):
         callback = copy.deepcopy(original)
         callback.log_dir = str(tmp_path / trial)
         fit(model, callback, epochs=1)
-        assert {"steps", "spectra", "verdict", "train"} <= set(os.listdir(tmp_path / trial))
+        assert {"fisher", "train"} <= set(os.listdir(tmp_path / trial))
     assert not (tmp_path / "original").exists()
 
 
 @pytest.mark.parametrize(
-    "off, folders",
+    "off, parts",
     [
-        ({"statistics_freq": 0}, {"train", "spectra", "verdict"}),
-        ({"spectrum_freq": 0}, {"train", "steps"}),
-        ({"statistics_freq": 0, "spectrum_freq": 0}, {"train"}),
+        ({"statistics_freq": 0}, {"fisher"}),
+        ({"spectrum_freq": 0}, {"step"}),
+        ({"statistics_freq": 0, "spectrum_freq": 0}, set()),
     ],
     ids=["no statistics", "no spectra", "neither"],
 )
-def test_parts_of_it_can_be_switched_off(off, folders, model, tmp_path):
+def test_parts_of_it_can_be_switched_off(off, parts, model, tmp_path):
     callback = TensorBoard(str(tmp_path), **{"spectrum_freq": 4, "max_overhead": None, **off})
     history = fit(model, callback, epochs=1).history
-    assert set(os.listdir(tmp_path)) == folders
-    assert ("update_norm" in history) == ("steps" in folders)
-    if "spectra" not in folders:
+    tags = files(tmp_path).get("fisher", set()) - {"custom_scalars__config__"}
+    assert {tag.partition("/")[0] for tag in tags} - {""} == parts
+    assert set(os.listdir(tmp_path)) == {"train", *(["fisher"] if parts else [])}
+    assert ("update_norm" in history) == ("step" in parts)
+    if "fisher" not in parts:
         assert callback.verdict is None and list(callback.measurements) == []
 
 

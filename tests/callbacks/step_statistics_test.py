@@ -34,9 +34,8 @@ def network(optimizer, **kwargs):
 
 
 def fit(model, callbacks=(), epochs=2, **kwargs):
-    return model.fit(
-        X, Y, batch_size=10, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks), **kwargs
-    )
+    options = {"batch_size": 10, "shuffle": False, "verbose": 0, **kwargs}
+    return model.fit(X, Y, epochs=epochs, callbacks=list(callbacks), **options)
 
 
 def flat(tensors):
@@ -65,7 +64,7 @@ def by_hand(optimizer, steps):
 
 def logged(log_dir):
     """Everything in the event files, as {tag: (steps, values)}."""
-    accumulator = EventAccumulator(str(log_dir / "steps"), size_guidance={"tensors": 0})
+    accumulator = EventAccumulator(str(log_dir / "fisher"), size_guidance={"tensors": 0})
     accumulator.Reload()
     found = {}
     for tag in accumulator.Tags()["tensors"]:
@@ -188,6 +187,42 @@ def test_norms_of_each_layer(how, tmp_path):
         assert np.allclose(np.linalg.norm(parts, axis=0), found[f"step/{name}"][1], rtol=1e-5)
 
 
+def test_the_loss_is_that_of_the_batch_before_the_step(tmp_path):
+    def penalised():
+        model = network(keras.optimizers.SGD(0.05))
+        model.layers[0].kernel_regularizer = keras.regularizers.L2(0.1)
+        return model
+
+    for folder, how in (("graph", {}), ("four", {"steps_per_execution": 4})):
+        model, hand, expected = penalised(), penalised(), []
+        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05)), "mse", **how)
+        fit(model, [StepStatistics(tmp_path / folder)])
+        for step in range(6):
+            batch = slice(step % 3 * 10, step % 3 * 10 + 10)
+            expected.append(float(hand.compute_loss(X[batch], Y[batch], hand(X[batch]))))
+            hand.train_on_batch(X[batch], Y[batch])
+        steps, values = logged(tmp_path / folder)["step/loss"]
+        assert steps == [1, 2, 3, 4, 5, 6]
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_a_loss_that_is_no_number_is_infinite_and_one_that_nobody_tells_is_not_logged(tmp_path):
+    x = np.where(np.arange(30)[:, None] > 20, np.nan, X)
+    network(OPTIMIZERS["sgd"]()).fit(
+        x, Y, batch_size=10, shuffle=False, verbose=0, callbacks=[StepStatistics(tmp_path / "nan")]
+    )
+    _, values = logged(tmp_path / "nan")["step/loss"]
+    assert np.isfinite(values[:2]).all() and values[2] == np.inf
+
+
+def test_statistics_are_in_the_history_and_in_the_logs_on_request(tmp_path, capsys):
+    plain = fit(network(OPTIMIZERS["sgd"]()), [StepStatistics(tmp_path / "a")], verbose=2).history
+    assert "update_norm" not in capsys.readouterr().out
+    asked = fit(network(OPTIMIZERS["sgd"]()), [StepStatistics(tmp_path / "b", in_logs=True)], verbose=2)
+    assert "update_norm" in capsys.readouterr().out
+    assert asked.history == plain and len(plain["update_norm"]) == len(plain["loss"]) == 2
+
+
 def test_distance_is_from_where_the_first_fit_began(tmp_path):
     model, callback = network(OPTIMIZERS["sgd"]()), StepStatistics(tmp_path)
     start = flat(model.get_weights())
@@ -237,8 +272,8 @@ def test_a_training_that_went_back_counts_from_there(tmp_path):
 def test_a_start_that_cannot_be_read_is_said(content, tmp_path):
     model = network(keras.optimizers.SGD(0.05))
     fit(model, epochs=1)
-    (tmp_path / "steps").mkdir()
-    (tmp_path / "steps" / "start.npz").write_bytes(content)
+    (tmp_path / "fisher").mkdir()
+    (tmp_path / "fisher" / "start.npz").write_bytes(content)
     with pytest.warns(UserWarning, match="Distances count from here on"):
         fit(model, [StepStatistics(tmp_path)], epochs=1)
     table = kfisher.read_log(tmp_path).steps
@@ -248,7 +283,7 @@ def test_a_start_that_cannot_be_read_is_said(content, tmp_path):
 def test_the_start_of_a_large_model_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(kfisher.callbacks._start, "MOST", 25)  # the network has 26 parameters
     fit(network(keras.optimizers.SGD(0.05)), [StepStatistics(tmp_path)], epochs=1)
-    assert not (tmp_path / "steps" / "start.npz").exists()
+    assert not (tmp_path / "fisher" / "start.npz").exists()
 
 
 def test_loss_scaling_is_taken_out_of_the_gradient(tmp_path):
@@ -381,3 +416,4 @@ def test_a_train_step_may_apply_gradients_without_naming_the_variables(tmp_path)
     model.compile("sgd", "mse")
     fit(model, [StepStatistics(tmp_path)], epochs=1)
     assert logged(tmp_path)["step/update_norm"][0] == [1, 2, 3]
+    assert "step/loss" not in logged(tmp_path)

@@ -11,8 +11,9 @@ import tensorflow_probability as tfp
 from helpers import oracle
 
 import kfisher
+from kfisher.diagnosis.limits import TooManyRows
 from kfisher.diagnosis.measurement import Measurement
-from kfisher.diagnosis.meter import Meter, TooManyRows, examples
+from kfisher.diagnosis.meter import Meter, examples
 
 pytestmark = pytest.mark.usefixtures("float64_module")
 
@@ -441,7 +442,7 @@ def test_the_mean_over_draws_is_the_fisher():
     keras.utils.set_random_seed(3)
     model, x, y, *_ = softmax(20)
     draws = 400
-    found, frame = Meter(model, draws, SEED)(*examples((x, y, None), None))
+    found, frame = Meter(model, draws, SEED, max_memory=2**32)(*examples((x, y, None), None))
     exact, sampled = found.spectra["exact"], found.spectra["sampled"]
     assert abs(sampled.trace - exact.trace) < 4 * sampled.error["trace"]
     mean = np.mean([frame.matrix(("sampled", i)) for i in range(draws)], 0)
@@ -473,3 +474,68 @@ def test_too_many_rows_say_how_many_examples_fit_in():
     with pytest.raises(TooManyRows, match="102 at most: .* Received: 110 examples") as error:
         Meter(model, 1, 0)(*examples((x, y), None))
     assert error.value.examples == 102 == 4096 // 40
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+
+def sequence(length=120, filters=6):
+    """As many rows for each example as positions, each of which reaches all of `filters` outputs."""
+    keras.utils.set_random_seed(0)
+    conv = keras.layers.Conv1D(filters, 3, padding="same", activation="tanh")
+    model = sequential(conv, keras.layers.Dense(1), shape=(length, 1), loss="mse")
+    rng = np.random.default_rng(0)
+    return model, examples((rng.normal(size=(16, length, 1)), rng.normal(size=(16, length, 1)), None), None)
+
+
+def largest(meter, data):
+    """Bytes of the largest tensor of a pass."""
+    graph = meter._pass.get_concrete_function(*data, tf.constant([0, 0])).graph
+    made = [t for op in graph.get_operations() for t in op.outputs if t.shape.num_elements() and t.dtype.size]
+    return max(t.shape.num_elements() * t.dtype.size for t in made)
+
+
+def test_what_is_formed_stays_under_the_stated_budget():
+    (model, data), budget = sequence(), 2**23
+    assert largest(Meter(model, 2, 0, max_memory=2**32), data) > budget
+    meter = Meter(model, 2, 0, max_memory=budget)
+    assert largest(meter, data) < budget
+    found, _ = meter(*data)
+    assert found.examples == 16 and 8 <= found.drawn < 60
+    assert Measurement.from_json(found.to_json()).drawn == found.drawn
+
+
+def test_drawn_labels_stand_for_the_expectation_where_not_all_rows_fit_in():
+    model, data = sequence()
+    exact, frame = Meter(model, 2, 0, max_memory=2**32)(*data)
+    meter = Meter(model, 2, 0, max_memory=2**23)
+    traces = [meter(*data, step=step)[0].spectra["exact"].trace for step in range(12)]
+    error = np.std(traces, ddof=1) / np.sqrt(len(traces))
+    assert exact.drawn == 0 and error < 0.05 * exact.spectra["exact"].trace
+    assert abs(np.mean(traces) - exact.spectra["exact"].trace) < 4 * error
+    found, _ = meter(*data)
+    assert found.gradient_norm == pytest.approx(exact.gradient_norm)
+    assert found.spectra["empirical"].trace == pytest.approx(exact.spectra["empirical"].trace)
+
+
+def test_where_not_even_one_example_fits_in_that_is_said():
+    model, data = sequence()
+    with pytest.raises(TooManyRows, match="Pass fewer examples, 0 at most") as error:
+        Meter(model, 2, 0, max_memory=1000)(*data)
+    assert error.value.examples == 0
+
+
+def test_ratios_by_curvature_are_those_of_the_dense_matrices():
+    keras.utils.set_random_seed(3)
+    model, x, y, *_ = softmax(20)
+    found, frame = Meter(model, 2, SEED)(*examples((x, y, None), None), damping=1e-2)
+    exact, empirical = np.diag(frame.values), frame.matrix(("empirical", None))
+    size = int(np.sum(frame.values > 1e-2))
+    f, ef = (m[:size, :size] for m in (exact, empirical))
+    ratios, vectors = scipy.linalg.eigh(ef + 1e-2 * np.eye(size), f + 1e-2 * np.eye(size))
+    curvature = np.sum(vectors * (f @ vectors), 0) / np.sum(vectors**2, 0)
+    order = np.argsort(-curvature)
+    assert 3 < size < len(frame.values)
+    np.testing.assert_allclose(found.curved["empirical"]["curvature"], curvature[order])
+    np.testing.assert_allclose(found.curved["empirical"]["ratio"], ratios[order])
+    assert len(found.curved["sampled"]["ratio"]) == size

@@ -36,18 +36,18 @@ def write(folder, events, wall_time=None):
 def write_steps(log_dir, steps, names=("update_norm", "gradient_norm"), **kwargs):
     """Number i of step s is s + i / 10."""
     rows = [(s, {f"step/{name}": s + i / 10 for i, name in enumerate(names)}) for s in steps]
-    return write(log_dir / "steps", rows, **kwargs)
+    return write(log_dir / "fisher", rows, **kwargs)
 
 
 def write_measurements(log_dir, measurements, scalars=True):
     rows = [
         (m.step, {"fisher/measurement": m.to_json()} | (m.scalars() if scalars else {})) for m in measurements
     ]
-    return write(log_dir / "spectra", rows)
+    return write(log_dir / "fisher", rows)
 
 
 def write_verdicts(log_dir, verdicts):
-    return write(log_dir / "verdict", [(v.step, {"fisher/verdict": v.to_json()}) for v in verdicts])
+    return write(log_dir / "fisher", [(v.step, {"fisher/verdict": v.to_json()}) for v in verdicts])
 
 
 def measurement(step, progress=0.0, examples=64, parameters=12_000, seed=0):
@@ -99,6 +99,13 @@ def measurement(step, progress=0.0, examples=64, parameters=12_000, seed=0):
             "empirical": float(0.2 * np.exp(2 * progress)),
         },
         gamma={"exact": 0.3, "sampled": 0.35, "empirical": float(0.5 + 3 * progress)},
+        curved={
+            kind: {
+                "curvature": [float(v) for v in exact[exact > damping]],
+                "ratio": [float(v) for v in np.exp(width * np.cos(index[exact > damping]))],
+            }
+            for kind, width in (("sampled", 0.2), ("empirical", 0.5 + progress))
+        },
         layers=[
             {"name": n, "parameters": p, "exact": t, "sampled": 1.1 * t, "empirical": t * (1.8 - progress)}
             for n, p, t in [("dense", 10_000, 1.2), ("block/attention/query", 1_500, 0.05), ("head", 500, 3)]

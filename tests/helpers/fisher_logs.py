@@ -21,6 +21,7 @@ def write_run(
     parameters=1345,
     layer_statistics=True,
     misspecified=True,
+    diverges_at=None,
 ):
     """A run of `steps` steps, measured at logarithmically spaced ones.
 
@@ -28,9 +29,10 @@ def write_run(
         log_dir: Where the sub-runs `steps`, `spectra` and `verdict` go.
         measurements: How many; 0 for a run with `StepStatistics` only.
         misspecified: Whether EF goes wrong towards the end.
+        diverges_at: A step from which on the loss is infinite, as it is logged where it is not a number.
     """
     generator = np.random.default_rng(seed)
-    _write_steps(os.path.join(log_dir, "steps"), steps, generator, layer_statistics)
+    _write_steps(os.path.join(log_dir, "fisher"), steps, generator, layer_statistics, diverges_at)
     if not measurements:
         return []
     measured = np.unique(np.rint(np.geomspace(1, steps, 3 * measurements)).astype(int))
@@ -39,9 +41,9 @@ def write_run(
         make_measurement(int(step), step / steps, generator, examples, parameters, misspecified)
         for step in measured
     ]
-    write_texts(os.path.join(log_dir, "spectra"), "fisher/measurement", [(m.step, m.to_json()) for m in made])
+    write_texts(os.path.join(log_dir, "fisher"), "fisher/measurement", [(m.step, m.to_json()) for m in made])
     verdicts = [make_verdict(m) for m in made[::3]]
-    write_texts(os.path.join(log_dir, "verdict"), "fisher/verdict", [(v.step, v.to_json()) for v in verdicts])
+    write_texts(os.path.join(log_dir, "fisher"), "fisher/verdict", [(v.step, v.to_json()) for v in verdicts])
     return made
 
 
@@ -115,6 +117,13 @@ def make_measurement(step, progress, generator, examples=256, parameters=1345, m
             "empirical": 0.25 + 0.9 * drift,
         },
         layers=layers,
+        curved={
+            kind: {
+                "curvature": exact[:60].tolist(),
+                "ratio": np.exp(width * np.cos(rank[:60]) - down).tolist(),
+            }
+            for kind, width, down in (("sampled", 0.25, 0.0), ("empirical", 0.3 + drift, 2 * drift))
+        },
         error={"cosine": 0.02, "step_norm": 0.04 * exact_norm, "gamma": 0.02},
         dimension=examples * 2,
         complete=True,
@@ -168,12 +177,13 @@ def write_texts(log_dir, tag, texts):
     writer.close()
 
 
-def _write_steps(log_dir, steps, generator, layer_statistics):
+def _write_steps(log_dir, steps, generator, layer_statistics, diverges_at=None):
     step = np.arange(1, steps + 1)
     noise = np.exp(0.25 * generator.standard_normal((4, steps)))
     gradient = 4.0 * (1 + step) ** -0.5 * noise[0]
     update = 0.05 * (1 + step) ** -0.3 * noise[1]
     columns = {
+        "step/loss": 2.3 * (1 + step) ** -0.25 * noise[0] ** 0.5,
         "step/update_norm": update,
         "step/gradient_norm": gradient,
         "step/update_to_gradient": update / gradient,
@@ -185,6 +195,8 @@ def _write_steps(log_dir, steps, generator, layer_statistics):
         "step/skipped_steps": np.cumsum(generator.random(steps) < 3e-4),
         "step/kl": 1e-3 * noise[2],
     }
+    if diverges_at is not None:
+        columns["step/loss"] = np.where(step < diverges_at, columns["step/loss"], np.inf)
     if layer_statistics:
         for i, name in enumerate(LAYERS):
             for statistic, values in (("update_norm", update), ("gradient_norm", gradient)):

@@ -15,6 +15,7 @@ from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 from kfisher.logs.custom_scalars import custom_scalars_layout
 
 STEP_NAMES = [
+    "loss",
     "update_norm",
     "gradient_norm",
     "update_to_gradient",
@@ -58,8 +59,8 @@ def charts(log_dir):
 
 
 def test_every_scalar_has_one_chart_and_every_chart_a_scalar(tmp_path):
-    write_steps(tmp_path / "steps", [1])
-    write_layout(tmp_path / "steps")
+    write_steps(tmp_path / "fisher", [1])
+    write_layout(tmp_path / "fisher")
     found = charts(tmp_path)
     assert {category for category, _ in found} == {"Steps", "Fisher against EF"}
     tags = {f"step/{name}" for name in STEP_NAMES} | set(measurement(1).scalars())
@@ -73,20 +74,20 @@ def test_every_scalar_has_one_chart_and_every_chart_a_scalar(tmp_path):
 def test_tensorboard_finds_the_numbers_of_a_chart(tmp_path):
     write_steps(tmp_path, [1, 2])
     write_measurements(tmp_path, [measurement(1), measurement(2)])
-    write_layout(tmp_path / "steps")
+    write_layout(tmp_path / "fisher")
     one, found = plugin(tmp_path), charts(tmp_path)
     [pattern] = found["Fisher against EF", "Trace of F, sampled F and EF"]
-    events = one.scalars_impl(context.RequestContext(), "spectra", pattern, "")["tag_to_events"]
+    events = one.scalars_impl(context.RequestContext(), "fisher", pattern, "")["tag_to_events"]
     assert set(events) == {f"fisher/trace/{kind}" for kind in ("exact", "sampled", "empirical")}
     assert [step for _, step, _ in events["fisher/trace/exact"]] == [1, 2]
     [pattern] = found["Steps", "Update norm and gradient norm"]
-    events = one.scalars_impl(context.RequestContext(), "steps", pattern, "")["tag_to_events"]
+    events = one.scalars_impl(context.RequestContext(), "fisher", pattern, "")["tag_to_events"]
     assert set(events) == {"step/update_norm", "step/gradient_norm"}
 
 
 def test_charts_of_what_is_not_logged_are_left_out(tmp_path):
-    write_steps(tmp_path / "steps", [1])
-    write_layout(tmp_path / "steps", ["update_norm", "cosine", "learning_rate"])
+    write_steps(tmp_path / "fisher", [1])
+    write_layout(tmp_path / "fisher", ["update_norm", "cosine", "learning_rate"])
     titles = [title for category, title in charts(tmp_path) if category == "Steps"]
     assert titles == [
         "Update norm and gradient norm",
@@ -98,7 +99,7 @@ def test_charts_of_what_is_not_logged_are_left_out(tmp_path):
 def test_two_runs_share_their_charts(tmp_path):
     for run in ("one", "two"):
         write_steps(tmp_path / run, [1])
-        write_layout(tmp_path / run / "steps")
+        write_layout(tmp_path / run / "fisher")
     layout = json.loads(plugin(tmp_path).layout_impl(context.RequestContext(), ""))
     titles = [(c["title"], chart["title"]) for c in layout["category"] for chart in c["chart"]]
     assert len(titles) == len(set(titles)) == len(charts(tmp_path / "one"))

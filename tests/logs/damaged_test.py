@@ -35,7 +35,7 @@ def flip(path, at, bit=1):
 @pytest.mark.parametrize("offset", [0, 5, 9, 12, 40, -1])
 def test_a_flipped_bit_costs_one_record(offset, tmp_path):
     write_steps(tmp_path, range(1, 21))
-    [path] = (tmp_path / "steps").iterdir()
+    [path] = (tmp_path / "fisher").iterdir()
     record = starts(path)[8]  # after the version and steps 1 to 7
     flip(path, starts(path)[9] - 1 if offset < 0 else record + offset)
     with pytest.warns(UserWarning, match="after step 7") as warned:
@@ -46,7 +46,7 @@ def test_a_flipped_bit_costs_one_record(offset, tmp_path):
 
 def test_two_damaged_records_and_a_cut_end(tmp_path):
     write_steps(tmp_path, range(1, 21))
-    [path] = (tmp_path / "steps").iterdir()
+    [path] = (tmp_path / "fisher").iterdir()
     first, last = starts(path)[1], starts(path)[20]
     flip(path, first + 3)
     flip(path, last - 20)  # in the body of step 19
@@ -58,8 +58,8 @@ def test_two_damaged_records_and_a_cut_end(tmp_path):
 
 
 def test_a_record_that_is_no_event(tmp_path):
-    (tmp_path / "steps").mkdir()
-    path = tmp_path / "steps" / "events.out.tfevents.1.host"
+    (tmp_path / "fisher").mkdir()
+    path = tmp_path / "fisher" / "events.out.tfevents.1.host"
     with tf.io.TFRecordWriter(str(path)) as file:
         file.write(b"\xff\xff\xff")
         event = tf.compat.v1.Event(step=3)
@@ -99,7 +99,7 @@ def test_what_is_no_measurement_is_a_value_error_and_left_out(content, tmp_path)
     with pytest.raises(ValueError):
         Measurement.from_json(content)
     rows = [(1, measurement(1).to_json()), (2, content), (3, measurement(3).to_json())]
-    path = write(tmp_path / "spectra", [(step, {"fisher/measurement": text}) for step, text in rows])
+    path = write(tmp_path / "fisher", [(step, {"fisher/measurement": text}) for step, text in rows])
     with pytest.warns(UserWarning, match="fisher/measurement at step 2") as warned:
         log = read_log(tmp_path)
     assert [m.step for m in log.measurements] == [1, 3] and log.spectra["step"].tolist() == [1, 3]
@@ -111,7 +111,7 @@ def test_what_is_no_verdict_is_left_out(content, tmp_path):
     with pytest.raises(ValueError, match="Verdict"):
         Verdict.from_json(content)
     write_verdicts(tmp_path, [verdict(1)])
-    write(tmp_path / "verdict", [(1, {"fisher/verdict": content})])  # later, and worse
+    write(tmp_path / "fisher", [(1, {"fisher/verdict": content})])  # later, and worse
     with pytest.warns(UserWarning, match="fisher/verdict at step 1"):
         assert read_log(tmp_path).verdicts == [verdict(1)]
 
@@ -119,9 +119,9 @@ def test_what_is_no_verdict_is_left_out(content, tmp_path):
 def test_values_of_another_type_under_our_tags(tmp_path):
     write_measurements(tmp_path, [measurement(1)])
     odd = {"fisher/measurement": 3.0, "fisher/trace/exact": "a word"}
-    write(tmp_path / "spectra", [(2, odd)])
+    write(tmp_path / "fisher", [(2, odd)])
     write(
-        tmp_path / "steps", [(1, {"step/step": 5.0, "step/a": 1.0, "layer/dense": 2.0, "step/b": "a word"})]
+        tmp_path / "fisher", [(1, {"step/step": 5.0, "step/a": 1.0, "layer/dense": 2.0, "step/b": "a word"})]
     )
     with pytest.warns(UserWarning, match="fisher/measurement at step 2: must be a text"):
         log = read_log(tmp_path)
@@ -130,9 +130,9 @@ def test_values_of_another_type_under_our_tags(tmp_path):
 
 
 def test_a_time_that_is_not_a_number_does_not_order_files(tmp_path):
-    write(tmp_path / "steps", [(1, {"step/a": 1.0})], wall_time=1000)
-    write(tmp_path / "steps", [(1, {"step/a": 2.0})], wall_time=2000)
-    path = tmp_path / "steps" / "events.out.tfevents.9.host"
+    write(tmp_path / "fisher", [(1, {"step/a": 1.0})], wall_time=1000)
+    write(tmp_path / "fisher", [(1, {"step/a": 2.0})], wall_time=2000)
+    path = tmp_path / "fisher" / "events.out.tfevents.9.host"
     with tf.io.TFRecordWriter(str(path)) as file:
         event = tf.compat.v1.Event(step=1, wall_time=np.nan)
         event.summary.value.add(tag="step/a", simple_value=3.0)
@@ -149,15 +149,15 @@ def test_measurements_and_verdicts_are_read_back_as_they_were():
 
 def test_a_log_that_is_deleted_while_it_is_read(tmp_path, monkeypatch):
     write_steps(tmp_path, [1])
-    files = reader._event_files(str(tmp_path), "steps")
-    monkeypatch.setattr(reader, "_event_files", lambda log_dir, folder: files if folder == "steps" else [])
-    shutil.rmtree(tmp_path / "steps")
+    files = reader._event_files(str(tmp_path), "fisher")
+    monkeypatch.setattr(reader, "_event_files", lambda log_dir, folder: files if folder == "fisher" else [])
+    shutil.rmtree(tmp_path / "fisher")
     with pytest.raises(FileNotFoundError, match="deleted while it was read.*" + re.escape(files[0])):
         read_log(tmp_path)
 
 
 def test_a_directory_that_is_deleted_while_it_is_written_to_is_said_once(tmp_path):
-    writer = EventWriter(tmp_path / "run" / "steps")
+    writer = EventWriter(tmp_path / "run" / "fisher")
     writer.write([(1, 1.0, scalars({"step/a": 1.0}))])
     shutil.rmtree(tmp_path / "run")
     with pytest.warns(UserWarning, match="Nothing more is logged.*was deleted") as warned:

@@ -35,7 +35,9 @@ def test_a_notebook_shows_the_verdict_and_where_each_number_began_and_ended(tmp_
 
 
 def test_scalars_may_be_tensors_and_missing_ones_are_nan(tmp_path):
-    write(tmp_path / "steps", [(1, {"step/a": np.float64(0.1)}), (2, {"step/a": np.int64(7), "step/b": 3.0})])
+    write(
+        tmp_path / "fisher", [(1, {"step/a": np.float64(0.1)}), (2, {"step/a": np.int64(7), "step/b": 3.0})]
+    )
     table = read_log(str(tmp_path)).steps
     assert table["a"].tolist() == [0.1, 7.0]
     assert np.isnan(table["b"][0]) and table["b"][1] == 3.0
@@ -43,13 +45,13 @@ def test_scalars_may_be_tensors_and_missing_ones_are_nan(tmp_path):
 
 def test_what_is_no_single_number_is_passed_over(tmp_path):
     histogram, image = np.zeros((30, 3)), [b"10", b"10", b"png"]
-    write(tmp_path / "steps", [(1, {"step/a": 1.0, "step/histogram": histogram, "step/image": image})])
+    write(tmp_path / "fisher", [(1, {"step/a": 1.0, "step/histogram": histogram, "step/image": image})])
     assert list(read_log(tmp_path).steps) == ["step", "a"]
 
 
 def test_layers_have_tables_of_their_own_also_where_names_have_slashes(tmp_path):
     values = {"layer/dense/update_norm": 1.0, "layer/block/query/update_norm": 2.0, "step/update_norm": 3.0}
-    write(tmp_path / "steps", [(5, values), (6, {"layer/dense/gradient_norm": 4.0})])
+    write(tmp_path / "fisher", [(5, values), (6, {"layer/dense/gradient_norm": 4.0})])
     layers = read_log(tmp_path).layers
     assert list(layers) == ["dense", "block/query"]
     assert layers["block/query"]["step"].tolist() == [5]
@@ -61,7 +63,7 @@ def test_layers_have_tables_of_their_own_also_where_names_have_slashes(tmp_path)
 def test_files_of_several_fits_are_merged_and_the_later_one_wins(tmp_path):
     write_steps(tmp_path, [4, 5], ["a"])
     write_steps(tmp_path, [1, 2], ["a"])
-    write(tmp_path / "steps", [(2, {"step/a": 20.0}), (4, {"step/b": 40.0})])  # begins again after step 1
+    write(tmp_path / "fisher", [(2, {"step/a": 20.0}), (4, {"step/b": 40.0})])  # begins again after step 1
     table = read_log(tmp_path).steps
     assert table["step"].tolist() == [1, 2, 4, 5]
     assert table["a"].tolist() == [1.0, 20.0, 4.0, 5.0]
@@ -136,7 +138,7 @@ def test_parts_that_were_not_logged_are_empty_tables(tmp_path):
 def test_no_log_says_where_there_are_some(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such directory.*Received: log_dir='.*nowhere'"):
         read_log(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="steps, spectra, verdict.*Pass the `log_dir` of"):
+    with pytest.raises(FileNotFoundError, match="folders fisher, train, validation.*Pass the `log_dir` of"):
         read_log(tmp_path)
     write_steps(tmp_path / "adam", [1])
     write_steps(tmp_path / "natural", [1])

@@ -102,10 +102,10 @@ def test_spectra_of_operators_are_the_eigenvalues_of_the_dense_matrices():
 
 def test_ratio_eigenvalues(measurements):
     ax, one = plots.ratio_eigenvalues(measurements[1]), measurements[1]
-    assert_drawn(ax, "EF: labels of the data", range(1, 65), one.ratio_eigenvalues)
-    assert_drawn(ax, "labels of the model", range(1, 65), one.sampled_ratio_eigenvalues)
+    for kind, label in ("empirical", "EF: labels of the data"), ("sampled", "labels of the model"):
+        assert_drawn(ax, label, one.curved[kind]["curvature"], one.curved[kind]["ratio"])
     assert set(lines(ax)["EF = F"][1]) == {1.0}
-    assert ax.get_yscale() == "log"
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
 
 
 def test_overlap(measurements):
@@ -180,7 +180,7 @@ def test_steps(log_dir):
 
 
 def test_steps_with_negative_numbers_have_a_linear_axis(tmp_path):
-    write(tmp_path / "steps", [(1, {"step/cosine": 0.5}), (2, {"step/cosine": -0.5})])
+    write(tmp_path / "fisher", [(1, {"step/cosine": 0.5}), (2, {"step/cosine": -0.5})])
     assert plots.steps(tmp_path, ["cosine"]).get_yscale() == "linear"
     assert plots.steps(tmp_path).get_yscale() == "linear"  # no norms: what there is
 

@@ -111,7 +111,7 @@ def test_all_measurements_arrive(client, log_dir):
 
 def test_measurements_are_what_was_logged(tmp_path):
     logged = make_measurement(7, 0.2, np.random.default_rng(0))
-    write_texts(tmp_path / "spectra", "fisher/measurement", [(7, logged.to_json())])
+    write_texts(tmp_path / "fisher", "fisher/measurement", [(7, logged.to_json())])
     client = _client(tmp_path, "old")
     assert [run["name"] for run in _json(client, "/runs")["runs"]] == ["."]
     answer = _json(client, "/measurements", run=".")
@@ -129,7 +129,7 @@ def test_measurements_are_what_was_logged(tmp_path):
 def test_a_number_that_is_not_finite_becomes_null(tmp_path):
     logged = make_measurement(7, 0.2, np.random.default_rng(0))
     logged.cosine["empirical"] = float("nan")
-    write_texts(tmp_path / "spectra", "fisher/measurement", [(7, logged.to_json())])
+    write_texts(tmp_path / "fisher", "fisher/measurement", [(7, logged.to_json())])
     (shown,) = _json(_client(tmp_path, "old"), "/measurements", run=".")["measurements"]
     assert shown["cosine"]["empirical"] is None
 
@@ -138,7 +138,7 @@ def test_a_step_that_was_measured_again_is_shown_once(tmp_path):
     generator = np.random.default_rng(0)
     first, second = (make_measurement(7, 0.2, generator) for _ in range(2))
     texts = [(7, first.to_json()), (7, second.to_json())]
-    write_texts(tmp_path / "spectra", "fisher/measurement", texts)
+    write_texts(tmp_path / "fisher", "fisher/measurement", texts)
     (shown,) = _json(_client(tmp_path, "old"), "/measurements", run=".")["measurements"]
     assert shown["cosine"]["sampled"] == pytest.approx(second.cosine["sampled"], rel=1e-4)
 
@@ -146,7 +146,7 @@ def test_a_step_that_was_measured_again_is_shown_once(tmp_path):
 def test_many_measurements_are_thinned(tmp_path):
     generator = np.random.default_rng(0)
     made = [make_measurement(step, 0.1, generator, examples=4, parameters=6) for step in range(1, 501)]
-    write_texts(tmp_path / "spectra", "fisher/measurement", [(m.step, m.to_json()) for m in made])
+    write_texts(tmp_path / "fisher", "fisher/measurement", [(m.step, m.to_json()) for m in made])
     answer = _json(_client(tmp_path, "old"), "/measurements", run=".")
     steps = [m["step"] for m in answer["measurements"]]
     assert len(steps) == MAX_MEASUREMENTS and steps[0] == 1 and steps[-1] == 500 and answer["total"] == 500
@@ -157,8 +157,8 @@ def test_what_is_malformed_is_left_out_and_told_of_once(loader, tmp_path, caplog
     generator = np.random.default_rng(0)
     good = [(step, make_measurement(step, 0.2, generator).to_json()) for step in (1, 3)]
     texts = [good[0], (2, "{"), good[1], (4, "[]"), (5, json.dumps({"step": 5}))]
-    write_texts(tmp_path / loader / "spectra", "fisher/measurement", texts)
-    write_texts(tmp_path / loader / "verdict", "fisher/verdict", [(1, "null"), (2, '{"findings": 3}')])
+    write_texts(tmp_path / loader / "fisher", "fisher/measurement", texts)
+    write_texts(tmp_path / loader / "fisher", "fisher/verdict", [(1, "null"), (2, '{"findings": 3}')])
     client = _client(tmp_path, loader)
     for _ in range(2):
         answer = _json(client, "/measurements", run=loader)
@@ -181,6 +181,34 @@ def test_a_time_that_is_not_a_number_leaves_the_list_of_runs_json(tmp_path):
     response = _client(tmp_path, "old").get("/runs")
     [run] = json.loads(response.data, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["runs"]
     assert run["measurements"] == run["steps"] == [7, 0.0]
+
+
+def test_notes_and_the_loss_on_validation_data(tmp_path):
+    write_run(tmp_path / "a", steps=20, measurements=0, layer_statistics=False)
+    write_texts(
+        tmp_path / "a" / "fisher", "fisher/notes", [(1, '["one"]'), (9, '["one", "two"]'), (11, "{}")]
+    )
+    with tf.summary.create_file_writer(str(tmp_path / "a" / "validation")).as_default():
+        for step, value in ((10, 2.0), (20, float("inf"))):
+            tf.summary.scalar("evaluation_loss_vs_iterations", value, step=step)
+            tf.summary.scalar("epoch_loss", value, step=step // 10)
+    client = _client(tmp_path, "old")
+    (run,) = [run for run in _json(client, "/runs")["runs"] if run["name"] == "a"]
+    assert run["notes"][0] == 11
+    assert _json(client, "/notes", run="a") == {"notes": []}  # the last one is no list
+    assert _json(client, "/steps", run="a")["held_out"] == {"x": [10, 20], "y": [2.0, None]}
+    write_texts(tmp_path / "b" / "fisher", "fisher/notes", [(1, '["one"]'), (9, '["one", "two"]')])
+    assert _json(_client(tmp_path, "old"), "/notes", run="b") == {"notes": ["one", "two"]}
+
+
+def test_the_summary_of_a_run_is_the_last_one(tmp_path):
+    period = {"verdict": "fine", "first": 0, "agreeing": 2, "measurements": 3, "numbers": {"cosine": 0.9}}
+    texts = [(step, json.dumps({"periods": [{**period, "last": step}]})) for step in (3, 9)]
+    write_texts(tmp_path / "a" / "fisher", "fisher/summary", texts)
+    write_texts(tmp_path / "b" / "fisher", "fisher/summary", [(3, '{"periods": [1]}')])
+    client = _client(tmp_path, "old")
+    assert _json(client, "/summary", run="a") == {"summary": [{**period, "last": 9}]}
+    assert _json(client, "/summary", run="b") == {"summary": []}
 
 
 def test_verdicts(client):

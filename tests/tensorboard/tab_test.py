@@ -21,9 +21,14 @@ from helpers.fisher_logs import write_run
 
 pytestmark = pytest.mark.slow
 
+LONG_NAMES = [
+    f"experiment-2026-11-28/a-network-with-a-long-name/rate-{10**-i:.0e}-seed-{j}"
+    for i in range(4)
+    for j in range(5)
+]
 STEPS = 10_000
 MEASUREMENTS = 100
-LIMIT = 60.0  # seconds that anything may take before a test fails; nothing is measured by it
+LIMIT = 240.0  # seconds that anything may take before a test fails; nothing is measured by it
 ARTIFACTS = pathlib.Path(os.environ.get("KFISHER_ARTIFACTS", "runs/screenshots")).resolve()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -75,7 +80,16 @@ def servers(tmp_path_factory):
         misspecified=False,
         layer_statistics=False,
     )
-    started = {"fast": Server(logs, "true", folder), "old": Server(folder / "empty", "false", folder)}
+    for i, name in enumerate(LONG_NAMES):
+        options = {"measurements": 3, "examples": 8, "parameters": 12, "layer_statistics": False}
+        write_run(folder / "many" / name, seed=i, steps=60, **options)
+    options = {"measurements": 1, "layer_statistics": False, "diverges_at": 30}
+    write_run(folder / "many" / "diverged", steps=400, **options)
+    started = {
+        "fast": Server(logs, "true", folder),
+        "old": Server(folder / "empty", "false", folder),
+        "many": Server(folder / "many", "true", folder),
+    }
     started["fast"].log_dir, started["old"].log_dir = logs, folder / "empty"
     yield started
     for server in started.values():
@@ -267,7 +281,7 @@ def test_every_panel_shows_its_numbers(tab, servers):
         "overlap": {"F, sampled labels", "EF, empirical", "unrelated (k / P)"},
         "size": {"F, exact", "F, sampled labels", "EF, empirical"},
         "layers": {"F, exact", "F, sampled labels", "EF, empirical"},
-        "layer-statistics": {"conv2d", "conv2d_1", "dense", "dense_1", "a_layer_with_…ong_name"},
+        "layer-statistics": {"conv2d", "conv2d_1", "dense", "dense_1", "a_layer_wit…_long_name"},
     }.items():
         chart = tab.chart(panel)
         assert set(chart) == names, panel
@@ -289,9 +303,11 @@ def test_every_panel_shows_its_numbers(tab, servers):
         assert set(lines) == {"net/adam", "net/natural"}
         assert all(500 < len(x) <= 1000 for x, _ in lines.values())
     assert "1000 of 10,000" in tab.text('[data-panel="statistics"] > .note')
-    script = "return [...document.querySelectorAll('.help')].map((p) => p.innerText)"
+    script = "return [...document.querySelectorAll('.help')].map((p) => p.textContent)"
     helps = tab.driver.execute_script(script)
-    assert len(helps) == 11 and all(helps)
+    assert len(helps) == 13 and all(helps)
+    losses = tab.chart("training", "")
+    assert set(losses) >= {"net/adam", "net/natural"} and len(losses["net/adam"][0]) > 500
 
 
 def test_choices_change_the_charts(tab, servers):
@@ -320,7 +336,16 @@ def test_nothing_overlaps_or_is_cut(tab, servers, width, height, dark):
     tab.open_runs(servers["fast"], width=width, height=height, dark=dark)
     assert tab.driver.execute_script("return document.documentElement.classList.contains('dark')") is dark
     size = f"{width}x{height}_{'dark' if dark else 'light'}"
-    for panel in ("verdict", "spectrum", "gamma", "length", "layers", "statistics", "layer-statistics"):
+    for panel in (
+        "training",
+        "verdict",
+        "spectrum",
+        "gamma",
+        "length",
+        "layers",
+        "statistics",
+        "layer-statistics",
+    ):
         tab.screenshot(f"{panel}_{size}", panel)
     wide = "return document.documentElement.scrollWidth <= innerWidth"
     assert tab.driver.execute_script(wide)
@@ -376,6 +401,96 @@ def wait_for(look, wanted):
     return seen
 
 
+def choose(tab, *runs):
+    tab.click("#none")
+    for run in runs:
+        tab.click(f'#runs input[data-run="{run}"]')
+
+
+def open_many(tab, servers, **arguments):
+    tab.open(servers["many"], **arguments)
+    tab.until(f"return document.querySelectorAll('#runs input').length == {len(LONG_NAMES) + 1}")
+
+
+def test_a_run_that_diverged_says_so_and_its_verdict_is_none_of_today(tab, servers):
+    open_many(tab, servers)
+    choose(tab, "diverged")
+    tab.until("return document.querySelector('.diverged')")
+    assert "the loss is not finite since step 30" in tab.text(".diverged")
+    tab.until("return document.querySelector('.verdict.outdated')")
+    assert tab.text(".verdict .age").startswith("This is of step 1, before training diverged")
+    (points,) = tab.chart("training", "").values()
+    assert points[0][-1] == 400 and points[1][-1] is None
+    tab.screenshot("diverged", "training")
+    choose(tab, LONG_NAMES[0])
+    tab.until("return !document.querySelector('.diverged')")
+
+
+@pytest.mark.parametrize("width, height", [(1280, 800), (1024, 640)])
+def test_twenty_runs_with_long_names(tab, servers, width, height):
+    open_many(tab, servers, width=width, height=height)
+    tab.until("return document.querySelectorAll('#runs input:checked').length == 2")
+    assert "The 2 written to last are chosen" in tab.text(".runs .note")
+    names = tab.driver.execute_script(
+        "return [...document.querySelectorAll('#runs .check')].map((l) => [l.title, l.innerText.trim()])"
+    )
+    assert [whole for whole, _ in names] == sorted([*LONG_NAMES, "diverged"])
+    assert len({short for _, short in names}) == len(names) and max(len(short) for _, short in names) <= 28
+    groups = "[...document.querySelectorAll('.side .group:not(.runs)')]"
+    below = tab.driver.execute_script(
+        f"return {groups}.map((g) => g.getBoundingClientRect().bottom - innerHeight)"
+    )
+    assert max(below) <= 0
+    tab.screenshot(f"many_runs_{width}x{height}", "training")
+    tab.driver.execute_script(
+        "const f = document.querySelector('#filter'); f.value = 'SEED-3'; f.dispatchEvent(new Event('input'))"
+    )
+    assert tab.driver.execute_script("return document.querySelectorAll('#runs input').length") == 4
+    tab.click("#none")
+    tab.click("#all")
+    tab.until("return document.querySelectorAll('#runs input:checked').length == 4")
+    tab.until("return document.querySelectorAll('[data-panel=spectrum] .run').length >= 4")
+    headings = tab.driver.execute_script(
+        "return [...document.querySelectorAll('[data-panel=spectrum] .run')].map((b) => b.innerText)"
+    )
+    assert len(set(headings)) == len(headings)
+
+
+def test_a_run_that_is_deleted_while_it_is_shown_is_left_out(tab, servers):
+    open_many(tab, servers)
+    choose(tab, *LONG_NAMES[:2])
+    tab.until("return document.querySelectorAll('[data-panel=verdict] .verdict').length == 2")
+    tab.tolerated = ("404 (NOT FOUND)",)
+    tab.driver.execute_script(
+        "window.plain = fetch; window.fetch = (url) => plain(url.replace(/run=.*/, 'run=gone'))"
+    )
+    tab.click(f'#runs input[data-run="{LONG_NAMES[2]}"]')
+    tab.click("#reload")
+    tab.until("return !document.querySelector('#reload').classList.contains('busy')")
+    assert tab.driver.execute_script("return document.querySelector('.error').hidden")
+    assert (
+        tab.driver.execute_script("return document.querySelectorAll('[data-panel=verdict] .verdict').length")
+        == 2
+    )
+    tab.driver.execute_script("window.fetch = window.plain")
+
+
+def test_steps_are_whole_on_every_axis(tab, servers):
+    open_many(tab, servers)
+    choose(tab, LONG_NAMES[0])
+    for panel, run in (("training", ""), ("cosine", LONG_NAMES[0]), ("statistic-update_norm", "")):
+        tab.chart(panel, run)
+        tab.driver.execute_script(
+            "const plot = document.querySelector(`[data-chart=${arguments[0]}] .plot`);"
+            "Plotly.relayout(plot, {'xaxis.range': [3.1, 5.9]})",
+            panel,
+        )
+        ticks = """
+            const plot = document.querySelector(`[data-chart=${arguments[0]}] .plot`);
+            return [...plot.querySelectorAll('.xtick text')].map((t) => t.textContent).join() == '4,5';"""
+        tab.until(ticks, panel)
+
+
 def test_download_of_what_is_shown(tab, servers):
     tab.open_runs(servers["fast"])
     tab.move(0)
@@ -422,8 +537,8 @@ def test_runs_appear_where_there_were_none(tab, servers):
     assert 'callbacks=[kfisher.callbacks.TensorBoard("runs/name")]' in tab.text(".empty")
     tab.screenshot("empty")
     # Without the larger run's scalars, which the old loader takes long to read.
-    large = str(servers["fast"].log_dir / "net" / "adam")
-    ignore = lambda folder, names: ["steps"] if folder == large else []
+    large = str(servers["fast"].log_dir / "net" / "adam" / "fisher")
+    ignore = lambda folder, names: [n for n in names if folder == large and n.endswith(".test")]
     shutil.copytree(servers["fast"].log_dir, servers["old"].log_dir, dirs_exist_ok=True, ignore=ignore)
     tab.until(f"return Number(document.querySelector('#step').max) > {MEASUREMENTS}")
     assert tab.text(".empty") == ""

@@ -15,6 +15,9 @@ export async function fetchJson(path, parameters = {}) {
   } catch {
     throw new Error(`TensorBoard answered ${response.status} to ${path}: ${text.slice(0, 200)}`);
   }
-  if (!response.ok) throw new Error(content.error || `TensorBoard answered ${response.status} to ${path}`);
+  if (!response.ok) {
+    const error = new Error(content.error || `TensorBoard answered ${response.status} to ${path}`);
+    throw Object.assign(error, {code: response.status});
+  }
   return content;
 }

@@ -1,7 +1,7 @@
-// One chart: a plain description of lines or bars, drawn by Plotly when it comes into view.
+// One chart: a plain description of lines or dots, drawn by Plotly when it comes into view.
 //
 // A description: {key, x: {title, log, range}, y: {...}, y2: {...}, series: [{name, x, y, error, style, markers,
-// noisy, bars, pattern, axis}], levels: [{y, label}], cursor, note}. Two with the same `key` differ in nothing but
+// noisy, dots, axis}], levels: [{y, label}], cursor, note}. Two with the same `key` differ in nothing but
 // the cursor, so that moving the slider moves a line and draws no curve again. `download.js` reads the same.
 
 import {translucent} from './kinds.js';
@@ -59,9 +59,18 @@ export class Chart {
       Plotly.relayout(element, {shapes: shapes(spec, dark)});
     } else {
       Plotly.react(element, traces(spec), layout(spec, dark, element), CONFIG);
+      if (!this.drawn) element.on('plotly_relayout', () => this.zoomed());
     }
     this.drawn = key;
     this.cursor = spec.cursor;
+  }
+
+  // However far one zooms in, there is no tick between two steps.
+  zoomed() {
+    const {xaxis} = this.element.layout;
+    if (!this.spec.x.counts || xaxis.type !== 'linear') return;
+    const dtick = wholeSteps(xaxis.range);
+    if ((xaxis.dtick ?? null) !== dtick) Plotly.relayout(this.element, {'xaxis.dtick': dtick});
   }
 
   remove() {
@@ -73,7 +82,7 @@ export class Chart {
 }
 
 function traces(spec) {
-  return spec.series.flatMap((series) => (series.bars ? [bars(series)] : lines(spec, series)));
+  return spec.series.flatMap((series) => (series.dots ? [dots(spec, series)] : lines(spec, series)));
 }
 
 function lines(spec, series) {
@@ -89,7 +98,7 @@ function lines(spec, series) {
     yaxis: series.axis || 'y',
     connectgaps: false,
     line: {color: style.colour, dash: style.dash, width: series.markers === false ? 1.3 : 1.8},
-    marker: {color: style.colour, symbol: style.symbol, size: 7, maxdisplayed: 12},
+    marker: {color: style.colour, symbol: symbolOf(style), size: 7, maxdisplayed: 12, line: {width: style.hollow ? 1.5 : 0}},
     hovertemplate: `%{y:.4~g}<extra>${escape(series.name)}</extra>`,
     showlegend: Boolean(spec.legend),
   };
@@ -131,21 +140,24 @@ function movingAverage(values, half, geometric) {
   });
 }
 
-function bars(series) {
+// Points on their own, all of them.
+function dots(spec, series) {
+  const {style} = series;
   return {
-    type: 'bar',
-    orientation: 'h',
+    type: 'scatter',
+    mode: 'markers',
     name: series.name,
-    x: series.x,
+    x: spec.x.log ? series.x.map((v) => (v > 0 ? v : spec.x.counts ? 0.5 : null)) : series.x,
     y: series.y,
-    marker: {
-      color: series.style.colour,
-      pattern: {shape: series.pattern || '', fillmode: 'overlay', fgcolor: 'rgba(255, 255, 255, 0.75)', size: 6,
-                solidity: 0.25},
-    },
-    hovertemplate: `%{y}: %{x:.4~g}<extra>${escape(series.name)}</extra>`,
-    showlegend: false,
+    marker: {color: style.colour, symbol: symbolOf(style), size: 8, opacity: 0.9,
+             line: {width: style.hollow || style.symbol.includes('thin') ? 1.8 : 0, color: style.colour}},
+    hovertemplate: `%{x:.4~g}, %{y:.4~g}<extra>${escape(series.name)}</extra>`,
+    showlegend: Boolean(spec.legend),
   };
+}
+
+function symbolOf(style) {
+  return style.hollow ? `${style.symbol}-open` : style.symbol;
 }
 
 function layout(spec, dark, element) {
@@ -157,13 +169,11 @@ function layout(spec, dark, element) {
     paper_bgcolor: 'rgba(0,0,0,0)',
     plot_bgcolor: 'rgba(0,0,0,0)',
     font: {family: FONT, size: 11, color: colours.text},
-    hovermode: spec.series.some((s) => s.bars) ? 'closest' : 'x unified',
+    hovermode: spec.series.every((s) => s.dots) ? 'closest' : 'x unified',
     hoverlabel: {bgcolor: colours.hover, bordercolor: colours.grid, font: {color: colours.text, size: 11}},
     showlegend: Boolean(spec.legend),
     legend: {font: {size: 11}, bgcolor: 'rgba(0,0,0,0)', ...(element.clientWidth < 600
       ? {orientation: 'h', x: 0, y: -0.24, yanchor: 'top'} : {x: 1.01, y: 1, xanchor: 'left'})},
-    barmode: 'group',
-    bargap: 0.28,
     xaxis: axis(spec.x, colours),
     yaxis: {...axis(spec.y, colours), automargin: true},
     ...(spec.y2 ? {yaxis2: {...axis(spec.y2, colours), overlaying: 'y', side: 'right', showgrid: false}} : {}),
@@ -199,13 +209,25 @@ function axis(description, colours) {
     const names = {tickvals: categories.map((c) => c.name), ticktext: categories.map((c) => escape(c.text))};
     return {...result, ...names, autorange: 'reversed', ticks: '', fixedrange: true};
   }
-  if (counts && !log) result.tickformat = '~s'; // 2k and not 0.2×10⁴
+  if (counts && !log) {
+    result.tickformat = '~s'; // 2k and not 0.2×10⁴
+    if (range) result.dtick = wholeSteps(range);
+  }
   if (log && (ticks || range)) {
-    result.tickvals = ticks || logarithmicTicks(...range);
+    result.tickvals = ticks || logarithmicTicks(counts ? Math.max(1, range[0]) : range[0], range[1]);
     result.ticktext = result.tickvals.map(power);
+    if (counts && range[0] <= 0.5) { // where step 0 is drawn
+      result.tickvals = [0.5, ...result.tickvals];
+      result.ticktext = ['0', ...result.ticktext];
+    }
   }
   if (range) result.range = log ? range.map(Math.log10) : range;
   return result;
+}
+
+// The distance of ticks on an axis of counts; null where Plotly's own is a whole number.
+function wholeSteps([low, high]) {
+  return Math.abs(high - low) < 8 ? 1 : null;
 }
 
 // Whole powers of ten, not more than seven of them; over less than two decades also 2 and 5 times these.

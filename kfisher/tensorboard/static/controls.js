@@ -2,10 +2,12 @@
 
 import {asCsv, asJson, save} from './download.js';
 import {KINDS, runStyle, sample} from './kinds.js';
-import {store} from './store.js';
+import {distinct} from './names.js';
+import {SHOWN_AT_FIRST, store} from './store.js';
 import {element} from './verdict.js';
 
 const FRAME_MILLISECONDS = 120;
+const NAME_LENGTH = 28; // of a run, in two lines
 
 export function createBar(parent) {
   const bar = element('header', 'bar');
@@ -63,8 +65,7 @@ export function createBar(parent) {
 
 export function createSide(parent, shownNow) {
   const side = element('aside', 'side');
-  const runs = group(side, 'Runs');
-  runs.id = 'runs';
+  const runs = createRuns(side);
   const legend = group(side, 'Legend');
   const axes = group(side, 'Axes');
   const files = group(side, 'Download');
@@ -97,18 +98,50 @@ export function createSide(parent, shownNow) {
 
   let known = '';
   store.listen(() => {
-    const now = JSON.stringify([store.runs.map((run) => run.name), [...store.selected]]);
+    const now = JSON.stringify([store.runs.map((run) => run.name), [...store.selected], store.touched]);
     if (now === known) return;
     known = now;
-    runs.replaceChildren(...store.runs.map((run, index) => {
-      const [label, box] = checkbox(run.name, sample(runStyle(index), false));
-      box.dataset.run = run.name;
-      box.checked = store.selected.has(run.name);
-      box.addEventListener('change', () => store.select(run.name, box.checked));
+    runs.fill();
+  });
+}
+
+// The list of runs: a filter, all and none of what it leaves, and a box for each.
+function createRuns(side) {
+  const body = group(side, 'Runs');
+  body.parentElement.classList.add('runs');
+  const filter = Object.assign(document.createElement('input'), {type: 'search', id: 'filter', placeholder: 'filter', spellcheck: false});
+  filter.setAttribute('aria-label', 'Show only runs whose names contain this');
+  const all = button('all', 'all', 'Choose all runs that are listed');
+  const none = button('none', 'none', 'Choose none of the runs that are listed');
+  const tools = element('div', 'tools');
+  tools.append(filter, all, none);
+  const list = element('div', 'list');
+  list.id = 'runs';
+  const note = element('p', 'note');
+  body.append(tools, list, note);
+
+  const listed = () => store.runs.map((run, index) => ({name: run.name, index}))
+    .filter(({name}) => name.toLowerCase().includes(filter.value.trim().toLowerCase()));
+  const fill = () => {
+    const shown = listed();
+    const short = distinct(shown.map(({name}) => name), NAME_LENGTH);
+    list.replaceChildren(...shown.map(({name, index}) => {
+      const [label, box] = checkbox(short[name], sample(runStyle(index), false), name);
+      box.dataset.run = name;
+      box.checked = store.selected.has(name);
+      box.addEventListener('change', () => store.select([name], box.checked));
       return label;
     }));
-    if (!store.runs.length) runs.append(element('p', 'note', 'none yet'));
-  });
+    tools.hidden = store.runs.length <= SHOWN_AT_FIRST;
+    const preselected = store.runs.length > SHOWN_AT_FIRST && !store.touched;
+    note.textContent = !store.runs.length ? 'none yet' : !shown.length ? 'no name contains this'
+      : preselected ? `The ${SHOWN_AT_FIRST} written to last are chosen at first.` : '';
+  };
+  filter.addEventListener('input', fill);
+  const choose = (chosen) => store.select(listed().map(({name}) => name), chosen);
+  all.addEventListener('click', () => choose(true));
+  none.addEventListener('click', () => choose(false));
+  return {fill};
 }
 
 // A choice of one of `options` ({value: text}) that is kept in the store under `name`.
@@ -136,11 +169,11 @@ function group(parent, title) {
   return body;
 }
 
-function checkbox(text, picture) {
+function checkbox(text, picture, whole = text) {
   const label = element('label', 'check');
   const box = Object.assign(document.createElement('input'), {type: 'checkbox'});
   const name = element('span', 'name', text);
-  name.title = text;
+  label.title = whole;
   label.append(box, picture, name);
   return [label, box];
 }

@@ -9,6 +9,9 @@ const SIZES = {
   largest: 'largest eigenvalue (loss / parameter²)',
 };
 
+// Of these there are steps: the matrices, and the optimizer's own.
+const STEPS = [...MATRICES, 'taken'].filter((kind) => KINDS[kind]);
+
 const gamma = (m, kind) => (kind === 'gradient' ? 1 : m.gamma[kind]);
 const cosine = (m, kind) => m.cosine[kind];
 const stepNorm = (m, kind) => m.step_norm[kind];
@@ -23,7 +26,7 @@ export const OVER_STEPS = [
       'gradient has the least. The band is one standard error over drawn labels.',
     needs: 'measurements',
     spec(context) {
-      const series = courses(context, [...MATRICES, 'gradient'], gamma, ofSampled('gamma'));
+      const series = courses(context, [...STEPS, 'gradient'], gamma, ofSampled('gamma'));
       return {
         x: measuredSteps(context),
         y: {title: 'γ / γ of the gradient (no unit)', log: true, range: rangeOf(context, Object.keys(KINDS), gamma)},
@@ -38,7 +41,7 @@ export const OVER_STEPS = [
       'opposite. Teal shows what mere sampling of labels costs.',
     needs: 'measurements',
     spec(context) {
-      const kinds = ['sampled', 'empirical'];
+      const kinds = STEPS.filter((kind) => kind !== 'exact');
       const lowest = Math.min(-0.1, ...valuesOf(context, kinds, cosine).map((v) => v - 0.08));
       return {
         x: measuredSteps(context),
@@ -59,9 +62,9 @@ export const OVER_STEPS = [
       const right = {title: '‖∇L‖ (loss / parameter)', log: true, range: rangeOf(context, ['gradient'], gradientNorm)};
       return {
         x: measuredSteps(context),
-        y: {title: 'step length (parameter)', log: true, range: rangeOf(context, MATRICES, stepNorm)},
+        y: {title: 'step length (parameter)', log: true, range: rangeOf(context, STEPS, stepNorm)},
         y2: gradient.length ? right : null,
-        series: [...courses(context, MATRICES, stepNorm, ofSampled('step_norm')), ...gradient],
+        series: [...courses(context, STEPS, stepNorm, ofSampled('step_norm')), ...gradient],
       };
     },
   },

@@ -2,14 +2,15 @@
 
 import {layerStyle, runStyle} from './kinds.js';
 import {stepAxis} from './panels_course.js';
-import {shorten} from './panels_step.js';
+import {shorten} from './names.js';
 import {schema} from './schema.js';
 
 // The statistics that some of the runs have, known ones first.
 export function statisticsOf(runs) {
   const found = new Set(runs.flatMap(({data}) => (data.steps ? Object.keys(data.steps.lines) : [])));
   const known = Object.keys(schema.statistics).filter((name) => found.has(name));
-  return [...known, ...[...found].filter((name) => !known.includes(name)).sort()];
+  const all = [...known, ...[...found].filter((name) => !known.includes(name)).sort()];
+  return all.filter((name) => name !== schema.lossLine); // it has a chart of its own
 }
 
 export function statisticTexts(name) {
@@ -17,12 +18,12 @@ export function statisticTexts(name) {
   return Object.hasOwn(schema.statistics, name) ? schema.statistics[name] : unknown;
 }
 
-export function statisticSpec(name, runs, step, store) {
+export function statisticSpec(name, runs, step, store, shown) {
   const {unit, logarithmic, noisy} = statisticTexts(name);
   const series = runs.filter(({data}) => data.steps && data.steps.lines[name]).map(({run, data}) => {
     const {axis, values} = data.steps.lines[name];
     const x = data.steps.axes[axis];
-    return {name: run.name, style: runStyle(run.index), markers: false, noisy, x, y: values};
+    return {name: shown[run.name], style: runStyle(run.index), markers: false, noisy, x, y: values};
   });
   return {
     x: stepAxis(store, ends(series)),
@@ -78,9 +79,10 @@ function ends(series) {
   return series.flatMap(({x}) => (x.length ? [x[0], x.at(-1)] : []));
 }
 
-function scale(series, mayBeLog, title) {
+export function scale(series, mayBeLog, title) {
   const values = series.flatMap((s) => s.y).filter((v) => v !== null);
-  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const low = values.reduce((a, b) => Math.min(a, b), Infinity);
+  const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
   const log = mayBeLog && low > 0 && high / low > 10;
   return {title, log, range: log ? [low * 0.8, high * 1.25] : undefined};
 }

@@ -5,6 +5,7 @@
 // every step: what moves is the curve.
 
 import {KINDS, MATRICES} from './kinds.js';
+import {shorten} from './names.js';
 
 const HEIGHT = 280;
 const DECADES = 9; // eigenvalues further below the largest are rounding errors of the solver
@@ -36,7 +37,7 @@ export const AT_STEP = [
         y: {title: 'eigenvalue (loss / parameter²)', log: true,
             range: [0.5 * Math.max(bottom, top * 10 ** -DECADES), 2 * top]},
         series,
-        levels: measurement.damping > 0 ? [{y: measurement.damping, label: `damping λ = ${measurement.damping}`, right: true}] : [],
+        levels: measurement.damping > 0 ? [{y: measurement.damping, label: `damping λ = ${Number(measurement.damping.toPrecision(3))}`, right: true}] : [],
         note: incomplete.length ? `Only the leading eigenvalues are known of: ${labels(incomplete)}.` : '',
       };
     },
@@ -44,25 +45,30 @@ export const AT_STEP = [
   {
     id: 'ratio',
     title: 'EF relative to F',
-    help: 'Eigenvalues of (F + λI)⁻¹(EF + λI): 1 if EF = F. Teal, the same with labels drawn from the model, is the ' +
-      'spread that mere sampling gives; orange beyond it is not noise.',
+    help: 'Each direction v in which F rises above the damping: (EF + λ) / (F + λ) along it, against its curvature ' +
+      'vᵀFv; 1 if EF = F. Teal, the same with labels drawn from the model, is the spread that mere sampling gives.',
     needs: 'measurements',
-    spec({data, measurement, shared, store}) {
-      const lists = {empirical: 'ratio_eigenvalues', sampled: 'sampled_ratio_eigenvalues'};
-      const series = Object.keys(lists).filter((kind) => store.kinds.has(kind)).map((kind) => ({
+    spec({measurement, shared, store}) {
+      const kinds = ['sampled', 'empirical'].filter((kind) => measurement.curved?.[kind]);
+      if (!kinds.length) throw new Error('this measurement has no ratios by curvature');
+      const series = kinds.filter((kind) => store.kinds.has(kind)).map((kind) => ({
         name: kind === 'empirical' ? 'EF' : 'sampled labels',
         style: KINDS[kind],
-        x: data.ranks[measurement[lists[kind]].count],
-        y: measurement[lists[kind]].values.map(positive),
+        dots: true,
+        x: measurement.curved[kind].curvature.map(positive),
+        y: measurement.curved[kind].ratio.map(positive),
       }));
-      const values = shared.flatMap((m) => Object.values(lists).flatMap((list) => ends(m[list].values)));
-      const counts = shared.flatMap((m) => Object.values(lists).map((list) => m[list].count));
-      const low = Math.max(1e-6, Math.min(0.5, ...values.filter((v) => v > 0)));
+      const all = shared.flatMap((m) => Object.values(m.curved || {}));
+      const curvatures = all.flatMap((c) => ends(c.curvature)).filter((v) => v > 0);
+      const ratios = all.flatMap((c) => c.ratio).filter((v) => v > 0);
+      const [low, high] = [Math.max(1e-6, smallest(0.5, ratios)), -smallest(-2, ratios.map((v) => -v))];
+      const [left, right] = [smallest(Infinity, curvatures), -smallest(0, curvatures.map((v) => -v))];
       return {
-        x: rankAxis(store, Math.max(...counts)),
-        y: {title: 'ratio of curvatures (no unit)', log: true, range: [0.7 * low, 1.4 * Math.max(2, ...values)]},
+        x: {title: 'curvature vᵀFv (loss / parameter²)', log: true, range: right > 0 ? [left / 1.5, 1.5 * right] : undefined},
+        y: {title: 'EF ÷ F (no unit)', log: true, range: [0.7 * low, 1.4 * high]},
         series,
-        levels: [{y: 1, label: 'EF = F'}],
+        levels: [{y: 1, label: 'EF = F', right: true}],
+        note: curvatures.length ? '' : 'In no direction F rises above the damping.',
       };
     },
   },
@@ -97,8 +103,8 @@ export const AT_STEP = [
   {
     id: 'layers',
     title: 'Trace of each layer',
-    help: 'How much of each matrix sits in which layer, at the step of the slider; a layer whose orange bar is out of ' +
-      'line is where EF departs.',
+    help: 'How much of each matrix sits in which layer, at the step of the slider; a layer whose orange triangle is out ' +
+      'of line is where EF departs.',
     needs: 'measurements',
     choice: {name: 'layerTrace', options: {trace: 'trace', share: 'share of the whole', mean: 'trace / parameters'}},
     height: ({measurement}) => (measurement ? Math.max(HEIGHT, 60 + 42 * measurement.layers.length) : HEIGHT),
@@ -113,8 +119,7 @@ export const AT_STEP = [
       const series = kinds.map((kind) => ({
         name: KINDS[kind].long_label,
         style: KINDS[kind],
-        bars: true,
-        pattern: KINDS[kind].pattern,
+        dots: true,
         x: traces(layers, kind, store.layerTrace),
         y: layers.map((layer) => layer.name),
       }));
@@ -147,14 +152,14 @@ function positive(value) {
   return value > 0 ? value : null;
 }
 
+function smallest(start, values) {
+  return values.reduce((a, b) => Math.min(a, b), start);
+}
+
 function ends(values) {
   return values.length ? [values[0], values[values.length - 1]].filter((v) => v !== null) : [];
 }
 
 function labels(kinds) {
   return kinds.map((kind) => KINDS[kind].long_label).join(', ');
-}
-
-export function shorten(name, length) {
-  return name.length <= length ? name : `${name.slice(0, length - 9)}…${name.slice(-8)}`;
 }

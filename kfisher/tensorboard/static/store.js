@@ -4,8 +4,10 @@ import {fetchJson} from './api.js';
 import {KINDS} from './kinds.js';
 import {schema} from './schema.js';
 
-const LISTS = ['measurements', 'verdicts', 'steps'];
-const SHOWN_AT_FIRST = 2;
+const LISTS = ['measurements', 'verdicts', 'summary', 'notes', 'steps'];
+export const SHOWN_AT_FIRST = 2;
+
+const NOT_FOUND = 404;
 
 class Store {
   constructor() {
@@ -46,17 +48,23 @@ class Store {
       const {runs} = await fetchJson('runs');
       this.runs = runs;
       if (!this.touched) this.selected = withLatest(this.selected, runs);
-      await Promise.all(this.shown().map((run) => this._fetch(run)));
-      this.change({error: '', loaded: true});
+      const there = new Set(runs.map((run) => run.name));
+      for (const name of this.data.keys()) if (!there.has(name)) this.data.delete(name);
+      const ended = await Promise.allSettled(this.shown().map((run) => this._fetch(run)));
+      // A run that was deleted since the list was made is none; all others are shown, whatever became of one.
+      const failed = ended.filter(({status, reason}) => status === 'rejected' && reason.code !== NOT_FOUND);
+      this.change({error: failed.length ? failed[0].reason.message : '', loaded: true});
     } catch (error) {
       this.change({error: error.message, loaded: true});
     }
   }
 
-  async select(run, chosen) {
+  async select(runs, chosen) {
     const selected = new Set(this.selected);
-    if (chosen) selected.add(run);
-    else selected.delete(run);
+    for (const run of runs) {
+      if (chosen) selected.add(run);
+      else selected.delete(run);
+    }
     this.change({selected, touched: true});
     await this.reload();
   }

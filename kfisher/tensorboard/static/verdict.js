@@ -14,13 +14,17 @@ export function levelOf(verdict) {
   return verdict.findings.some((finding) => finding.level === 'bad') ? 'bad' : 'warning';
 }
 
-export function verdictCard({data, step, measurement}, jump) {
+// `now`: the last step of the run if the slider stands at its end, else null; `diverged`: {step, text} or null.
+export function verdictCard({data, step, measurement, now, diverged}, jump) {
   const verdict = atOrBefore(data.verdicts, step);
   const level = verdict ? levelOf(verdict) : 'unknown';
   const card = element('div', `verdict level-${level}`);
   card.dataset.level = level;
   const head = element('div', 'verdict-head');
   head.append(badge(level), element('p', 'sentence', verdict ? verdict.sentence : 'No verdict at or before this step.'));
+  const age = verdict ? outdated(verdict.step, now, diverged) : '';
+  card.classList.toggle('outdated', Boolean(age));
+  if (age) card.append(element('p', 'age', age));
   card.append(head);
   if (data.verdicts.length > 1) card.append(history(data.verdicts, verdict, jump));
   if (verdict) {
@@ -29,7 +33,42 @@ export function verdictCard({data, step, measurement}, jump) {
     card.append(list);
   }
   if (measurement) card.append(facts(measurement));
+  for (const note of data.notes || []) card.append(element('p', 'note', note));
   return card;
+}
+
+const PERIODS = {
+  fine: ['fine', 'EF is fine'],
+  distorted: ['warning', 'EF distorts the step'],
+  opposite: ['bad', 'the step of EF opposes the natural-gradient step'],
+  inverted: ['bad', 'the steps of EF grow while the gradient shrinks'],
+  misspecified: ['bad', 'a minimum, and EF is not its curvature'],
+};
+
+// From when to when each verdict held: how sure, and the two numbers that decide.
+export function summaryList(periods) {
+  const list = element('ul', 'findings');
+  for (const {verdict, first, last, agreeing, measurements, numbers} of periods) {
+    const [level, words] = PERIODS[verdict] || ['unknown', 'what was measured does not suffice to tell'];
+    const item = element('li', 'finding');
+    const text = element('div', 'finding-text');
+    const steps = first === last ? `step ${show(first)}` : `steps ${show(first)} to ${show(last)}`;
+    text.append(element('b', '', `${steps} `), `${words} (${agreeing} of ${measurements} measurements)`);
+    const line = element('div', 'numbers');
+    for (const [name, value] of Object.entries(numbers)) line.append(element('span', 'number', `${spaced(name)} ${show(value)}`));
+    text.append(line);
+    item.append(badge(level), text);
+    list.append(item);
+  }
+  return list;
+}
+
+// What to say of a verdict that is none on the model as it is at the step `now`; empty if it is.
+function outdated(judged, now, diverged) {
+  if (now === null) return '';
+  const of = `This is of step ${show(judged)}`;
+  if (diverged && judged <= diverged.step) return `${of}, before training diverged: it says nothing of the model as it is now.`;
+  return now > 2 * judged + 10 ? `${of}; the run has come to step ${show(now)} without another verdict.` : '';
 }
 
 function badge(level) {
@@ -60,7 +99,7 @@ function findingItem(finding) {
   const numbers = Object.entries(finding.values || {}).filter(([, value]) => typeof value === 'number');
   if (numbers.length) {
     const line = element('div', 'numbers');
-    for (const [name, value] of numbers) line.append(element('span', 'number', `${words(name)} ${show(value)}`));
+    for (const [name, value] of numbers) line.append(element('span', 'number', `${spaced(name)} ${show(value)}`));
     text.append(line);
   }
   item.append(badge(finding.level), text);
@@ -90,14 +129,14 @@ function facts(m) {
   return list;
 }
 
-function words(name) {
+function spaced(name) {
   return name.replace(/_/g, ' ');
 }
 
 export function show(value) {
   if (value === null || value === undefined) return '–';
   if (Array.isArray(value)) return `[${value.map(show).join(', ')}]`;
-  if (typeof value === 'object') return Object.entries(value).map(([k, v]) => `${words(k)} ${show(v)}`).join(', ');
+  if (typeof value === 'object') return Object.entries(value).map(([k, v]) => `${spaced(k)} ${show(v)}`).join(', ');
   if (typeof value !== 'number') return String(value);
   if (Number.isInteger(value)) return value.toLocaleString('en');
   const size = Math.abs(value);
