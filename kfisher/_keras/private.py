@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
@@ -28,3 +31,17 @@ def second_moments(optimizer: Any) -> list[Any]:
     """
     # Public is only the list of all its variables, in a row; tests/diagnosis/taken_test.py notices.
     return list(getattr(optimizer, "_velocities", []))
+
+
+@contextlib.contextmanager
+def no_strategy() -> Iterator[None]:
+    """A block outside of every scope of a `tf.distribute.Strategy`, and of every replica.
+
+    In such a scope Keras divides losses by the number of replicas, whoever asks for them.
+    """
+    # Scopes can be entered but not left; tests/operator_test.py notices if these names move.
+    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
+    try:
+        yield
+    finally:
+        distribute_lib._pop_per_thread_mode()

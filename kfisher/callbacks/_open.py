@@ -17,18 +17,25 @@ class Open:
         data: The measured examples.
         measurement, frame: What was found.
         started: When measuring began; `None` if the time is not to be counted.
+        held: As for `Meter`: the model before the step, if that was taken already.
     """
 
     def __init__(
-        self, owner: Any, data: tuple, measurement: Measurement, frame: Frame, started: float | None
+        self,
+        owner: Any,
+        data: tuple,
+        measurement: Measurement,
+        frame: Frame,
+        started: float | None,
+        held: Any = None,
     ):
         self.measurement, self.frame, self.started = measurement, frame, started
         self._owner, self._before, self._closed = owner, None, False
         if owner.model.steps_per_execution > 1:
             return  # the weights then change by several steps
         try:
-            measurement.second_moment = owner.meter.second_moments(*data, measurement.step)
-            self._before = owner.meter.before(*data, measurement.step, frame)
+            measurement.second_moment = owner.meter.second_moments(*data, measurement.step, held)
+            self._before = owner.meter.before(*data, measurement.step, frame, held)
         except Exception as error:  # training is worth more than its log
             self._warn(error)
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kfisher._common import checks
+from kfisher.callbacks._replicas import is_chief
 from kfisher.callbacks._schedule import Frequency, checked_frequency
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.step_statistics import StepStatistics
@@ -137,7 +138,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 getattr(super(), method)(*arguments)
 
     def set_model(self, model: Any) -> None:
-        self._broken = False
+        self._broken = not is_chief(model.distribute_strategy)
         self._keras("set_model", model)
         if self._broken:
             keras.callbacks.Callback.set_model(self, model)

@@ -42,14 +42,15 @@ class Before:
         self.natural = linear.pull(_combined(groups, coefficients, linear.heads))
         slopes = [-h.likelihood.score(h.eta, h.labels) * tf.square(h.root_weights) for h in linear.heads]
         self.gradient = linear.pull(slopes)
-        self._weights = [v.numpy().copy() for v in linear.variables]
+        self._weights = [np.array(tf.convert_to_tensor(v.value)) for v in linear.variables]
 
     def after(self) -> dict[str, float]:
         """What there is to say of the step, now that the weights have changed; empty if they have not.
 
         "cosine" with the natural-gradient step, "step_norm", and "gamma" over that of the gradient.
         """
-        update = [v.value - w for v, w in zip(self._linear.variables, self._weights)]
+        now = [tf.convert_to_tensor(v.value) for v in self._linear.variables]
+        update = [v - w for v, w in zip(now, self._weights)]
         length, natural = (float(dot(d, d)) ** 0.5 for d in (update, self.natural))
         if not length * natural:
             return {}

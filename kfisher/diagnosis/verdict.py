@@ -77,7 +77,7 @@ def diagnose(
     thresholds = thresholds_of(thresholds)
     meter = Meter(model, draws, seed, likelihood)
     data = examples((x, y, sample_weight), None)
-    step = int(model.optimizer.iterations) if model.optimizer is not None else 0
+    step = 0 if model.optimizer is None else int(keras.ops.convert_to_numpy(model.optimizer.iterations))
     measurement, frame = meter(*data, damping=damping, step=step)
     return judge([measurement], frame, thresholds, seed)
 

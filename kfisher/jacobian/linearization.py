@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.vectors import Tensors, dot
 from kfisher.jacobian.batch_normalisation import statistics_held
 from kfisher.jacobian.forward import forward, loss_of
@@ -64,18 +65,20 @@ class Linearization:
 
     def matvec(self, vectors: Tensors) -> Tensors:
         """F v."""
-        products = self.pull(self._in_outputs(self.push(vectors)))
+        products = replicas.total(self.pull(self._in_outputs(self.push(vectors))))
         return [p + d * tf.cast(v, p.dtype) if d else p for p, d, v in zip(products, self.ridge, vectors)]
 
     def quadratic(self, vectors: list[Tensors]) -> tf.Tensor:
         """v_iᵀ F v_j for all pairs, `(k, k)` in float64: a forward-mode product for each, no reverse one."""
         pushed = [self.push(v) for v in vectors]
         weighed = [self._in_outputs(p) for p in pushed]
-        products = [[dot(a, b) for b in weighed] for a in pushed]
-        for i, v in enumerate(vectors):
-            for j, w in enumerate(vectors):
-                products[i][j] += sum(d * dot([a], [b]) for d, a, b in zip(self.ridge, v, w) if d)
-        return tf.convert_to_tensor(products)
+        products = tf.convert_to_tensor([[dot(a, b) for b in weighed] for a in pushed])
+        ridged = [
+            [sum(d * dot([a], [b]) for d, a, b in zip(self.ridge, v, w) if d) for w in vectors]
+            for v in vectors
+        ]
+        (products,) = replicas.total([products])
+        return products + tf.convert_to_tensor(ridged, tf.float64) if any(self.ridge) else products
 
 
 def linearization(batch: Batch) -> Linearization:

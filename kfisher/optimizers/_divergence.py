@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from kfisher._common import replicas
+
 # So many steps in a row that were skipped or taken back are no accident.
 IN_A_ROW = 5
 # A loss that exceeds its start by so many times its size is no way to a minimum.
@@ -68,6 +70,9 @@ def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
     told = optimizer.told
 
     def tell() -> None:
+        if replicas.index() > 0:
+            told.assign(1)
+            return
         with tf.control_dependencies([tf.numpy_function(say, [], tf.int64, name=_WARN)]):
             told.assign(1)
 

@@ -42,9 +42,7 @@ class Momentum:
         self.averages: list[keras.Variable] = add_like(variables, "momentum") if share else []
         self._weight: Any = None
         if share:
-            self._weight = add_variable(
-                (), dtype="float64", aggregation="only_first_replica", name="momentum_weight"
-            )
+            self._weight = add_variable((), dtype="float64", name="momentum_weight")
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import one_of, positive
 from kfisher._common.vectors import Tensors
 from kfisher.jacobian.batch import Batch
@@ -201,9 +202,7 @@ class NaturalGradient(ObservingOptimizer):
     def build_guard(self, variables: Any, kept: Any) -> None:
         if self.trust_region is not None or self._adaptive.every is not None:
             self.guard = Guard(self.trust_region, self.fisher.divergence)
-            self.rejected_steps = self.add_variable(
-                (), dtype="int", aggregation="only_first_replica", name="rejected_steps"
-            )
+            self.rejected_steps = self.add_variable((), dtype="int", name="rejected_steps")
             own = [*self._average.variables, *self._last]
             kept = [*variables, *kept, *own, *self.curvature.remembered]
             self.guard.build(self.add_variable, kept)
@@ -222,7 +221,7 @@ class NaturalGradient(ObservingOptimizer):
         solved = tf.math.is_finite(tf.linalg.global_norm(solution))
         if self.guard is None:
             finite, take = prepared(None, variables, missing)
-            tf.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, solved))
+            replicas.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, solved))
             return
         # 1. What this batch says of the last step, and of itself.
         judgement = self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
@@ -252,7 +251,8 @@ class NaturalGradient(ObservingOptimizer):
             self.failed(batch.xla)
 
         # 3. One of three.
-        tf.cond(judgement.failed, take_back, lambda: tf.cond(finite & ~judgement.outlier, go_on, skip))
+        good = finite & ~judgement.outlier
+        replicas.cond(judgement.failed, take_back, lambda: replicas.cond(good, go_on, skip))
 
     def _prepared(
         self,
@@ -267,13 +267,14 @@ class NaturalGradient(ObservingOptimizer):
     ) -> Any:
         """A pair: whether there is a step, and the function that takes it."""
         steps, factor, share = self._bounded(batch, average, solution, damping, radius)
+        factor, share = (factor, None) if share is None else replicas.first([factor, share])
         finite = tf.math.is_finite(tf.linalg.global_norm(steps) if share is None else share)
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # What is clipped is the step that the trust region leaves.
             steps, factor = [tf.cast(factor, s.dtype) * s for s in steps], 1.0
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
         self._factor = factor
-        finite &= stays_finite(self, steps, variables)
+        finite = replicas.everywhere(finite & stays_finite(self, steps, variables))
 
         def move() -> None:
             self.curvature.remember(solution)
@@ -294,7 +295,7 @@ class NaturalGradient(ObservingOptimizer):
         if self._adaptive.every is None:
             return finite, move
         due = self._adaptive.is_due(self.iterations.value)
-        return finite, lambda: tf.cond(due, move_and_measure, move)
+        return finite, lambda: replicas.cond(due, move_and_measure, move)
 
     def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradient of L, or one in which examples count otherwise."""

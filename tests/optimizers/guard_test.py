@@ -305,7 +305,7 @@ def test_lengths_are_those_of_the_matrix_that_is_solved_with(curvature):
     for _ in range(2):
         model.train_on_batch(X, LABELS)
     optimizer.observe(model, X, LABELS)
-    seen, optimizer._seen = optimizer._seen, None
+    seen = optimizer.batch
     with tf.GradientTape() as tape:
         loss = model.compute_loss(X, LABELS, model(X, training=True))
     v = tape.gradient(loss, [w.value for w in model.trainable_variables])
