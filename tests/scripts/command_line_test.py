@@ -2,6 +2,8 @@
 
 import importlib
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -44,7 +46,11 @@ def test_what_is_not_installed_is_named_with_the_way_to_get_it(monkeypatch):
 
 @pytest.mark.slow
 def test_a_wheel_has_the_command_which_starts_without_a_word_of_tensorflow(tmp_path):
-    wheel = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-q"]
+    source = tmp_path / "source"  # a build leaves files behind
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "build", "*.egg-info")
+    )
+    wheel = [sys.executable, "-m", "pip", "wheel", str(source), "--no-deps", "--no-build-isolation", "-q"]
     subprocess.run([*wheel, "-w", str(tmp_path)], check=True, cwd=tmp_path)
     (made,) = tmp_path.glob("kfisher-*.whl")
     with zipfile.ZipFile(made) as archive:
@@ -64,5 +70,4 @@ def test_a_wheel_has_the_command_which_starts_without_a_word_of_tensorflow(tmp_p
     )
     assert ended.returncode == 0, ended.stderr
     assert str(tmp_path / "out" / "t.csv") in ended.stdout
-    lines = [line for line in ended.stderr.replace("\r", "\n").splitlines() if line.strip()]
-    assert all(line.startswith(("settings of ", "sgd, seed 0 ")) for line in lines)
+    assert not re.search("^[IWE]0000|absl::|cuda|oneDNN", ended.stderr, re.M), ended.stderr

@@ -177,7 +177,7 @@ class Ladder:
 
     def _go_on(self, trial: Trial, steps: int) -> None:
         bar = self._progress.n + steps
-        if not trial.lost:
+        if steps and not trial.lost:
             for variable, value in zip(self._variables, trial.state):
                 variable.assign(value)
             self._model.optimizer.learning_rate = trial.setting.learning_rate
