@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import deserialized, positive_integer, wrong
 from kfisher._common.rows import flatten_positions
 from kfisher.likelihoods import Likelihood
@@ -206,7 +207,7 @@ class Sampled(Fisher):
         self.num_samples = positive_integer("num_samples", num_samples)
 
     def labels(self, likelihood: Likelihood, eta: Any, labels: Any, seed: Any) -> Any:
-        return tf.stop_gradient(likelihood.sample(eta, self.num_samples, seed))
+        return tf.stop_gradient(_drawn_in_place(likelihood, eta, self.num_samples, seed))
 
     def get_config(self) -> dict[str, Any]:
         return {"num_samples": self.num_samples}
@@ -258,6 +259,22 @@ def _to_rows(c: tf.Tensor) -> tf.Tensor:
     """`(N, S.., R)` coordinates in the row order of `_one_position_at_a_time`, `(S R, N)`."""
     flat = flatten_positions(c, 1, 1)
     return tf.reshape(tf.transpose(flat, [1, 2, 0]), [-1, tf.shape(c)[0]])
+
+
+def _drawn_in_place(likelihood: Likelihood, eta: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
+    """`likelihood.sample`: of the labels of all replicas, drawn at once, those of the examples here.
+
+    A draw depends on its place among all that are drawn with the same seed, and on no other outputs.
+    """
+    if replicas.count() == 1:
+        return likelihood.sample(eta, count, seed)
+    here = tf.shape(eta)[0]
+    before, all_of_them = replicas.placed(here)
+    # The outputs of others may be any that are valid: copies of some of these.
+    position = tf.range(all_of_them) - before
+    own = (position >= 0) & (position < here)
+    drawn = likelihood.sample(tf.gather(eta, tf.where(own, position, 0)), count, seed)
+    return tf.ensure_shape(drawn[:, before : before + here], [count, *eta.shape])
 
 
 def head_seed(seed: tf.Tensor, position: int) -> tf.Tensor:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.models import model as check_model
+from kfisher._keras.distributed import METHODS, OnReplicas, reducible
 from kfisher._keras.optimizers import inner
-from kfisher._keras.patching import replaced
+from kfisher._keras.patching import replaced, shared
 
 register = keras.saving.register_keras_serializable("kfisher")
+
+# Under XLA: steps between two looks at how the training goes; each takes a few numbers off the device.
+_SAID_EVERY = 10
 
 
 def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
@@ -29,6 +36,10 @@ def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
         return train_step(data)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     optimizer.observe(model, x, y, sample_weight)
+    batch = getattr(optimizer, "batch", None)
+    if batch is not None and batch.counts is not None:
+        data = keras.utils.pack_x_y_sample_weight(batch.x, batch.y, batch.sample_weight)
+        train_step = _uncounted(model, train_step, batch.counts)
     if optimizer is not model.optimizer:  # Keras tells the loss to the outer one only
         train_step = _telling_the_loss(model.optimizer, optimizer, train_step)
     with optimizer.checking(model) if hasattr(optimizer, "checking") else contextlib.nullcontext():
@@ -53,8 +64,22 @@ def _without_trace(model: keras.Model, optimizer: Any, train_step: Callable, dat
     for variable, value in zip(statistics, held):
         # Also where a step in several parts will be skipped only at its last.
         spoilt = fails | ~tf.reduce_all(tf.math.is_finite(variable.value))
-        variable.assign(tf.where(spoilt, value, variable.value))
+        replicas.assign(variable, tf.where(spoilt, value, variable.value))
     return logs
+
+
+def _uncounted(model: keras.Model, train_step: Callable, counts: tf.Tensor) -> Callable:
+    """`train_step`, after which metrics are as they were on a replica whose example does not count."""
+
+    def step(data: Any) -> Any:
+        variables = list({id(v): v for metric in model.metrics for v in metric.variables}.values())
+        held = [tf.convert_to_tensor(v.value) for v in variables]
+        logs = train_step(data)
+        for variable, value in zip(variables, held):
+            variable.assign(tf.where(counts, variable.value, value))
+        return logs
+
+    return step
 
 
 def prepare(model: keras.Model) -> None:
@@ -69,8 +94,34 @@ def prepare(model: keras.Model) -> None:
 
 
 def _prepared(model: keras.Model, make: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Has `make` make the training function, once the optimizer is ready for it."""
     prepare(model)
-    return make(*args, **kwargs)
+    before = model.train_function
+    made = make(*args, **kwargs)
+    if (
+        model.train_function is not before
+        and model.jit_compile
+        and hasattr(inner(model.optimizer), "trouble")
+    ):
+        model.train_function = _saying(model, model.train_function)
+    return made
+
+
+def _saying(model: keras.Model, function: Callable) -> Callable:
+    """The training function, between whose calls divergence is said: XLA cannot call Python in a step."""
+    calls = itertools.count(1)
+
+    def call(iterator: Any) -> Any:
+        logs = function(iterator)
+        optimizer = inner(model.optimizer)
+        if next(calls) % _SAID_EVERY == 0 and not int(optimizer.told.numpy()):
+            trouble = optimizer.trouble()
+            if trouble is not None:
+                warnings.warn(trouble, stacklevel=2)
+                optimizer.told.assign(1)
+        return logs
+
+    return call
 
 
 def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Callable:
@@ -78,27 +129,29 @@ def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Calla
     are not finite, which it keeps to itself."""
 
     def told(data: Any) -> Any:
-        scale, check = outer.scale_loss, outer.check_finite
+        def telling(scale: Callable) -> Callable:
+            def scale_loss(loss: Any) -> Any:
+                optimizer.scale_loss(loss)
+                return scale(loss)
 
-        def scale_loss(loss: Any) -> Any:
-            optimizer.scale_loss(loss)
-            return scale(loss)
+            return scale_loss
 
-        def check_finite(grads: Any) -> Any:
-            finite = check(grads)
-            optimizer.withheld(finite, [g for g in grads if g is not None])
-            return finite
+        def reporting(check: Callable) -> Callable:
+            def check_finite(grads: Any) -> Any:
+                # Keras looks at the first replica alone.
+                finite = replicas.everywhere(check(grads))
+                optimizer.withheld(finite, [g for g in grads if g is not None])
+                return finite
 
-        with replaced(outer, "scale_loss", scale_loss), replaced(outer, "check_finite", check_finite):
+            return check_finite
+
+        with shared(outer, "scale_loss", telling), shared(outer, "check_finite", reporting):
             return train_step(data)
 
     return told
 
 
-_Base: Any = object  # for types: what stands beside it is a `keras.Model`
-
-
-class FisherMixin(_Base):
+class FisherMixin(OnReplicas):
     """Hands each training batch to the optimizer, then trains as the model does.
 
     To be put before a `keras.Model` in the bases of a class. With an optimizer that needs no batch (Adam,
@@ -115,11 +168,10 @@ class FisherMixin(_Base):
             _bind(self)
 
     def make_train_function(self, force: Any = False) -> Any:
-        prepare(self)
-        return super().make_train_function(force)
+        return _prepared(self, super().make_train_function, force)
 
     def train_step(self, data: Any) -> Any:
-        return train_on(self, super().train_step, data)
+        return reducible(train_on(self, super().train_step, data))
 
 
 @register
@@ -189,8 +241,8 @@ def attach(model: keras.Model) -> keras.Model:
     >>> model = kfisher.attach(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
     """
     if not isinstance(check_model("model", model), FisherMixin) and not _is_attached(model):
-        vars(model)["train_step"] = functools.partial(train_on, model, model.train_step)
-        vars(model)["make_train_function"] = functools.partial(_prepared, model, model.make_train_function)
+        for name, function in _ATTACHED.items():
+            vars(model)[name] = functools.partial(function, model, getattr(model, name))
         _bind(model)
         model.train_function = None  # a training function that is already traced would not call it
     return model
@@ -204,7 +256,7 @@ def detach(model: keras.Model) -> keras.Model:
     >>> model = kfisher.detach(kfisher.attach(model))
     """
     if _is_attached(check_model("model", model)):
-        for name in ("train_step", "make_train_function"):
+        for name in _ATTACHED:
             _, before = vars(model).pop(name).args
             if getattr(before, "__self__", None) is not model:  # one that was set on the instance
                 vars(model)[name] = before
@@ -224,7 +276,7 @@ def attached(model: keras.Model) -> Iterator[None]:
     if not wants_batches(model):
         yield
         return
-    with replaced(model, "train_step", functools.partial(train_on, model, model.train_step)):
+    with replaced(model, "train_step", functools.partial(_train, model, model.train_step)):
         _bind(model)
         yield
 
@@ -236,5 +288,13 @@ def _bind(model: keras.Model) -> None:
         optimizer.bind(model)
 
 
+def _train(model: keras.Model, train_step: Callable, data: Any) -> Any:
+    return reducible(train_on(model, train_step, data))
+
+
+# What stands for methods of an attached model: functions of the model, the method, and its arguments.
+_ATTACHED = {"train_step": _train, "make_train_function": _prepared, **METHODS}
+
+
 def _is_attached(model: keras.Model) -> bool:
-    return getattr(vars(model).get("train_step"), "func", None) is train_on
+    return getattr(vars(model).get("train_step"), "func", None) is _train

@@ -12,6 +12,7 @@ from kfisher import fisher as fishers
 from kfisher._common import checks, memory
 from kfisher._common.models import built, tensors
 from kfisher._common.vectors import flatten, unflatten
+from kfisher._keras.private import no_strategy
 from kfisher.damped_operator import DampedFisherOperator
 from kfisher.jacobian.batch import Batch
 from kfisher.likelihoods import Likelihood, of_model
@@ -89,18 +90,20 @@ class FisherOperator(tf.linalg.LinearOperator):
         if x is None:
             raise ValueError("F is that of a model on examples. Received: x=None")
         x, y, sample_weight = tensors(x=x, y=y, sample_weight=sample_weight)
-        batch = Batch(
-            model,
-            x,
-            y,
-            sample_weight,
-            fisher,
-            seed=tf.constant([seed, 0]),
-            likelihood=likelihood,
-            training=training,
-            compute_loss=_compute_loss(model, loss, y),
-        )
-        self.root = batch.square_root
+        compute_loss = _compute_loss(model, loss, y)
+        with no_strategy():
+            batch = Batch(
+                model,
+                x,
+                y,
+                sample_weight,
+                fisher,
+                seed=tf.constant([seed, 0]),
+                likelihood=likelihood,
+                training=training,
+                compute_loss=compute_loss,
+            )
+            self.root = batch.square_root
         self._like = [tf.zeros(v.shape, v.dtype) for v in self.root.variables]
         self._size = sum(v.shape.num_elements() for v in self._like)
         super().__init__(

@@ -3,6 +3,7 @@
     python scripts/benchmark.py
     python scripts/benchmark.py --start      # of TensorBoard, with the tab and without
     python scripts/benchmark.py --untuned    # losses with nothing tuned, about ten minutes
+    python scripts/benchmark.py --replicas   # on one to four workers, and on paper for a thousand
 
 Each case is timed against its reference in turn, A B A B ..., and the median of the ratios pair by pair is
 printed beside its bar, so that the machine's moods cancel. A step is what `fit` takes from the end of one
@@ -20,7 +21,7 @@ from pathlib import Path
 # Read when TensorFlow and NumPy are imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from kfisher_scripts.benchmarking import race, starting, untuned  # noqa: E402
+from kfisher_scripts.benchmarking import race, replicas, starting, untuned  # noqa: E402
 from kfisher_scripts.benchmarking.cases import CASES  # noqa: E402
 from kfisher_scripts.benchmarking.memory import largest_tensor, state_bytes  # noqa: E402
 from kfisher_scripts.benchmarking.small_problems import SMALL_PROBLEMS  # noqa: E402
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--untuned", action="store_true", help="only nine small problems with nothing tuned, about 10 minutes"
     )
     group.add_argument("--start", action="store_true", help="only how long TensorBoard takes to start")
+    group.add_argument("--replicas", action="store_true", help="only several workers, about 10 minutes")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every epoch of --untuned as CSV")
     options = parser.parse_args(arguments)
     if options.out is not None and not options.untuned:
@@ -45,6 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--only {options.only!r} is in none of {', '.join(SMALL_PROBLEMS)}")
     if options.race:
         race.run()
+        return
+    if options.replicas:
+        replicas.run()
         return
     if options.start:
         starting.run(options.rounds)

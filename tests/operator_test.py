@@ -356,3 +356,13 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_made(monkeypatch)
         in_graph(x, y)
     monkeypatch.setattr(memory, "available", lambda: 1e9)
     assert operator.to_dense().shape == (27, 27)
+
+
+def test_the_scope_of_a_strategy_with_replicas_changes_nothing(monkeypatch):
+    model, (x, y, w) = network(), batch()
+    alone = kfisher.FisherOperator(model, x, y, sample_weight=w).to_dense()
+    monkeypatch.setattr(tf.distribute.OneDeviceStrategy, "num_replicas_in_sync", 2)  # as Keras asks for
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        inside = kfisher.FisherOperator(model, x, y, sample_weight=w).to_dense()
+        assert tf.distribute.get_strategy().num_replicas_in_sync == 2
+    np.testing.assert_array_equal(inside, alone)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+from kfisher._keras.patching import shared
 
 
 def inner(optimizer: Any) -> Any:
@@ -24,3 +28,11 @@ def inner(optimizer: Any) -> Any:
                 f"MultiOptimizer with {found}"
             )
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@contextlib.contextmanager
+def summed(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """A block in which Keras takes gradients as they are: equal on all replicas, and not to be added up."""
+    # Private, and a second crossing of all numbers saved; an AttributeError here says that it has moved.
+    with shared(optimizer, "_all_reduce_sum_gradients", lambda reduce: lambda pairs: pairs):
+        yield

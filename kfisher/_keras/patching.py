@@ -28,6 +28,34 @@ def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
             attributes[name] = before
 
 
+_shared: dict[tuple[int, str], list] = {}  # how many blocks there are, and the first
+_sharing = threading.Lock()
+
+
+@contextlib.contextmanager
+def shared(target: Any, name: str, make: Callable) -> Iterator[None]:
+    """As `replaced`, once for all blocks that overlap: the steps of replicas do, in no order of ends.
+
+    Args:
+        target, name: The attribute.
+        make: From its value, what replaces it.
+    """
+    key = (id(target), name)
+    with _sharing:
+        if key not in _shared:
+            stack = contextlib.ExitStack()
+            stack.enter_context(replaced(target, name, make(getattr(target, name))))
+            _shared[key] = [0, stack]
+        _shared[key][0] += 1
+    try:
+        yield
+    finally:
+        with _sharing:
+            _shared[key][0] -= 1
+            if not _shared[key][0]:
+                _shared.pop(key)[1].close()
+
+
 _patch_lock = threading.RLock()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
@@ -19,3 +22,26 @@ def compiled_by_xla() -> bool:
     """True if the graph that is traced now is for XLA, which has no calls of Python."""
     # No public name tells of `tf.function(jit_compile=True)`; tests/jacobian/self_check_test.py notices.
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def second_moments(optimizer: Any) -> list[Any]:
+    """The running averages of squared gradients of Adam and its relatives, in the order of the variables.
+
+    Empty if the optimizer keeps none.
+    """
+    # Public is only the list of all its variables, in a row; tests/diagnosis/taken_test.py notices.
+    return list(getattr(optimizer, "_velocities", []))
+
+
+@contextlib.contextmanager
+def no_strategy() -> Iterator[None]:
+    """A block outside of every scope of a `tf.distribute.Strategy`, and of every replica.
+
+    In such a scope Keras divides losses by the number of replicas, whoever asks for them.
+    """
+    # Scopes can be entered but not left; tests/operator_test.py notices if these names move.
+    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
+    try:
+        yield
+    finally:
+        distribute_lib._pop_per_thread_mode()

@@ -10,9 +10,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.vectors import dot
 from kfisher._keras.optimizers import inner
 from kfisher._keras.patching import replaced
+from kfisher.callbacks._replicas import is_first_here, plain
 from kfisher.callbacks._updates import Updates
 from kfisher.logs import schema
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
@@ -43,6 +45,9 @@ class StepRecorder:
     loss scaling) is in the difference of the weights. Nothing is written from inside the step, which XLA
     would not allow: a row goes to a variable, and `read` fetches what is new.
 
+    Of several replicas all add up their gradients, and the first of each process writes the row: weights
+    and sums are the same everywhere.
+
     Args:
         model: A compiled model, with any Keras optimizer.
         every: Positive integer; other steps than its multiples leave no row.
@@ -53,7 +58,7 @@ class StepRecorder:
     def __init__(self, model: keras.Model, every: int, capacity: int, per_layer: bool):
         optimizer = model.optimizer
         self._trainable_variables = list(model.trainable_variables)
-        self._start = {id(v): tf.Variable(v.value, trainable=False) for v in self._trainable_variables}
+        self._start = {id(v): _plain(tf.convert_to_tensor(v.value)) for v in self._trainable_variables}
         self._layers = _layers(model) if per_layer else {}
         self.capacity = capacity
         self._optimizer = optimizer
@@ -67,8 +72,8 @@ class StepRecorder:
         self.tags += [
             schema.layer_tag(layer, name) for layer in self._layers for name in schema.LAYER_STATISTICS
         ]
-        self._rows = tf.Variable(tf.zeros([capacity, len(self.tags)], tf.float64), trainable=False)
-        self._count = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._rows = _plain(tf.zeros([capacity, len(self.tags)], tf.float64))
+        self._count = _plain(tf.constant(0, tf.int64))
         self._read = self._parts = 0
         self.traced: tuple[Any, list, Any] = (None, [], None)  # the training function with this in it
 
@@ -90,7 +95,7 @@ class StepRecorder:
     def start_here(self) -> None:
         """Distances count from the weights as they are now."""
         for variable in self._trainable_variables:
-            self._start[id(variable)].assign(variable.value)
+            self._start[id(variable)].assign(tf.convert_to_tensor(variable.value))
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -102,12 +107,18 @@ class StepRecorder:
     def _recorded(self, grads: Any, trainable_variables: Any = None) -> None:
         everything = self._trainable_variables if trainable_variables is None else trainable_variables
         variables, grads = list(everything), list(grads)
-        step = self._count + 1
         trained = [i for i, g in enumerate(grads) if g is not None]
         variables, kept = [variables[i] for i in trained], [tf.convert_to_tensor(grads[i]) for i in trained]
+        kept = replicas.total(kept)
+        if not is_first_here():
+            self._apply(grads, everything)
+            return
+        step = self._count + 1
         before = [tf.convert_to_tensor(v.value) for v in variables]
         values = [getattr(self._inner, name) for name in self._hyper_parameters]  # of this step
-        values = [tf.cast(v.value if isinstance(v, keras.Variable) else v, tf.float64) for v in values]
+        values = [v.value if isinstance(v, keras.Variable) else v for v in values]
+        # Read now: a variable that is cast to its own dtype is handed on as it is.
+        values = [tf.cast(tf.convert_to_tensor(v), tf.float64) for v in values]
         scale = tf.cast(self._scale(), tf.float64)
         heard = Updates(self._optimizer, variables)
         with heard.heard():
@@ -181,6 +192,10 @@ class StepRecorder:
         steps = steps[steps % self._every == 0][-self.capacity :]
         self._read = last
         return steps, self._rows.numpy()[(steps // self._every) % self.capacity]
+
+
+def _plain(value: tf.Tensor) -> tf.Variable:
+    return plain(lambda: tf.Variable(value, trainable=False))
 
 
 def _knows_kl(optimizer: keras.optimizers.Optimizer) -> bool:

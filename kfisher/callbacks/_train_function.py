@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from kfisher.callbacks._recorder import StepRecorder
+from kfisher.callbacks._snapshot import Snapshot
 from kfisher.model import attached
 
 
@@ -22,14 +23,16 @@ class Hook:
 
     Attributes:
         recorders: They record the steps of this call.
-        peeks: Called with the first batch, before the step that trains on it.
+        peeks: Called with the first batch, before the step that trains on it; not where replicas train.
+        after: Called when the steps are taken.
         failed: Called if the call raises: at the end of the data, or of `fit`.
     """
 
     def __init__(self, model: keras.Model, plain: Callable):
         self._model, self._plain = model, plain
-        self.recorders: list[StepRecorder] = []
+        self.recorders: list[StepRecorder | Snapshot] = []
         self.peeks: list[Callable[[Any], None]] = []
+        self.after: list[Callable[[], None]] = []
         self.failed: list[Callable[[], None]] = []
 
     @classmethod
@@ -40,18 +43,12 @@ class Hook:
         return model.train_function
 
     @staticmethod
-    def prepare(model: keras.Model, name: str) -> None:
-        """At the begin of `fit`: takes off a hook that was never called; raises if there are replicas."""
-        replicas = model.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                f"{name} looks at the steps of one replica. Received: a model under a strategy with "
-                f"{replicas} replicas"
-            )
+    def prepare(model: keras.Model) -> None:
+        """At the begin of `fit`: takes off a hook that was never called."""
         if isinstance(model.train_function, Hook):
             model.train_function = model.train_function._plain
 
-    def record(self, recorder: StepRecorder) -> None:
+    def record(self, recorder: StepRecorder | Snapshot) -> None:
         """Has the steps of this call recorded, once."""
         if recorder not in self.recorders:
             self.recorders.append(recorder)
@@ -65,7 +62,10 @@ class Hook:
                 stack.enter_context(attached(self._model))
                 for recorder in self.recorders:
                     stack.enter_context(recorder.installed())
-                return self._function()(iterator)
+                found = self._function()(iterator)
+            for tell in self.after:
+                tell()
+            return found
         except BaseException:  # `on_train_end` may never come
             for tell in self.failed:
                 tell()

@@ -30,11 +30,15 @@ class Updates:
             or optimizer.gradient_accumulation_steps
             or any(v.constraint is not None for v in variables)
             or inner(optimizer) is not optimizer
+            or tf.distribute.get_strategy().num_replicas_in_sync > 1  # each in a thread of its own
         )
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
         """Within it, the optimizer's changes are noted."""
+        if not self._alone:
+            yield
+            return
         methods = {"assign_sub": -1.0, "assign_add": 1.0, "assign": None}
         originals = {name: getattr(self._optimizer, name) for name in methods}
 

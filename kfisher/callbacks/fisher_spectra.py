@@ -6,15 +6,20 @@ import collections
 import os
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from kfisher._common import checks
-from kfisher._common.models import tensors
+from kfisher._common import checks, replicas
+from kfisher.callbacks._harmless import harmless
+from kfisher.callbacks._open import Open
 from kfisher.callbacks._picture import picture
+from kfisher.callbacks._probe import checked_probe
 from kfisher.callbacks._recorder import parts_taken
+from kfisher.callbacks._replicas import is_chief
 from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, is_due
+from kfisher.callbacks._snapshot import Snapshot
 from kfisher.callbacks._train_function import Hook
 from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.measurement import Measurement
@@ -26,13 +31,16 @@ from kfisher.logs.custom_scalars import custom_scalars_layout
 from kfisher.model import attached, wants_batches
 
 
+@harmless
 class FisherSpectra(keras.callbacks.Callback):
     """Logs the spectra of F, of F with drawn labels, and of the empirical Fisher, and how they compare.
 
     Before a step that is due, the current batch (or a fixed set of examples) goes through the model once
     more, in inference mode, and all three matrices come from that one pass: their eigenvalues, trace,
     effective dimension and condition, the overlap of their leading eigenspaces, the eigenvalues of
-    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give.
+    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give; and of the
+    step that the optimizer then takes, whichever it is (not with `steps_per_execution`, where several steps
+    are one). Second moments, as Adam keeps them, are compared with the diagonals of F and EF.
     `kfisher.measurement.Measurement` describes each number. Regularisers are left out: they are the same in
     both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
     weights as without it.
@@ -102,18 +110,25 @@ class FisherSpectra(keras.callbacks.Callback):
         self.write_images = checks.boolean("write_images", write_images)
         self.seed = checks.seed("seed", seed)
         self.likelihood = of_model.get(likelihood)
-        self.probe = _checked(probe)
+        self.probe = checked_probe(probe)
         self.measurements: collections.deque[Measurement] = collections.deque(maxlen=100)
         self._budget = Budget(self.max_overhead)
-        self._meter: Any = None
+        self.meter: Any = None
         self._writer: Any = None
         self._step = 0
         self._warned: set[str] = set()
+        self._open: Any = None
+        self._hook: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        Hook.prepare(self.model, type(self).__name__)
-        if self._meter is None or self._meter.model is not self.model:
-            self._meter = Meter(self.model, self.draws, self.seed, self.likelihood)
+        if self._open is not None:  # left by an interrupted `fit`
+            self._open.close()
+        Hook.prepare(self.model)
+        self._measures = is_chief(self.model.distribute_strategy)
+        if self.meter is None or self.meter.model is not self.model:
+            self.meter = Meter(self.model, self.draws, self.seed, self.likelihood)
+            together = self._measures and replicas.synchronizes(self.model.distribute_strategy)
+            self._snapshot = Snapshot(self.model) if together and self.probe is None else None
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
             self._step, self._unlogged_picture, self._undrawn = 0, False, True
@@ -140,54 +155,72 @@ class FisherSpectra(keras.callbacks.Callback):
         self._epoch_begins = False
         self._step += count
         self._budget.tick()
-        if self._pending and self._budget.allows():
-            if self.probe is None:
-                Hook.on(self.model).peeks.append(lambda data: self._look(data, step))
+        if (snapshot := self._snapshot) is not None:
+            Hook.on(self.model).record(snapshot)
+        if self._measures and self._pending and self._budget.allows():
+            self._hook, damping = Hook.on(self.model), damping_of(self.model)
+            if self.probe is not None:
+                self._look(lambda: (self.probe, None), damping, step)
+            elif snapshot is not None:
+                snapshot.want()
+                self._hook.after.append(lambda: self._look(snapshot.take, damping, step))
             else:
-                self._look(self.probe, step)
+                self._hook.peeks.append(lambda data: self._look(lambda: (data, None), damping, step))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._attaches:
             self.model.train_function = None  # it was traced with the batches shown
         self._draw()
 
-    def _look(self, data: Any, step: int) -> None:
-        """Measures, with the weights as they are before the step that trains on this batch."""
+    def _look(self, taken: Callable[[], tuple[Any, Any]], damping: float | None, step: int) -> None:
+        """Measures, with the weights as they are before the step that trains on this batch.
+
+        That may be taken already: `taken` gives the batch, and then what the model held.
+        """
         started = time.perf_counter()
         try:
-            self._measure(data, step, started)
+            given = (value for value in (self.damping, damping) if value is not None)
+            self._measure(*taken(), next(given, self._default_damping), step, started)
         except Exception as error:  # training is worth more than its log
             self._pending = False
             self._budget.charge(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
-            self._warn("spectra", message)
+            self.warn("spectra", message)
 
-    def _measure(self, data: Any, step: int, started: float) -> None:
+    def _measure(self, data: Any, held: Any, damping: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
         size = int(keras.tree.flatten(cut[0])[0].shape[0])
         if size < self._size and not self._skipped:  # the rest of an epoch; the next batch may be whole
             self._skipped = True
             return
-        traced = self._meter.is_traced(cut[0])
-        given = (self.damping, damping_of(self.model), self._default_damping)
-        damping = next((value for value in given if value is not None), None)
+        traced = self.meter.is_traced(cut[0])
         try:
-            measurement, frame = self._meter(*cut, damping=damping, step=step)
+            measurement, frame = self.meter(*cut, damping=damping, step=step, held=held)
         except TooManyRows as error:
             if error.examples >= size:
                 raise
             message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
-            self._warn("examples", message)
+            self.warn("examples", message)
             self._most, self._size = error.examples, 0
-            self._measure(data, step, started)
+            self._measure(data, held, damping, step, started)
             return
         self._pending, self._skipped, self._size = False, False, size
         self._default_damping = measurement.damping
         self.measurements.append(measurement)
-        self.measured(measurement, frame)
+        self._open = Open(self, cut, measurement, frame, started if traced else None, held)
+        self._open.wait(self._hook) if held is None else self._open.close()
+
+    def finish(self, done: Open) -> None:
+        """Logs a measurement, after the step."""
+        self._open = None
+        try:
+            self.measured(done.measurement, done.frame)
+        except Exception as error:
+            message = f"No spectra at step {done.measurement.step}; training goes on. Received: {error}"
+            self.warn("spectra", message)
         self._unlogged_picture = True
-        if traced:
-            self._budget.charge(time.perf_counter() - started)
+        if done.started is not None:
+            self._budget.charge(time.perf_counter() - done.started)
 
     def measured(self, measurement: Measurement, frame: Frame) -> None:
         """Logs a measurement; may be extended."""
@@ -206,22 +239,12 @@ class FisherSpectra(keras.callbacks.Callback):
             self._writer.write([(measurement.step, time.time(), [value])])
         except Exception as error:
             message = f"No picture of step {measurement.step}; training goes on. Received: {error}"
-            self._warn("picture", message)
+            self.warn("picture", message)
         self._unlogged_picture = self._undrawn = False
         self._budget.charge(time.perf_counter() - started)
 
-    def _warn(self, kind: str, message: str) -> None:
+    def warn(self, kind: str, message: str) -> None:
         """Each kind of trouble once."""
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)
-
-
-def _checked(probe: Any) -> Any:
-    """Examples that are `None`, or a tuple of arrays with the same number of rows."""
-    if probe is None:
-        return None
-    if not isinstance(probe, tuple) or len(probe) not in (2, 3) or any(part is None for part in probe[:2]):
-        raise checks.wrong("probe", "a tuple (x, y) or (x, y, sample_weight), or None", probe)
-    checks.check_batch(probe=tensors(probe=probe)[0])
-    return probe

@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from kfisher._common.checks import boolean, directory, positive_integer
 from kfisher.callbacks import _start
+from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks._recorder import StepRecorder
+from kfisher.callbacks._replicas import is_chief, of_chief
 from kfisher.callbacks._train_function import Hook
 from kfisher.logs import schema
 from kfisher.logs.custom_scalars import custom_scalars_layout
@@ -20,6 +22,7 @@ from kfisher.logs.writer import ScalarWriter
 _CAPACITY = 512  # rows between two looks at the buffer, if it is not time for one before
 
 
+@harmless
 class StepStatistics(keras.callbacks.Callback):
     """Logs statistics of every optimizer step, for any Keras optimizer.
 
@@ -52,6 +55,9 @@ class StepStatistics(keras.callbacks.Callback):
                          clipping, weight decay or EMA)
     ==================== ===================================================== ==========================
 
+    With several replicas g is the sum over all of them, δ is the same on each, and one process, the
+    chief, writes. All add up their gradients once more for this.
+
     Every step has its own values, also with `steps_per_execution`. TensorBoard shows them as scalars
     `step/update_norm` and so on; the last ones before the end of an epoch are in `History` and
     `CSVLogger` (list that after this callback) by the names above. Training ends in the same weights as
@@ -78,16 +84,18 @@ class StepStatistics(keras.callbacks.Callback):
         self._latest: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        Hook.prepare(self.model, type(self).__name__)
+        Hook.prepare(self.model)
         if self._recorder is not None:
             self._flush()  # what an interrupted `fit` left
         capacity = max(_CAPACITY, 2 * self.model.steps_per_execution)
         if self.model.optimizer is not self._optimizer or capacity > self._recorder.capacity:
             self._optimizer = self.model.optimizer
             if self.model.built and not self._optimizer.built:
-                self._optimizer.build(self.model.trainable_variables)
+                with self.model.distribute_strategy.scope():
+                    self._optimizer.build(self.model.trainable_variables)
             self._recorder = StepRecorder(self.model, self.every, capacity, self.per_layer)
             self._started = False
+        self._writes = is_chief(self.model.distribute_strategy)
         if self._writer is None:
             layout = custom_scalars_layout(self._recorder.names, fisher=False)
             self._writer = ScalarWriter(
@@ -121,10 +129,12 @@ class StepStatistics(keras.callbacks.Callback):
             )
             if kept is None:
                 self._recorder.start_here()
-                _start.save(self.log_dir, [v.numpy() for v in start])
-            else:
-                for variable, value in zip(start, kept):
-                    variable.assign(tf.cast(value, variable.dtype))
+                if self._writes:
+                    _start.save(self.log_dir, [v.numpy() for v in start])
+            values = start if kept is None else [tf.cast(value, v.dtype) for v, value in zip(start, kept)]
+            values = of_chief(self.model.distribute_strategy, [tf.convert_to_tensor(v) for v in values])
+            for variable, value in zip(start, values):
+                variable.assign(value)
         self._begun = self._started = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -140,4 +150,5 @@ class StepStatistics(keras.callbacks.Callback):
         self._pending, self._flushed = 0, time.monotonic()
         if len(steps):
             self._latest = dict(zip(self._recorder.names, map(float, rows[-1])))
-        self._writer.write(steps, rows)
+        if self._writes:
+            self._writer.write(steps, rows)

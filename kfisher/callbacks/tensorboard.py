@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from kfisher._common import checks
+from kfisher.callbacks._replicas import is_chief
 from kfisher.callbacks._schedule import Frequency, checked_frequency
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.step_statistics import StepStatistics
-from kfisher.diagnosis.findings import Thresholds
+from kfisher.diagnosis.thresholds import Thresholds
 from kfisher.likelihoods import Likelihood
 from kfisher.logs import writer
 
@@ -40,6 +41,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     Attributes:
         verdict: The last verdict, or `None`.
+        fisher_summary: That of the verdicts of the run, or `None`; also in the `history` of `fit`.
         measurements: The last 100 measurements.
 
     Raises:
@@ -99,6 +101,10 @@ class TensorBoard(keras.callbacks.TensorBoard):
         return self._diagnosis and self._diagnosis.verdict
 
     @property
+    def fisher_summary(self) -> Any:  # Keras' own `summary` is TensorFlow's module
+        return self._diagnosis and self._diagnosis.summary
+
+    @property
     def measurements(self) -> Any:
         return self._diagnosis.measurements if self._diagnosis else []
 
@@ -132,7 +138,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 getattr(super(), method)(*arguments)
 
     def set_model(self, model: Any) -> None:
-        self._broken = False
+        self._broken = not is_chief(model.distribute_strategy)
         self._keras("set_model", model)
         if self._broken:
             keras.callbacks.Callback.set_model(self, model)

@@ -7,8 +7,10 @@ from typing import Any
 import keras
 
 from kfisher._keras.optimizers import inner
+from kfisher.callbacks._harmless import harmless
 
 
+@harmless
 class TerminateOnDivergence(keras.callbacks.Callback):
     """Stops `fit` where a kfisher optimizer would otherwise only warn that training diverges.
 

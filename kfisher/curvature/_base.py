@@ -125,6 +125,5 @@ class Curvature:
 def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:
     """Variables of zeros to keep a solution in."""
     return [
-        add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name=f"{path_of(v)}_last_solution")
-        for v in variables
+        add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_last_solution") for v in variables
     ]

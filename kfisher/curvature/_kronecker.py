@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import one_of, positive_integer
 from kfisher._common.vectors import Tensors
 from kfisher.curvature._running import Running, due, is_far
@@ -57,6 +58,7 @@ class Kronecker(Running):
         """The results of a factorisation if all are finite; otherwise the last good ones stay."""
         sums = [tf.reduce_sum(x) for x in values if x.dtype.is_floating]
         good = tf.reduce_all(tf.math.is_finite([tf.cast(x, tf.float64) for x in sums]))
+        good = replicas.everywhere(good)
 
         def take_in() -> None:
             self.factorisations.assign_add(1)

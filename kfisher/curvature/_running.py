@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, probability
 from kfisher._common.vectors import Tensors, dot, path_of
 from kfisher.curvature._base import Curvature
@@ -84,8 +85,7 @@ class Running(Curvature):
         def zeros(shape: Any, dtype: Any = dtype) -> Any:
             return tf.zeros(shape, dtype)
 
-        aggregation = "mean" if dtype.is_floating else "only_first_replica"
-        return self._add_variable(shape, zeros, dtype=dtype.name, aggregation=aggregation, name=name)
+        return self._add_variable(shape, zeros, dtype=dtype.name, name=name)
 
     def add_like(self, variable: keras.Variable, name: str) -> keras.Variable:
         """One in the shape and dtype of another, whose name it carries on."""
@@ -117,8 +117,8 @@ class Running(Curvature):
     def observe(self, batch: Batch, step: Any, damping: Any, part: Any) -> None:
         last = tf.equal(part, self.parts - 1)
         wanted = due(step, self.update_every) | is_far(self._path, self.update_every)
-        tf.cond(wanted, lambda: self._update(batch, step, part, last), lambda: None)
-        tf.cond(last, lambda: self.updated(step, damping, batch.xla), lambda: None)
+        replicas.cond(wanted, lambda: self._update(batch, step, part, last), lambda: None)
+        replicas.cond(last, lambda: self.updated(step, damping, batch.xla), lambda: None)
 
     def _update(self, batch: Batch, step: tf.Tensor, part: tf.Tensor, last: tf.Tensor) -> None:
         batch = batch.part(self.max_examples)
@@ -145,20 +145,41 @@ class Running(Curvature):
                 found = self.measure(block, examples, shares, cache)
                 found = [tf.ensure_shape(t, v.shape) for t, v in zip(found, averages)]
                 measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
+        size, loss = tf.cast(tf.size(shares), tf.float32), root.loss.value
+        if batch.counts is not None:
+            size *= tf.cast(batch.counts, size.dtype)
+        if replicas.count() > 1:
+            measured, total_weight, size, loss = self._of_all(measured, total_weight, size, loss)
         if self._partial:
             measured = self._accumulated(measured, total_weight, part)
         usable = tf.reduce_all([self.is_finite(t) for terms in measured for t in terms])
         usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
-        usable &= batch.accepts(root.loss.value)
+        usable &= batch.accepts(loss)
 
         def take_in() -> None:
             self.updates.assign_add(1)
             self._path.assign(0.0)
-            self._examples.assign(self.decay * self._examples.value + tf.cast(tf.size(shares), tf.float32))
+            self._examples.assign(self.decay * self._examples.value + size)
             self.mix(self.averages, measured)
             self.refine(products, step, batch.xla)
 
-        tf.cond(last & usable, take_in, lambda: None)
+        replicas.cond(last & usable, take_in, lambda: None)
+
+    def _of_all(self, measured: list[Tensors], weight: tf.Tensor, size: tf.Tensor, loss: tf.Tensor) -> tuple:
+        """Statistics of the whole batch from those of its parts on all replicas, and the sums of the rest."""
+        parts, means = [], []
+        for block, terms in zip(self.blocks, measured):
+            for term, share in zip(terms, self.shares(block, terms, weight)):
+                means.append(share is not None)
+                parts += [term] if share is None else [tf.cast(share, term.dtype) * term, share]
+        *crossed, weight, size, loss = replicas.total([*parts, weight, size, loss])
+        sums, is_mean = iter(crossed), iter(means)
+
+        def whole() -> tf.Tensor:
+            term = next(sums)
+            return tf.math.divide_no_nan(term, tf.cast(next(sums), term.dtype)) if next(is_mean) else term
+
+        return [[whole() for _ in terms] for terms in measured], weight, size, loss
 
     def _accumulated(self, measured: list[Tensors], weight: tf.Tensor, part: tf.Tensor) -> list[Tensors]:
         """The statistics of all batches of a step so far: those of one large batch, after the last.

@@ -39,18 +39,18 @@ class Dense(Curvature):
         )
 
     def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
-        batch.square_root  # noqa: B018  its pass runs now
+        batch.whole_square_root  # noqa: B018  its pass runs now
 
     def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
         return self.quadratic(batch, solution, damping)
 
     def quadratic(self, batch: Any, vectors: Any, damping: Any) -> Any:
-        return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
+        return batch.whole_square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
             vectors, vectors
         )
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
-        root = batch.square_root
+        root = batch.whole_square_root
         matrix = matrix_of(root)
         damping = tf.cast(damping, tf.float64)
         shift = [tf.fill(g.shape, damping + ridge) for g, ridge in zip(gradient, root.ridge)]

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import positive_integer
 from kfisher.curvature._factorisation import eigensystems
 from kfisher.curvature._kronecker import Kronecker, times, times_right
@@ -79,7 +80,7 @@ class EKFAC(Kronecker):
         ]
 
     def refine(self, products: Any, step: Any, xla: bool) -> None:
-        tf.cond(self.wanted(step, self.basis_every), lambda: self._refresh(xla), lambda: None)
+        replicas.cond(self.wanted(step, self.basis_every), lambda: self._refresh(xla), lambda: None)
         measured = []
         for number, (examples, s) in enumerate(zip(products, self.eigenvalues)):
             if examples is None:
@@ -87,6 +88,7 @@ class EKFAC(Kronecker):
             else:
                 squares = examples.squares(*self._basis(number))
                 measured.append([tf.cast(self._levelled(number, squares), s.dtype)])
+        measured = [[s] for s in replicas.total([s for (s,) in measured])]
         finite = tf.reduce_all([self.is_finite(tf.reshape(s, [-1])) for (s,) in measured])
         tf.cond(finite, lambda: self.mix([[s] for s in self.eigenvalues], measured), lambda: None)
 

@@ -69,7 +69,7 @@ class Gram(Curvature):
         return self.quadratic(batch, solution, damping)
 
     def quadratic(self, batch: Any, vectors: Any, damping: Any) -> Any:
-        return batch.square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
+        return batch.whole_square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
             vectors, vectors
         )
 
@@ -77,10 +77,10 @@ class Gram(Curvature):
         return {"momentum": self.momentum}
 
     def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
-        batch.square_root  # noqa: B018  its pass runs now
+        batch.whole_square_root  # noqa: B018  its pass runs now
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
-        root = batch.square_root
+        root = batch.whole_square_root
         ridge_gradient = root.ridge_gradient() if any(root.ridge) else None
         c = root.coordinates
         if not self.momentum:

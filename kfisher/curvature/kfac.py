@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, share
 from kfisher.curvature._damped_inverse import compute, damped_inverse
 from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
@@ -92,7 +93,7 @@ class KFAC(Kronecker):
         ratio = tf.cast(damping, tf.float32) / tf.maximum(self._damping.value, 1e-30)
         moved = (self.ready()) & ((ratio > _MOVED) | (ratio < 1 / _MOVED))
         wanted = self.wanted(step, self._invert_every) | moved
-        tf.cond(wanted, lambda: self._invert(damping, xla), lambda: None)
+        replicas.cond(wanted, lambda: self._invert(damping, xla), lambda: None)
 
     def _invert(self, damping: tf.Tensor, xla: bool) -> None:
         factors = [tf.convert_to_tensor(v.value) for pair in self.averages for v in pair]

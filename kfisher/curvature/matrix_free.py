@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import between_0_and_1, positive_integer
 from kfisher._common.vectors import dot, flatten, unflatten
 from kfisher.curvature._base import Curvature, last_solution
-from kfisher.jacobian.linearization import Linearization
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -54,17 +55,28 @@ class MatrixFree(Curvature):
         batch.linearization  # noqa: B018  its pass runs now
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
-        operator = _Damped(batch.linearization, gradient, tf.cast(damping, tf.float64))
+        linearization = batch.linearization
+        start = flatten([tf.convert_to_tensor(v.value) for v in self._start])
+
+        def product(x: tf.Tensor) -> tf.Tensor:
+            return flatten(linearization.matvec(unflatten(x, gradient)))
+
+        vectors = [flatten(gradient), start, tf.cast(damping, tf.float64)]
+        return unflatten(replicas.looped(self._iterate, product, vectors), gradient)
+
+    def _iterate(
+        self, product: Callable, right: tf.Tensor, start: tf.Tensor, damping: tf.Tensor
+    ) -> tf.Tensor:
         solved = tf.linalg.experimental.conjugate_gradient(
-            operator,
-            flatten(gradient),
-            x=flatten([tf.convert_to_tensor(v.value) for v in self._start]),
+            _Damped(product, right.shape[0], damping),
+            right,
+            x=start,
             tol=self.tolerance,
             max_iter=self.max_iterations,
         )
         # The iteration stops at a residual that is not a number, and returns where it started.
         finite = tf.math.is_finite(tf.norm(solved.r))
-        return unflatten(tf.where(finite, solved.x, tf.constant(float("nan"), tf.float64)), gradient)
+        return tf.where(finite, solved.x, tf.constant(float("nan"), tf.float64))
 
     @property
     def remembered(self) -> Any:
@@ -85,10 +97,9 @@ class MatrixFree(Curvature):
 class _Damped(tf.linalg.LinearOperator):
     """F + damping I on vectors `(P,)` in float64; products in the dtype of the model."""
 
-    def __init__(self, linearization: Linearization, like: list[tf.Tensor], damping: tf.Tensor):
-        parameters = {"linearization": linearization, "like": like, "damping": damping}
-        self._linearization, self._like, self._damping = linearization, like, damping
-        self._size = sum(t.shape.num_elements() for t in like)
+    def __init__(self, product: Callable, size: int, damping: tf.Tensor):
+        parameters = {"product": product, "size": size, "damping": damping}
+        self._product, self._size, self._damping = product, size, damping
         super().__init__(
             dtype=tf.float64,
             is_self_adjoint=True,
@@ -104,7 +115,7 @@ class _Damped(tf.linalg.LinearOperator):
         return tf.constant([self._size, self._size])
 
     def _matvec(self, x: Any, adjoint: Any = False) -> Any:
-        return flatten(self._linearization.matvec(unflatten(x, self._like))) + self._damping * x
+        return self._product(x) + self._damping * x
 
     def _matmul(self, x: Any, adjoint: Any = False, adjoint_arg: Any = False) -> Any:
         columns = x if adjoint_arg else tf.linalg.matrix_transpose(x)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,10 +13,13 @@ import tensorflow as tf
 
 from kfisher._common.models import tensors
 from kfisher._common.threads import one_thread
+from kfisher._keras.optimizers import inner
+from kfisher._keras.private import no_strategy, second_moments
 from kfisher.diagnosis.basis import Frame, decompose, frame
 from kfisher.diagnosis.comparison import compare
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.rows import JointRoot, Layout, joint_root
+from kfisher.diagnosis.taken import Before, diagonals, rank_correlations
 from kfisher.fisher import Empirical
 from kfisher.jacobian.batch import Batch
 from kfisher.likelihoods import Likelihood
@@ -54,11 +59,25 @@ class Meter:
         self.model, self._likelihood = model, of_model(model, likelihood)
         self._draws, self._seed = draws, seed
         self._layouts: dict[Any, Layout] = {}
+        self._held: list[keras.Variable] = []
         self._pass = tf.function(self._traced, autograph=False)
+        self._diagonals = tf.function(self._traced_diagonals, autograph=False)
 
-    def _traced(self, x: Any, y: Any, sample_weight: Any, seed: Any) -> Any:
-        batch = Batch(self.model, x, y, sample_weight, Empirical(), seed, self._likelihood, training=False)
-        root, layout = joint_root(batch, self._draws)
+    @contextlib.contextmanager
+    def _batch(self, x: Any, y: Any, sample_weight: Any, seed: Any, values: Any = None) -> Iterator[Batch]:
+        """A batch, in a block in which variables that are held have the given values."""
+        state = list(zip(self._held, values or ()))
+        options: dict[str, Any] = {"training": False, "state": state}
+        with no_strategy(), keras.StatelessScope(state) if state else contextlib.nullcontext():
+            yield Batch(self.model, x, y, sample_weight, Empirical(), seed, self._likelihood, **options)
+
+    def _traced_diagonals(self, *arguments: Any) -> dict[str, tf.Tensor]:
+        with self._batch(*arguments) as batch:
+            return diagonals(batch)
+
+    def _traced(self, x: Any, *arguments: Any) -> Any:
+        with self._batch(x, *arguments) as batch:
+            root, layout = joint_root(batch, self._draws)
         rows = layout.counts["exact"] * layout.examples
         if root.gram is not None and rows > MOST_ROWS:
             raise TooManyRows(layout)
@@ -70,7 +89,13 @@ class Meter:
         return _shapes(x) in self._layouts
 
     def __call__(
-        self, x: Any, y: Any, sample_weight: Any = None, damping: float | None = None, step: int = 0
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any = None,
+        damping: float | None = None,
+        step: int = 0,
+        held: Any = None,
     ) -> tuple[Measurement, Frame]:
         """The numbers, and what they came from.
 
@@ -78,6 +103,7 @@ class Meter:
             x, y, sample_weight: Examples as `train_step` gets them, as tensors.
             damping: λ, or `None`; see `frame`.
             step: Of the optimizer; also chooses the labels.
+            held: `(variable, value)` pairs, the same variables each time: they are measured at these values.
 
         Raises:
             FloatingPointError: If the matrices have entries that are not finite.
@@ -85,7 +111,7 @@ class Meter:
             ValueError: If the loss has no likelihood.
         """
         started = time.perf_counter()
-        root, layout = self._root(x, y, sample_weight, step)
+        root, layout = self._root(x, y, sample_weight, step, held)
         with one_thread():
             compared = frame(root, layout, damping)
             measurement = compare(compared, root, step)
@@ -98,10 +124,49 @@ class Meter:
         with one_thread():
             return {key: values for key, (values, _) in decompose(root, layout)[1].items()}
 
-    def _root(self, x: Any, y: Any, sample_weight: Any, step: int) -> tuple[JointRoot, Layout]:
-        found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
+    def _root(
+        self, x: Any, y: Any, sample_weight: Any, step: int, held: Any = None
+    ) -> tuple[JointRoot, Layout]:
+        with no_strategy():
+            found = self._pass(x, y, sample_weight, self._seed_of(step), self._values(held))
         arrays = {name: np.from_dlpack(t) for name, t in found.items()}
         return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]
+
+    def _values(self, held: Any) -> list[tf.Tensor]:
+        self._held = [variable for variable, _ in held or ()]
+        return [value for _, value in held or ()]
+
+    def _seed_of(self, step: int) -> tf.Tensor:
+        return tf.constant([self._seed, step % 2**31])
+
+    def before(
+        self, x: Any, y: Any, sample_weight: Any, step: int, compared: Frame, held: Any = None
+    ) -> Before:
+        """The same examples at these weights, to look at the step that is taken from here."""
+        with self._batch(x, y, sample_weight, self._seed_of(step), self._values(held)) as batch:
+            return Before(batch, compared, self._draws)
+
+    def second_moments(
+        self, x: Any, y: Any, sample_weight: Any, step: int, held: Any = None
+    ) -> dict[str, float]:
+        """Rank correlations of the second moments that the optimizer keeps with the diagonals of F and EF.
+
+        Empty if it keeps none, or none yet.
+        """
+        kept = second_moments(inner(self.model.optimizer))
+        if [v.shape for v in kept] != [v.shape for v in self.model.trainable_variables] or not step:
+            return {}
+        values = {id(variable): value for variable, value in held or ()}
+        with no_strategy():
+            found = self._diagonals(x, y, sample_weight, self._seed_of(step), self._values(held))
+        moments = [values.get(id(v), tf.convert_to_tensor(v.value)) for v in kept]
+        return rank_correlations(moments, {name: t.numpy() for name, t in found.items()})
+
+
+def variables_of(model: keras.Model) -> list[keras.Variable]:
+    """All that is measured of a model and its optimizer."""
+    own = [*model.trainable_variables, *model.non_trainable_variables]
+    return own + second_moments(inner(model.optimizer))
 
 
 def _shapes(x: Any) -> tuple:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import check_batch
+from kfisher._common.kept import kept
 from kfisher._keras.state import raw_state_of, state_of
 from kfisher.fisher import Fisher
 from kfisher.jacobian.forward import forward
@@ -31,8 +32,10 @@ class Batch:
         likelihood: Used instead of the one of the compiled loss (of every output), or `None`.
         training: Whether layers run in training mode.
         compute_loss: Used instead of that of the model.
+        counts: Boolean scalar, whether its examples count, or `None`: they do.
         accepts: From the loss on this batch, whether averages over batches may take it in.
-        state: That of the model (seeds, statistics), from which every pass starts.
+        state: That of the model (seeds, statistics), from which every pass starts; values of weights among
+            it take the place of those of now.
         raw: The same of what layers keep in variables that Keras does not know.
     """
 
@@ -45,6 +48,7 @@ class Batch:
     likelihood: Likelihood | None = None
     training: bool = True
     compute_loss: Callable | None = None
+    counts: tf.Tensor | None = None
     accepts: Callable[[tf.Tensor], tf.Tensor | bool] = lambda loss: True
     state: list[tuple[keras.Variable, tf.Tensor]] = field(default_factory=list)
     raw: list[tuple[tf.Variable, tf.Tensor]] = field(default_factory=list)
@@ -61,19 +65,29 @@ class Batch:
         self.raw = self.raw or raw_state_of(self.model)
 
     def part(self, limit: int | None) -> Batch:
-        """Every k-th example, so that no more than twice `limit` are left; the seeds are the same.
+        """Every k-th example of the whole batch, so that no more than twice `limit` are left; with the same
+        seeds.
 
         All of them where the loss is no mean over its batch: what a part of it is worth is not known.
         """
-        size = None if tf.is_tensor(self.size) else self.size
+        # On replicas none may know the size when others do not.
+        size = None if tf.is_tensor(self.size) or replicas.count() > 1 else self.size
         if limit is None or (size is not None and size < 2 * limit) or not _takes_means(self.model):
             return self
-        chosen = tf.range(0, self.size, tf.maximum(self.size // limit, 1))
+        before, size = replicas.placed(self.size)
+        every = tf.maximum(size // limit, 1)
+        # Counted through all replicas, so that it is every k-th of the whole batch.
+        chosen = tf.range(-before % every, self.size, every)
+        counts = self.counts
+        if replicas.count() > 1:  # of which one may have none of them: it takes one that does not count
+            some = tf.size(chosen) > 0
+            counts = some if counts is None else counts & some
+            chosen = tf.cond(some, lambda: chosen, lambda: tf.zeros([1], chosen.dtype))
         x, y, weights = keras.tree.map_structure(
             lambda t: t if t is None or t.shape.rank == 0 else tf.gather(t, chosen),
             (self.x, self.y, self.sample_weight),
         )
-        return replace(self, x=x, y=y, sample_weight=weights)
+        return replace(self, x=x, y=y, sample_weight=weights, counts=counts)
 
     @property
     def size(self) -> int | tf.Tensor:
@@ -86,17 +100,22 @@ class Batch:
         """True if the step is to be compiled by XLA."""
         return bool(self.model.jit_compile)
 
-    @cached_property
+    @kept
     def square_root(self) -> SquareRoot:
         """A with F = Aᵀ A, by one recorded pass."""
         return square_root(self)
 
-    @cached_property
+    @kept
+    def whole_square_root(self) -> SquareRoot:
+        """The same for the examples of all replicas."""
+        return self.square_root.of_all()
+
+    @kept
     def linearization(self) -> Linearization:
         """Products with F, by one pass."""
         return linearization(self)
 
-    @cached_property
+    @kept
     def exact_linearization(self) -> Linearization:
         """Products with the expectation over labels, without the noise of a draw; they cost no more."""
         return linearization(replace(self, fisher=self.fisher.expectation))
@@ -106,7 +125,12 @@ class Batch:
         if weights is None:
             weights = [tf.convert_to_tensor(v.value) for v in self.model.trainable_variables]
         with forward(self, weights) as outputs:
-            return self.model.compute_loss(self.x, self.y, outputs, self.sample_weight)
+            return self.loss_at(x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
+
+    def loss_at(self, **arguments: Any) -> tf.Tensor:
+        """`compute_loss` of the model, or 0 if the examples here do not count."""
+        loss = (self.compute_loss or self.model.compute_loss)(**arguments)
+        return loss if self.counts is None else loss * tf.cast(self.counts, loss.dtype)
 
 
 def _takes_means(model: keras.Model) -> bool:

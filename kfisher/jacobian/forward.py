@@ -61,7 +61,7 @@ def loss_of(batch: Batch, outputs: Any, tape: tf.GradientTape) -> Loss:
     values: list[tf.Tensor] = []
 
     def compute_loss(**arguments: Any) -> Any:
-        values.append((batch.compute_loss or batch.model.compute_loss)(**arguments))
+        values.append(batch.loss_at(**arguments))
         return values[-1]
 
     with tape.stop_recording():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._keras.calls import in_mode, training_mode
 from kfisher._keras.patching import replaced
 from kfisher.jacobian.batch_normalisation import hold_statistics
@@ -136,6 +137,19 @@ def _distinct(z: Any) -> Any:
     if len(keras.tree.flatten(z)) == 1:
         return z
     return keras.tree.map_structure(lambda t: tf.identity(t) if tf.is_tensor(t) else t, z)
+
+
+def gathered_call(layer_call: LayerCall, kept: dict) -> LayerCall:
+    """A call with the inputs and gradients of all replicas, for a layer that takes each example by itself."""
+    structure = (layer_call.args, layer_call.kwargs)
+    flat = []
+    for t, has in zip(keras.tree.flatten(structure), layer_call.batched, strict=True):
+        if has:
+            _, t = kept.setdefault(id(t), (t, None if id(t) in kept else replicas.gathered(t)))
+        flat.append(t)
+    args, kwargs = keras.tree.pack_sequence_as(structure, flat)
+    grads = [replicas.gathered(g, 1) for g in layer_call.grads]
+    return replace(layer_call, args=args, kwargs=kwargs, grads=grads)
 
 
 def floating(z: Any) -> list[tf.Tensor]:

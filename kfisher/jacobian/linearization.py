@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.vectors import Tensors, dot
 from kfisher.jacobian.batch_normalisation import statistics_held
 from kfisher.jacobian.forward import forward, loss_of
@@ -27,6 +28,7 @@ class Linearization:
     Attributes:
         variables: The trainable variables, in the order of the model; vectors v are lists of tensors in
             their shapes.
+        heads: The terms of the loss, at whose coordinates J begins.
         ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
     """
 
@@ -40,6 +42,7 @@ class Linearization:
         seed: Any,
     ):
         self.variables = variables
+        self.heads = heads
         self.ridge = [ridge_of(v) for v in variables]
         self._values = values
         self._tape = tape
@@ -62,18 +65,20 @@ class Linearization:
 
     def matvec(self, vectors: Tensors) -> Tensors:
         """F v."""
-        products = self.pull(self._in_outputs(self.push(vectors)))
+        products = replicas.total(self.pull(self._in_outputs(self.push(vectors))))
         return [p + d * tf.cast(v, p.dtype) if d else p for p, d, v in zip(products, self.ridge, vectors)]
 
     def quadratic(self, vectors: list[Tensors]) -> tf.Tensor:
         """v_iᵀ F v_j for all pairs, `(k, k)` in float64: a forward-mode product for each, no reverse one."""
         pushed = [self.push(v) for v in vectors]
         weighed = [self._in_outputs(p) for p in pushed]
-        products = [[dot(a, b) for b in weighed] for a in pushed]
-        for i, v in enumerate(vectors):
-            for j, w in enumerate(vectors):
-                products[i][j] += sum(d * dot([a], [b]) for d, a, b in zip(self.ridge, v, w) if d)
-        return tf.convert_to_tensor(products)
+        products = tf.convert_to_tensor([[dot(a, b) for b in weighed] for a in pushed])
+        ridged = [
+            [sum(d * dot([a], [b]) for d, a, b in zip(self.ridge, v, w) if d) for w in vectors]
+            for v in vectors
+        ]
+        (products,) = replicas.total([products])
+        return products + tf.convert_to_tensor(ridged, tf.float64) if any(self.ridge) else products
 
 
 def linearization(batch: Batch) -> Linearization:

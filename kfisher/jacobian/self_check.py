@@ -36,7 +36,9 @@ class SelfCheck:
         self._variables = list(batch.model.trainable_variables)
         done = tf.executing_eagerly() and plan.checked
         wanted = not (done or batch.xla or compiled_by_xla())
-        self.values = [tf.convert_to_tensor(v.value) for v in self._variables] if wanted else None
+        self.values: Tensors | None = None
+        if wanted:  # copies: in a scope that holds the variables `_read` has the same tensors
+            self.values = [tf.identity(tf.convert_to_tensor(v.value)) for v in self._variables]
         # Both what Keras reads in the scope of a pass and what is read past it.
         self._read = [v.value for v in self._variables]
         self._tape = tf.GradientTape(watch_accessed_variables=False)

@@ -5,6 +5,7 @@ Built from one recorded pass over a batch; A itself is never formed here, only i
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from kfisher._common import memory
+from kfisher._common import memory, replicas
 from kfisher._common.vectors import Tensors, dot
 from kfisher.fisher import Columns
 from kfisher.jacobian import layers
@@ -61,6 +62,20 @@ class SquareRoot:
         self.xla = xla
         self._index = {id(v): i for i, v in enumerate(variables)}
         self._size = sum(math.prod(v.shape) for v in variables)
+        self._num_rows: int | tf.Tensor | None = None
+
+    def of_all(self) -> SquareRoot:
+        """A of the whole batch, on every replica, from those of its parts."""
+        if replicas.count() == 1:
+            return self
+        whole = copy.copy(self)
+        shape = tf.shape(self.rules[0].layer_calls[0].grads[0])
+        whole._num_rows = shape[0] * replicas.placed(shape[1])[1]
+        kept: dict = {}
+        whole.rules = [rule.of_all(kept) for rule in self.rules]
+        if self.coordinates is not None:
+            whole.coordinates = replicas.gathered(self.coordinates, 1)
+        return whole
 
     def ridge_gradient(self) -> Tensors:
         """The gradient of the L2 regularisers, diag(ridge) θ."""
@@ -69,6 +84,8 @@ class SquareRoot:
     @property
     def num_rows(self) -> int | tf.Tensor:
         """N R."""
+        if self._num_rows is not None:
+            return self._num_rows
         grads = self.rules[0].layer_calls[0].grads[0]
         static = grads.shape[:2].num_elements()
         return tf.reduce_prod(tf.shape(grads)[:2]) if static is None else static

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kfisher._common.checks import checked
 from kfisher._keras.compiled_loss import Term, multiplied
-from kfisher._keras.patching import replaced
+from kfisher._keras.patching import shared
 from kfisher.likelihoods import Likelihood, from_loss
 
 
@@ -67,7 +67,6 @@ def labels_checked(model: keras.Model, likelihood: Likelihood | None) -> Iterato
         model: Compiled with a loss.
         likelihood: Used instead of the one of the compiled loss (of every output), or `None`.
     """
-    compute_loss = model.compute_loss
 
     def one_or_nan(term: Term, sample_weight: Any) -> tf.Tensor:
         found = likelihood or from_loss(term.loss)
@@ -80,11 +79,14 @@ def labels_checked(model: keras.Model, likelihood: Likelihood | None) -> Iterato
             spoilt |= tf.reduce_any(tf.math.is_nan(weights))
         return tf.where(spoilt, tf.constant(float("nan"), outputs.dtype), tf.ones((), outputs.dtype))
 
-    def checking(*args: Any, **kwargs: Any) -> Any:
-        with multiplied(one_or_nan):
-            return compute_loss(*args, **kwargs)
+    def checking(compute_loss: Callable) -> Callable:
+        def checked_loss(*args: Any, **kwargs: Any) -> Any:
+            with multiplied(one_or_nan):
+                return compute_loss(*args, **kwargs)
 
-    with replaced(model, "compute_loss", checking):
+        return checked_loss
+
+    with shared(model, "compute_loss", checking):
         yield
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import integer
 from kfisher._common.vectors import Tensors
 
@@ -32,10 +33,17 @@ class Accumulation:
         """Makes the state."""
         if self.parts > 1:
             self._sums = optimizer.add_optimizer_variables(variables, "gradient_sum")
-            self._part = optimizer.add_variable(
-                (), dtype="int", aggregation="only_first_replica", name="part_of_step"
-            )
+            self._part = optimizer.add_variable((), dtype="int", name="part_of_step")
             self._loss = optimizer.add_variable((), dtype="float64", name="loss_sum")
+
+    def check(self, curvature: Any) -> None:
+        """Raises if a step cannot be put together with this curvature."""
+        if self.parts > 1 and not curvature.accumulates:
+            raise ValueError(
+                f"curvature={type(curvature).__name__} knows the Fisher of one batch only: a step "
+                "cannot be put together from several. Use a larger batch, or curvature='kfac'. Received: "
+                f"gradient_accumulation_steps={self.parts}"
+            )
 
     def part(self) -> tf.Tensor:
         """The number of the next batch among those of its step, from 0."""
@@ -55,7 +63,7 @@ class Accumulation:
         mean = [tf.convert_to_tensor(total.value) for total in self._sums]
         mean_loss = tf.convert_to_tensor(self._loss.value)
         last = tf.equal(self._part.value, self.parts - 1)
-        tf.cond(last, lambda: then(mean, mean_loss), lambda: None)
+        replicas.cond(last, lambda: then(mean, mean_loss), lambda: None)
         self._part.assign((self._part.value + 1) % self.parts)
 
 

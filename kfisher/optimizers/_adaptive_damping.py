@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from kfisher import damping as dampings
+from kfisher._common import replicas
 from kfisher._common.checks import positive
 from kfisher._common.vectors import Tensors, dot
 from kfisher.optimizers._guard import Judgement
@@ -43,14 +44,11 @@ class AdaptiveDamping:
                 (),
                 # initializers.Constant goes through float32
                 lambda shape, dtype: tf.constant(first, dtype),
-                aggregation="only_first_replica",
                 name="damping",
             )
         self.caution: Any = None
         if isinstance(self.policy, dampings.Cautious):
-            self.caution = add_variable(
-                (), "ones", dtype="float32", aggregation="only_first_replica", name="caution"
-            )
+            self.caution = add_variable((), "ones", dtype="float32", name="caution")
 
     def build(self, add_variable: Callable) -> None:
         """Makes the state that adapting takes."""
@@ -129,9 +127,10 @@ class AdaptiveDamping:
             promised = dot(gradient, delta) - bent.value / 2
             ratio = (judgement.loss - judgement.before) / promised
             ratio = tf.where(promised < 0, ratio, tf.constant(float("nan"), tf.float64))
+            (ratio,) = replicas.first([ratio])
             self._move(lambda damping: self.policy.adapted(damping, tf.cast(ratio, damping.dtype)))
 
-        tf.cond((bent.value >= 0) & tf.math.is_finite(judgement.before), adapt, lambda: None)
+        replicas.cond((bent.value >= 0) & tf.math.is_finite(judgement.before), adapt, lambda: None)
         bent.assign(-1)
 
     def _move(self, change: Callable[[tf.Tensor], tf.Tensor]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from kfisher._common import replicas
+
 # So many steps in a row that were skipped or taken back are no accident.
 IN_A_ROW = 5
 # A loss that exceeds its start by so many times its size is no way to a minimum.
@@ -52,7 +54,7 @@ def is_far(start: Any, now: Any) -> Any:
 def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
     """In a graph: has Python say what is wrong, if it is `wanted` and has not been said.
 
-    XLA cannot call Python; there `fit` says it at its end.
+    XLA cannot call Python; there `fit` of a model that shows its batches says it between steps.
     """
     if xla:
         return
@@ -68,6 +70,9 @@ def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
     told = optimizer.told
 
     def tell() -> None:
+        if replicas.index() > 0:
+            told.assign(1)
+            return
         with tf.control_dependencies([tf.numpy_function(say, [], tf.int64, name=_WARN)]):
             told.assign(1)
 

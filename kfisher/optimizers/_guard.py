@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.vectors import path_of
 from kfisher.jacobian.batch import Batch
 
@@ -75,7 +76,6 @@ class Guard:
                 (),
                 lambda shape, dtype=dtype: tf.cast(value, dtype),
                 dtype=dtype,
-                aggregation="only_first_replica",
                 name=name,
             )
 
@@ -87,8 +87,7 @@ class Guard:
         self.can_return = scalar("can_return", dtype="int32")
         self._kept = kept
         self._previous = [
-            add_variable(v.shape, "zeros", dtype=v.dtype, aggregation="mean", name=f"{path_of(v)}_previous")
-            for v in kept
+            add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_previous") for v in kept
         ]
 
     # --- how far a step may go --------------------------------------------------------------------
@@ -134,11 +133,11 @@ class Guard:
 
         def before() -> tf.Tensor:
             values = [tf.convert_to_tensor(v.value) for v in self._previous[:trained]]
-            return tf.cast(batch.loss(values), tf.float64)
+            return replicas.total([tf.cast(batch.loss(values), tf.float64)])[0]
 
         nothing = tf.constant(float("nan"), tf.float64)
         can_return = self.can_return.value > 0
-        old = tf.cond(can_return & (far | ask), before, lambda: nothing)
+        old = replicas.cond(can_return & (far | ask), before, lambda: nothing)
         if self._radius is None:
             no = tf.constant(False)
             return Judgement(no, no, loss, old)
@@ -183,6 +182,6 @@ class Guard:
     def take_back(self) -> None:
         """Everything as it was before the last step, and less far from now on."""
         for variable, before in zip(self._kept, self._previous):
-            variable.assign(before.value)
+            replicas.assign(variable, tf.convert_to_tensor(before.value))
         self.can_return.assign(0)
         self.confidence.assign(self.confidence.value * _LOSS_OF_CONFIDENCE)

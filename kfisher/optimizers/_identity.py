@@ -31,9 +31,8 @@ class Identity:
 
     def __init__(self, add_variable: Callable):
         self.text = ""
-        self.variable = add_variable(
-            (_LENGTH,), "zeros", dtype="uint8", aggregation="only_first_replica", name="identity"
-        )
+        # No smaller type can be told from one worker to another.
+        self.variable = add_variable((_LENGTH,), "zeros", dtype="int32", name="identity")
 
     def settle(self, optimizer: Any, variables: list[keras.Variable], blocks: list | None) -> None:
         """Called when all state is there, of which some may have been restored before it was made."""
@@ -105,7 +104,7 @@ def _digest(thing: Any) -> str:
 
 
 def _bytes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode()[:_LENGTH].ljust(_LENGTH, b"\0"), np.uint8)
+    return np.frombuffer(text.encode()[:_LENGTH].ljust(_LENGTH, b"\0"), np.uint8).astype(np.int32)
 
 
 def _read(values: Any) -> str:

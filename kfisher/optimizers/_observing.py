@@ -19,13 +19,15 @@ import tensorflow as tf
 
 from kfisher import curvature as curvatures
 from kfisher import fisher as fishers
-from kfisher._common import checks
+from kfisher._common import checks, replicas
+from kfisher._common.borrowed import filled
+from kfisher._keras.optimizers import summed
 from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods import of_model
 from kfisher.likelihoods.weighted import labels_checked
-from kfisher.optimizers import _divergence, _keras_arguments, _skips
+from kfisher.optimizers import _divergence, _keras_arguments, _replicated, _skips
 from kfisher.optimizers._accumulation import Accumulation
 from kfisher.optimizers._gradients import apart, in_order
 from kfisher.optimizers._identity import Identity
@@ -60,17 +62,18 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         gradient_accumulation_steps: Any,
         **kwargs: Any,
     ):
+        replicas.require_supported(type(self).__name__)
         super().__init__(gradient_accumulation_steps=None, **_keras_arguments.checked(kwargs))
+        self._strategy = tf.distribute.get_strategy()
         self._identity = Identity(self.add_variable)
         self._accumulation = Accumulation(gradient_accumulation_steps)
         self.fisher = fishers.get(fisher)
         self.curvature: Any = curvatures.get(curvature)
         self.likelihood = of_model.get(likelihood)
         kind = "an integer from 0 to 2^31 - 1, or None"
-        self.seed = random.randrange(2**31) if seed is None else checks.seed("seed", seed, kind)
-        self._seen: Batch | None = None  # between `observe` and `apply`
-        self._loss: tf.Tensor | None = None  # between `scale_loss` and `apply`
-        self._written: dict[int, tf.Tensor] = {}  # between `apply` and `apply_steps`
+        drawn = seed is None
+        self.seed = replicas.agreed(random.randrange(2**31)) if drawn else checks.seed("seed", seed, kind)
+        self._of_steps = _replicated.OfSteps()
         self.guard: Any = None
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._blocks: list[Block] | None = None
@@ -113,12 +116,9 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             self._built_for = [id(v) for v in variables]
             names = ("skipped_steps", "failed_steps_in_a_row", "divergence_told")
             self.skipped_steps, self.failed_steps, self.told = (
-                self.add_variable((), dtype="int", aggregation="only_first_replica", name=name)
-                for name in names
+                self.add_variable((), dtype="int", name=name) for name in names
             )
-            self._skips = self.add_variable(
-                (len(_skips.CAUSES),), dtype="int", aggregation="only_first_replica", name="skipped_by_cause"
-            )
+            self._skips = self.add_variable((len(_skips.CAUSES),), dtype="int", name="skipped_by_cause")
             self._accumulation.build(self, variables)
             self.build_own(variables)
         model = self._model() if self.curvature.needs_blocks else None
@@ -181,32 +181,16 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             model: The model that is trained, compiled with its loss.
             x, y, sample_weight: The batch, in the structures that `fit` takes.
         """
-        strategy = tf.distribute.get_strategy()
-        # One with a single replica synchronises all the same, and cannot where a step is taken conditionally.
-        mirrored = isinstance(strategy, (tf.distribute.MirroredStrategy, tf.distribute.TPUStrategy))
-        if mirrored or strategy.num_replicas_in_sync > 1:
-            raise ValueError(
-                f"{type(self).__name__} does not run on replicas yet. Train without a distribution strategy, "
-                "or with tf.distribute.OneDeviceStrategy. Received: "
-                f"strategy={type(strategy).__name__}, num_replicas_in_sync={strategy.num_replicas_in_sync}"
-            )
-        if self._accumulation.parts > 1 and not self.curvature.accumulates:
-            raise ValueError(
-                f"curvature={type(self.curvature).__name__} knows the Fisher of one batch only: a step "
-                "cannot be put together from several. Use a larger batch, or curvature='kfac'. Received: "
-                f"gradient_accumulation_steps={self._accumulation.parts}"
-            )
+        _replicated.check(self, self._strategy, model)
+        self._accumulation.check(self.curvature)
         x, y, sample_weight = keras.tree.map_structure(
             lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
         )
-        if not model.built or not model.trainable_variables:
-            model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x))
-        if not self._curved and self._blocks is None and self.curvature.needs_blocks:
-            self._blocks = layers.blocks_of(model, x)
+        (x, y, sample_weight), counts = filled((x, y, sample_weight))
         if not self.built:
             self._reported = 0
-        if not self.built or not self._curved:
-            self.build(model.trainable_variables)
+        if not model.built or not model.trainable_variables or not self.built or not self._curved:
+            replicas.outside(lambda: self._build_for(model, x))
         if self._reported is None:  # a count that was loaded
             with tf.init_scope():
                 self._reported = self._skips.value.numpy()
@@ -214,13 +198,25 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         part = self._accumulation.part()
         step = tf.cast(self.iterations.value, tf.int32)
         seed = tf.stack([self.seed, step * self._accumulation.parts + part])
-        batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood)
+        batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood, counts=counts)
         batch.accepts = self.accepts(batch)
-        self._loss = None
+        self._of_steps.here.loss = None
         damping = tf.convert_to_tensor(self.damping)
         self._identity.assertion()
         self.curvature.observe(batch, step, damping, part)
-        self._seen = batch
+        self._of_steps.here.seen = batch
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that this replica has observed, until its step is taken."""
+        return self._of_steps.here.seen
+
+    def _build_for(self, model: keras.Model, x: Any) -> None:
+        if not model.built or not model.trainable_variables:
+            model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x))
+        if not self._curved and self._blocks is None and self.curvature.needs_blocks:
+            self._blocks = layers.blocks_of(model, x)
+        self.build(model.trainable_variables)
 
     def checking(self, model: keras.Model) -> contextlib.AbstractContextManager[None]:
         """The block in which the loss of `model` refuses bad labels; each training step enters it."""
@@ -241,26 +237,27 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def scale_loss(self, loss: Any) -> Any:
         """As in Keras; `fit` calls it with the loss of each step, which is remembered."""
-        self._loss = loss
+        self._of_steps.here.loss = loss
         return super().scale_loss(loss)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Takes one natural-gradient step from the gradients of the loss on the observed batch."""
-        batch, self._seen = self._seen, None
-        loss, self._loss = self._loss, None
+        between = self._of_steps.here
+        (batch, between.seen), (loss, between.loss) = (between.seen, None), (between.loss, None)
         if batch is None:
             raise ValueError(_UNBOUND.format(name=type(self).__name__))
         own = batch.model.trainable_variables
         grads = list(grads)
         variables = list(own if trainable_variables is None else trainable_variables)
         missing = {id(v) for v, g in zip(variables, grads) if g is None}
-        self._written, grads = apart(grads, variables)
+        between.written, grads = apart(grads, variables)
         if loss is None:  # not known from a loop that does not call `scale_loss`
             with self.checking(batch.model):
                 loss = batch.loss()
         own_loss = tf.cast(loss, tf.float64)
         with tf.control_dependencies([own_loss]):  # so what it checks comes before any change
             gradient = [tf.identity(g) for g in in_order(grads, variables, own, self.loss_scale_factor)]
+        *gradient, own_loss = _replicated.whole(batch, [*gradient, own_loss])
 
         def take_step(mean: Any, mean_loss: Any) -> None:
             self.take_step(batch, mean, own, missing, (mean_loss, own_loss))
@@ -277,9 +274,10 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def withheld(self, finite: tf.Tensor, grads: list) -> None:
         """Called when an optimizer around this one will keep gradients to itself unless they are `finite`."""
-        batch, loss = self._seen, tf.constant(0.0) if self._loss is None else self._loss
+        batch, loss = self._of_steps.here.seen, self._of_steps.here.loss
+        loss = tf.constant(0.0) if loss is None else loss
         if batch is not None:
-            tf.cond(finite, lambda: None, lambda: self.skip(batch, loss, grads, True))
+            replicas.cond(finite, lambda: None, lambda: self.skip(batch, loss, grads, True))
 
     def failed(self, xla: bool) -> None:
         """Counts a step that was skipped or taken back; says so after a few in a row."""
@@ -309,8 +307,9 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """Keras' treatment of gradients, given to directions: clipping, weight decay, `update_step`, EMA."""
         if self.loss_scale_factor is not None:  # Keras divides by it
             steps = [s if s is None else s * self.loss_scale_factor for s in steps]
-        steps = [self._written.get(id(v), s) for v, s in zip(variables, steps)]
-        super().apply(steps, variables)
+        steps = [self._of_steps.here.written.get(id(v), s) for v, s in zip(variables, steps)]
+        with summed(self):
+            super().apply(steps, variables)
 
     # --- serialization --------------------------------------------------------------------------
 

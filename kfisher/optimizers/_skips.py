@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher.jacobian.batch import Batch
 
 # The first that holds is counted.
@@ -71,6 +72,10 @@ def cause(
         ~tf.convert_to_tensor(solved),
         ~tf.convert_to_tensor(outlier),
     )
+    if replicas.count() > 1:  # what spoils a part spoils the step; it takes all parts to have no weight
+        somewhere = replicas.total([tf.cast(seen, tf.int32)])[0]
+        needed = tf.one_hot(1, len(seen), replicas.count(), 1, dtype=tf.int32)
+        seen = tuple(tf.unstack(somewhere >= needed, len(seen)))
     found = tf.constant(len(CAUSES) - 1)
     for place, holds in reversed(list(enumerate(seen))):
         found = tf.where(holds, place, found)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher.curvature import Curvature, Dense, Gram
 from kfisher.jacobian.square_root import SquareRoot
 from kfisher.likelihoods import Likelihood
@@ -53,7 +54,7 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
         learning_rate: Rate = 0.3,
         curvature: str | Curvature = "gram",
         damping: Any = "auto",
-        momentum: float = 0.0,
+        momentum: str | float = "auto",
         trust_region: str | float | None = "auto",
         step: str = "fixed",
         likelihood: Likelihood | None = None,
@@ -97,13 +98,17 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
                 f"'dense'. Received: curvature={curvature!r}"
             )
 
+    def weighed(self, batch: Any, gradient: Any) -> Any:
+        """The gradient in which example n counts s_n times."""
+        root = batch.whole_square_root
+        likelihood = root.rmatvec(replicas.gathered(_by_error(root), 1))
+        return [a + h for a, h in zip(likelihood, _beyond_likelihood(root, gradient))]
+
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
-        """(EF + damping I)⁻¹ of the gradient in which example n counts s_n times."""
-        weighed, root = copy.copy(batch), copy.copy(batch.square_root)
-        root.coordinates = _by_error(root)
-        weighed.square_root = root
-        others = _beyond_likelihood(batch.square_root, gradient)
-        gradient = [a + h for a, h in zip(root.rmatvec(root.coordinates), others)]
+        """(EF + damping I)⁻¹ of that gradient."""
+        weighed, root = copy.copy(batch), copy.copy(batch.whole_square_root)
+        root.coordinates = replicas.gathered(_by_error(root), 1)
+        weighed.whole_square_root = root
         return super().solve(weighed, gradient, damping)
 
 

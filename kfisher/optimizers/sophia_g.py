@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.checks import positive, probability
 from kfisher.curvature import Diagonal
 from kfisher.fisher import Sampled
@@ -105,13 +106,13 @@ class SophiaG(ObservingOptimizer):
     def take_step(self, batch: Any, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         finite = tf.math.is_finite(tf.linalg.global_norm(gradient)) & self.curvature.ready()
         steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]
-        finite &= stays_finite(self, steps, variables)
+        finite = replicas.everywhere(finite & stays_finite(self, steps, variables))
 
         def take() -> None:
             self.apply_steps(steps, variables)
             self.succeeded(batch.xla)
 
-        tf.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, self.curvature.ready()))
+        replicas.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, self.curvature.ready()))
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
         """The update that `update_step` adds to a variable."""

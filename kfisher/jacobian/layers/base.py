@@ -21,6 +21,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.rows import map_rows
 from kfisher._keras.state import raw_state_of, unnoticed
 from kfisher.jacobian.layer_calls import LayerCall, floating, repeat
@@ -75,6 +76,17 @@ class Rule:
             self._kept[own] = [tf.add_n(list(p)) if len(p) > 1 else p[0] for p in zip(*rows)]
             graph = own
         return self._kept[graph]
+
+    def of_all(self, kept: dict) -> Rule:
+        """The rule of the whole batch, whose parts are on several replicas.
+
+        Args:
+            kept: Tensors that were gathered for another rule, by `id`, beside the whole.
+        """
+        whole = Rule(self.variables, self.layer_calls)
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        whole._kept[graph] = [replicas.gathered(u, 1) for u in self.rows()]
+        return whole
 
     def matvec(self, vectors: list[tf.Tensor]) -> tf.Tensor:
         """U v, shape `(R, N)`, for v given as tensors in the shapes of the variables."""

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.rows import flatten_positions
-from kfisher.jacobian.layer_calls import LayerCall
+from kfisher.jacobian.layer_calls import LayerCall, gathered_call
 from kfisher.jacobian.layers.base import AffineRule, formed, outer
 from kfisher.jacobian.layers.blocks import Block, Piece
 from kfisher.jacobian.layers.outer_products import Formed, Positions
@@ -30,6 +30,10 @@ class MatrixRule(AffineRule):
     """Rows Σ_s a_ns ⊗ g_rns; subclasses say how inputs and gradients split into positions."""
 
     parameters = ("kernel", "bias")
+
+    def of_all(self, kept: dict) -> Any:
+        # Inputs and gradients are less than the rows that they make.
+        return type(self)(self.variables, [gathered_call(call, kept) for call in self.layer_calls])
 
     def inputs(self, layer_call: LayerCall) -> tf.Tensor:
         """a, shape `(N, S, G, I)` for S positions, G groups, I inputs of a group."""

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.rows import flatten_positions
-from kfisher.jacobian.layer_calls import LayerCall
+from kfisher.jacobian.layer_calls import LayerCall, gathered_call
 from kfisher.jacobian.layers.base import AffineRule
 from kfisher.jacobian.layers.blocks import Block, Piece
 from kfisher.jacobian.layers.outer_products import Lookup
@@ -20,6 +20,9 @@ class EmbeddingRule(AffineRule):
     name = "embedding"
     layers = (keras.layers.Embedding,)
     parameters = ("embeddings",)
+
+    def of_all(self, kept: dict) -> Any:
+        return type(self)(self.variables, [gathered_call(call, kept) for call in self.layer_calls])
 
     def _positions(self) -> tuple[tf.Tensor, tf.Tensor]:
         indices = [_flat_indices(layer_call) for layer_call in self.layer_calls]

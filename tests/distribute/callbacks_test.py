@@ -1,0 +1,120 @@
+"""What callbacks say of a training on replicas is what they say of it on one device, and changes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+OPTIMIZERS = ("adam", "kfac")
+
+
+def report(folder):
+    """In a process of its own, with two logical CPUs: trainings on one and on both, with all callbacks."""
+    import keras
+    import tensorflow as tf
+
+    import kfisher
+
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    # A single one: TensorFlow takes what crosses in a second for what crossed in the first.
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    makers = {
+        "adam": lambda: keras.optimizers.Adam(0.01, weight_decay=0.1),
+        "kfac": lambda: kfisher.optimizers.NaturalGradient(seed=0),
+    }
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(48, 3)), rng.normal(size=(48, 2))
+
+    def trained(name, strategy, callbacks):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            layers = [keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)]
+            model = keras.Sequential([keras.Input((3,)), *layers])
+            model.compile(makers[name](), "mse")
+        if name == "kfac":
+            kfisher.attach(model)
+        history = model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+        return [w.tolist() for w in model.get_weights()], history.history
+
+    found = {}
+    for name in OPTIMIZERS:
+        found[name] = {}
+        for place, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
+            log_dir = os.path.join(folder, name, place)
+            board = kfisher.callbacks.TensorBoard(log_dir, spectrum_freq=2, max_overhead=None)
+            ends = kfisher.callbacks.TerminateOnDivergence()
+            weights, history = trained(name, strategy, [board, ends])
+            found[name][place] = {
+                "weights": weights,
+                "history": history,
+                "measurements": [m.to_json() for m in board.measurements],
+                "verdict": board.verdict.to_json(),
+            }
+        found[name]["two"]["alone"] = trained(name, strategy, [])[0]
+    json.dump(found, sys.stdout)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    command = [sys.executable, __file__, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert "training goes on" not in process.stderr
+    return json.loads(process.stdout)
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_training_ends_in_the_same_weights_with_callbacks_and_without(found, name):
+    assert found[name]["two"]["weights"] == found[name]["two"]["alone"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_number_is_that_of_one_device(found, folder, name):
+    from kfisher import read_log
+
+    one, two = (read_log(str(folder / name / place)).steps for place in ("one", "two"))
+    assert list(one) == list(two) and list(one["step"]) == list(two["step"]) == [1, 2, 3, 4, 5, 6]
+    for tag, values in one.items():
+        # Event files hold float32.
+        assert np.allclose(two[tag], values, rtol=1e-6, equal_nan=True), tag
+    for key, values in found[name]["one"]["history"].items():
+        assert found[name]["two"]["history"][key] == pytest.approx(values, rel=1e-9), key
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_spectra_are_those_of_the_whole_batch_before_its_step(found, name):
+    one, two = (found[name][place] for place in ("one", "two"))
+    assert [json.loads(m)["step"] for m in two["measurements"]] == [0, 2, 4]
+    assert two["verdict"] and json.loads(two["verdict"])["step"] == 4
+    for a, b in zip(one["measurements"], two["measurements"], strict=True):
+        a, b = json.loads(a), json.loads(b)
+        assert a["examples"] == b["examples"] == 16
+        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-9)
+        for kind in ("exact", "sampled", "empirical"):
+            values = a["spectra"][kind]["eigenvalues"]
+            assert b["spectra"][kind]["eigenvalues"] == pytest.approx(values, rel=1e-6, abs=1e-12 * values[0])
+
+
+def test_one_file_is_written_for_each_kind_of_numbers(found, folder):
+    for path in ("steps", "spectra", "verdict", "train"):
+        assert len(list(Path(folder, "adam", "two", path).glob("events*"))) == 1
+
+
+if __name__ == "__main__":
+    report(sys.argv[1])

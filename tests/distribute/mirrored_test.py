@@ -1,0 +1,79 @@
+"""Replicas of `tf.distribute.MirroredStrategy` take the steps of one that has the whole batch."""
+
+import pytest
+from helpers import replica_cases as cases
+
+KINDS = ("exact", "sampled", "empirical")
+ACCURATE = ("kfac", "ekfac", "diagonal", "gram", "dense")
+
+
+def test_kfac_takes_the_step_of_the_whole_batch_and_what_is_bad_on_one_is_skipped_on_all(on_devices):
+    on_devices(cases.equals_one_and_skips_together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("fisher", KINDS)
+@pytest.mark.parametrize("curvature", ACCURATE)
+def test_every_curvature_and_kind(on_devices, curvature, fisher, replicas):
+    on_devices(cases.equals_one, curvature, fisher, replicas)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fisher", KINDS)
+def test_conjugate_gradients_up_to_their_tolerance(on_devices, fisher):
+    settings = {"max_iterations": 100, "tolerance": 1e-10}
+    curvature = {"class_name": "kfisher>MatrixFree", "config": settings}
+    on_devices(cases.equals_one, curvature, fisher, 2, tolerance=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"step": "quadratic_model"},
+        {"damping": {"class_name": "kfisher>LevenbergMarquardt", "config": {"initial": 0.1, "every": 2}}},
+        {"trust_region": None},
+        {"global_clipnorm": 0.05},
+        {"clipvalue": 0.01, "weight_decay": 0.1, "use_ema": True},
+        {"gradient_accumulation_steps": 2},
+    ],
+    ids=lambda settings: "_".join(settings),
+)
+def test_all_that_belongs_to_a_step(on_devices, settings):
+    on_devices(cases.equals_one, "kfac", "sampled", 2, **settings)
+
+
+@pytest.mark.slow
+def test_scaled_losses(on_devices):
+    on_devices(cases.losses_are_scaled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size"])
+def test_parts_of_several_sizes_and_none(on_devices, reduction):
+    on_devices(cases.ragged, reduction=reduction)
+
+
+def test_drawn_labels_are_those_of_a_single_draw(on_devices):
+    on_devices(cases.labels_are_those_of_one_draw)
+
+
+@pytest.mark.slow
+def test_state_is_saved_once_and_goes_on_anywhere(on_devices, tmp_path):
+    on_devices(cases.state_goes_on, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_strategy_with_one_replica(on_devices):
+    on_devices(cases.one_replica_alone)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_is_refused(on_devices):
+    on_devices(cases.refusals)
+
+
+@pytest.mark.slow
+def test_a_loop_of_ones_own_with_a_subclassed_model(on_devices):
+    on_devices(cases.a_loop_of_ones_own)

@@ -1,0 +1,194 @@
+"""One worker of several on this machine: `python -m helpers.worker case folder`, with TF_CONFIG set.
+
+`run` starts them all, from a test.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def launch(case, workers, folder, **settings):
+    """Starts the workers of a case; they write to `folder`."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    started = []
+    for index in range(workers):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        path = os.pathsep.join(p for p in sys.path if p)
+        environment = {
+            **os.environ,
+            "TF_CONFIG": json.dumps(task),
+            "PYTHONPATH": path,
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+        environment |= {k: str(v) for k, v in settings.items()}
+        log = open(Path(folder) / f"log_{index}.txt", "w")
+        command = [sys.executable, "-m", "helpers.worker", case, str(folder)]
+        started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        log.close()
+    return started
+
+
+def ended(processes, folder, timeout):
+    """Waits for the workers; kills them and raises, with what they wrote, if they take too long."""
+    until = time.monotonic() + timeout
+    try:
+        return [p.wait(max(0.1, until - time.monotonic())) for p in processes]
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"no end after {timeout} s:\n{said(folder)}") from None
+    finally:
+        for p in processes:
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+
+
+def said(folder):
+    return "\n".join(f"{p.name}:\n{p.read_text()[-3000:]}" for p in sorted(Path(folder).glob("log_*.txt")))
+
+
+def run(case, workers, folder, timeout=240, **settings):
+    """The weights of every worker after a case."""
+    codes = ended(launch(case, workers, folder, **settings), folder, timeout)
+    assert codes == [0] * workers, said(folder)
+    return [load(Path(folder) / f"weights_{i}.npz") for i in range(workers)]
+
+
+def load(path):
+    with np.load(path) as file:
+        return [file[f"arr_{i}"] for i in range(len(file.files))]
+
+
+def save(model, folder, index):
+    from helpers import replicated
+
+    np.savez(Path(folder) / f"weights_{index}.npz", *replicated.weights_of(model))
+
+
+# --- in a worker ------------------------------------------------------------------------------------
+
+
+def main(case, folder):
+    index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    if case == "alone":
+        del os.environ["TF_CONFIG"]
+    import tensorflow as tf
+
+    from helpers import replicated
+
+    replicated.double()
+    strategy = None if case == "alone" else tf.distribute.MultiWorkerMirroredStrategy()
+    CASES[case](strategy, Path(folder), index)
+
+
+def fit(strategy, folder, index):
+    """Some steps, validation, and predictions."""
+    from helpers import replicated
+
+    make = replicated.optimizer(os.environ.get("CURVATURE", "kfac"), os.environ.get("FISHER", "sampled"))
+    model = replicated.trained(strategy, make)
+    model.evaluate(replicated.X, replicated.LABELS, batch_size=24, verbose=0)
+    assert model.predict(replicated.X, batch_size=24, verbose=0).shape == (24, 3)
+    save(model, folder, index)
+
+
+def keras_alone(strategy, folder, index):
+    """What Keras cannot without the mends, one at a time, and can with both."""
+    import keras
+
+    import kfisher
+    from helpers.replicated import X
+    from kfisher._keras import distributed
+
+    def train(*mends):
+        with strategy.scope():
+            model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+            model.compile("adam", "mse")
+        for name in mends:
+            step = getattr(model, name)
+            vars(model)[name] = lambda *a, f=name, s=step, **k: {**distributed.METHODS, **steps}[f](
+                model, s, *a, **k
+            )
+        model.fit(X, X[:, :1], batch_size=24, verbose=0)
+        return model
+
+    def logs(model, step, data):
+        return distributed.reducible(step(data))
+
+    steps = {"train_step": logs}
+    for mends in ([], ["_maybe_symbolic_build"]):
+        try:
+            train(*mends)
+        except Exception:
+            continue
+        raise AssertionError(f"Keras needs no more than {mends}")
+    train("_maybe_symbolic_build", "train_step")
+    with strategy.scope():
+        model = kfisher.attach(keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)]))
+        model.compile("adam", "mse")
+    model.fit(X, X[:, :1], batch_size=24, validation_data=(X, X[:, :1]), verbose=0)
+
+
+def long(strategy, folder, index):
+    """Trains until it is ended."""
+    import keras
+
+    from helpers import replicated
+
+    model = replicated.trained(strategy, replicated.optimizer(), steps=1)
+    (folder / f"running_{index}").touch()
+    steps = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(0.01))
+    x, y = replicated.X, replicated.LABELS
+    model.fit(x, y, batch_size=24, epochs=100_000, callbacks=[steps], verbose=0)
+
+
+def resumed(strategy, folder, index):
+    """Five epochs with a backup after each; all workers die at the end of one, if the environment says so."""
+    import keras
+
+    from helpers import replicated
+
+    dies_at = int(os.environ.get("DIES_AT", -1))
+
+    def die(epoch, logs):
+        if epoch == dies_at:
+            os._exit(9)
+
+    with strategy.scope():
+        keras.utils.set_random_seed(3)
+        model, loss = replicated.dense()
+        model.compile(optimizer=replicated.optimizer()(), loss=loss)
+    backup = keras.callbacks.BackupAndRestore(folder / f"backup_{index}")
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=die), backup]
+    model.fit(
+        replicated.X,
+        replicated.LABELS,
+        batch_size=12,
+        epochs=5,
+        shuffle=False,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    save(model, folder, index)
+
+
+CASES = {f.__name__: f for f in (fit, keras_alone, long, resumed)} | {"alone": fit}
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
