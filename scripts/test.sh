@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lints, checks types, and runs the whole suite: quick tests first, then the slow ones.
+# Lints, checks types, and runs the whole suite.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 install scripts,test
@@ -21,9 +21,7 @@ echo "== formatter and linters"
 .venv/bin/oxlint kfisher/tensorboard/static
 echo "== mypy"
 .venv/bin/python -m mypy
-# Two at a time: most of the suite is tracing, which is Python on one core. The tests of a file stay together,
-# for the sake of its fixtures.
-echo "== pytest, quick tests"
-.venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
-echo "== pytest, slow tests"
-.venv/bin/python -m pytest -q -n 2 --dist loadfile -m "slow and not full_grid"
+# Two at a time: most of the suite is tracing, which is Python on one core. Each takes half of the tests in
+# their order, for the sake of fixtures, and who is done first takes over half of what the other has left.
+echo "== pytest"
+.venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full_grid"

@@ -12,8 +12,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spares the collector what was imported: a trace makes so many objects that it looks through all of them
-    again and again, which is a fifth of the time of the suite."""
+    """Spares the collector what was imported: a trace makes so many objects that it would look through all of
+    it again and again, which is a fifth of the time of a trace."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

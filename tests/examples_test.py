@@ -44,7 +44,7 @@ def names(tmp_path_factory):
     model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="dense")])
     model.compile(kfisher.optimizers.NaturalGradient(seed=0), "mse")
     folder = tmp_path_factory.mktemp("runs")
-    callback = kfisher.callbacks.TensorBoard(str(folder / "runs" / "yacht"))
+    callback = kfisher.callbacks.TensorBoard(str(folder / "runs" / "yacht"), write_images=False)
     model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
     return {
         **{"kfisher": kfisher, "keras": keras, "np": np, "tf": tf, "tfd": tfp.distributions},

@@ -527,7 +527,8 @@ def test_tensorboard_writes_what_keras_does_and_more(model, tmp_path):
 
 def test_tuners_know_it_by_its_name_and_redirect_all_of_it(model, tmp_path):
     assert TensorBoard.__name__ == "TensorBoard" and issubclass(TensorBoard, keras.callbacks.TensorBoard)
-    original = TensorBoard(str(tmp_path / "original"), spectrum_freq=4, max_overhead=None)
+    options = {"spectrum_freq": 4, "max_overhead": None, "write_images": False}
+    original = TensorBoard(str(tmp_path / "original"), **options)
     for trial in ("one", "two"):
         callback = copy.deepcopy(original)
         callback.log_dir = str(tmp_path / trial)
@@ -546,7 +547,8 @@ def test_tuners_know_it_by_its_name_and_redirect_all_of_it(model, tmp_path):
     ids=["no statistics", "no spectra", "neither"],
 )
 def test_parts_of_it_can_be_switched_off(off, parts, model, tmp_path):
-    callback = TensorBoard(str(tmp_path), **{"spectrum_freq": 4, "max_overhead": None, **off})
+    options = {"spectrum_freq": 4, "max_overhead": None, "write_images": False, **off}
+    callback = TensorBoard(str(tmp_path), **options)
     history = fit(model, callback, epochs=1).history
     tags = files(tmp_path).get("fisher", set()) - {"custom_scalars__config__"}
     assert {tag.partition("/")[0] for tag in tags} - {""} == parts
@@ -600,7 +602,14 @@ def test_wrong_arguments_of_the_parts_too(arguments):
         TensorBoard("logs", **arguments)
 
 
-@pytest.mark.parametrize("make", [lambda d: spectra(d, freq=7), lambda d: TensorBoard(d, statistics_freq=0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: spectra(d, freq=7),
+        lambda d: TensorBoard(d, statistics_freq=0, write_images=False),
+    ],
+    ids=["spectra", "board"],
+)
 def test_a_plain_model_shows_its_batches_for_the_length_of_fit(make, tmp_path):
     """Also where no callback records the steps, and long after the last measurement."""
     model = network(kfisher.optimizers.NaturalGradient(seed=0))
