@@ -100,8 +100,13 @@ class Meter:
 
     def _root(self, x: Any, y: Any, sample_weight: Any, step: int) -> tuple[JointRoot, Layout]:
         found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
-        arrays = {name: np.from_dlpack(t) for name, t in found.items()}
+        arrays = {name: _as_array(t) for name, t in found.items()}
         return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]
+
+
+def _as_array(tensor: tf.Tensor) -> np.ndarray:
+    """The memory of a tensor as an array, or a copy where TensorFlow (2.18) does not lend it."""
+    return np.from_dlpack(tensor) if hasattr(type(tensor), "__dlpack__") else tensor.numpy()
 
 
 def _shapes(x: Any) -> tuple:
