@@ -20,7 +20,7 @@ class Identity(tf.train.experimental.PythonState):
 
     State is saved by position: that of another optimizer, or of the same one for other layers, may fit into
     its place without being meant for it. Where it does not fit, TensorFlow speaks of shapes: a
-    `tf.train.Checkpoint` keeps the text once more, as Python's state, which it hands over before any variable.
+    `tf.train.Checkpoint` keeps the text once more, as Python's state, which it hands over before variables.
 
     Args:
         add_variable: That of the optimizer. The variable comes before all others that are made with it, so

@@ -133,7 +133,7 @@ def ended(code):
 def test_the_product_that_is_avoided_still_spoils_memory():
     """A canary: where this fails, `pull_back._map` and what is called `broadcasts` may go.
 
-    Not on all processors does the process end of what it writes past the end, so one that goes on shows nothing.
+    Not on all processors does a process end of what is written past the end: one that goes on shows nothing.
     """
     product = "tf.raw_ops.BatchMatMulV2(x=tf.random.normal((15, {}, 4, 8)), y=tf.random.normal((8, 8)))"
     code = "import tensorflow as tf\nfor _ in range(400): " + product
@@ -147,7 +147,8 @@ import tempfile, numpy as np, keras, kfisher
 from keras import layers
 inputs = keras.Input((8,), dtype="int32")
 hidden = layers.Embedding(50, 16)(inputs)
-hidden = layers.LayerNormalization()(hidden + layers.MultiHeadAttention(2, 8)(hidden, hidden, use_causal_mask=True))
+attended = layers.MultiHeadAttention(2, 8)(hidden, hidden, use_causal_mask=True)
+hidden = layers.LayerNormalization()(hidden + attended)
 model = {model}(inputs, layers.Dense(50)(layers.Dense(16, "gelu")(hidden)))
 model.compile({optimizer}, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 x = np.random.default_rng(0).integers(0, 50, (9, 8))

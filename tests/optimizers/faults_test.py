@@ -178,7 +178,7 @@ def failures(model, name):
     def count():
         return int(optimizer.skipped_steps) + int(getattr(optimizer, "rejected_steps", 0))
 
-    # An error in a graph may come after the statistics of BatchNormalization have moved, but before any weight.
+    # An error in a graph may come after the statistics of BatchNormalization have moved, but before a weight.
     kept = model.trainable_variables if outcome == REFUSED else model.variables
     steps, counted, before = int(optimizer.iterations), count(), [v.numpy() for v in kept]
     try:
