@@ -19,8 +19,8 @@ if TYPE_CHECKING:
         spectra,
     )
     from kfisher.curvature.coverage import coverage
-    from kfisher.diagnosis.findings import Thresholds
     from kfisher.diagnosis.measurement import Measurement, Verdict
+    from kfisher.diagnosis.thresholds import Thresholds
     from kfisher.diagnosis.verdict import diagnose
     from kfisher.fisher import Empirical, Exact, Sampled
     from kfisher.logs.reader import Log, read_log
@@ -38,7 +38,7 @@ _ROOMS = {
     "Model": "model",
     "Sampled": "fisher",
     "Sequential": "model",
-    "Thresholds": "diagnosis.findings",
+    "Thresholds": "diagnosis.thresholds",
     "Verdict": "diagnosis.measurement",
     "attach": "model",
     "callbacks": "callbacks",

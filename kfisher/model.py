@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +17,9 @@ from kfisher._keras.optimizers import inner
 from kfisher._keras.patching import replaced
 
 register = keras.saving.register_keras_serializable("kfisher")
+
+# Under XLA: steps between two looks at how the training goes; each takes a few numbers off the device.
+_SAID_EVERY = 10
 
 
 def train_on(model: keras.Model, train_step: Callable, data: Any) -> Any:
@@ -69,8 +74,34 @@ def prepare(model: keras.Model) -> None:
 
 
 def _prepared(model: keras.Model, make: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Has `make` make the training function, once the optimizer is ready for it."""
     prepare(model)
-    return make(*args, **kwargs)
+    before = model.train_function
+    made = make(*args, **kwargs)
+    if (
+        model.train_function is not before
+        and model.jit_compile
+        and hasattr(inner(model.optimizer), "trouble")
+    ):
+        model.train_function = _saying(model, model.train_function)
+    return made
+
+
+def _saying(model: keras.Model, function: Callable) -> Callable:
+    """The training function, between whose calls divergence is said: XLA cannot call Python in a step."""
+    calls = itertools.count(1)
+
+    def call(iterator: Any) -> Any:
+        logs = function(iterator)
+        optimizer = inner(model.optimizer)
+        if next(calls) % _SAID_EVERY == 0 and not int(optimizer.told.numpy()):
+            trouble = optimizer.trouble()
+            if trouble is not None:
+                warnings.warn(trouble, stacklevel=2)
+                optimizer.told.assign(1)
+        return logs
+
+    return call
 
 
 def _telling_the_loss(outer: Any, optimizer: Any, train_step: Callable) -> Callable:
@@ -115,8 +146,7 @@ class FisherMixin(_Base):
             _bind(self)
 
     def make_train_function(self, force: Any = False) -> Any:
-        prepare(self)
-        return super().make_train_function(force)
+        return _prepared(self, super().make_train_function, force)
 
     def train_step(self, data: Any) -> Any:
         return train_on(self, super().train_step, data)

@@ -9,16 +9,12 @@ from helpers import oracle
 import kfisher
 from kfisher import fisher as fishers
 
+pytestmark = pytest.mark.usefixtures("float64")
 L = keras.losses
 N, T, C = 4, 3, 3
 # Two ways to the same float64 number differ by rounding only; 1e-10 leaves room for its accumulation.
 TIGHT = 1e-10
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", None]
-
-
-@pytest.fixture(autouse=True)
-def seeded(float64):
-    keras.utils.set_random_seed(1)
 
 
 def network(shape=(2,), outputs=C, activation=None, **options):

@@ -10,15 +10,11 @@ import kfisher
 from kfisher import damped_operator
 from kfisher._common import memory
 
+pytestmark = pytest.mark.usefixtures("float64")
 L = keras.losses
 N, C = 5, 3
 TIGHT = 1e-10  # float64 rounding, with room for its accumulation
 BAD = (ValueError, tf.errors.InvalidArgumentError)
-
-
-@pytest.fixture(autouse=True)
-def seeded(float64):
-    keras.utils.set_random_seed(1)
 
 
 def network(loss=None, **options):

@@ -74,9 +74,8 @@ def not_negative(name: str, value: Any, kind: str = "a finite float that is not 
     return number(name, value, 0.0, float(np.finfo(np.float64).max), kind)
 
 
-def probability(name: str, value: Any) -> float:
+def probability(name: str, value: Any, kind: str = "a float in [0, 1)") -> float:
     """`value`, a float in [0, 1)."""
-    kind = "a float in [0, 1)"
     found = number(name, value, 0.0, 1.0, kind)
     if found == 1:
         raise wrong(name, kind, value)

@@ -36,6 +36,15 @@ def compiled(name: str, value: Any) -> keras.Model:
     return value
 
 
+def first_batch(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """x, y and sample_weight; those of the first batch where x is a dataset of batches and y is `None`."""
+    if y is None and isinstance(x, keras.utils.PyDataset):
+        return keras.utils.unpack_x_y_sample_weight(x[0])
+    if y is None and isinstance(x, tf.data.Dataset):
+        return keras.utils.unpack_x_y_sample_weight(next(iter(x)))
+    return x, y, sample_weight
+
+
 def tensors(**structures: Any) -> list[Any]:
     """Structures of arrays as structures of tensors; those that are `None`, or have it inside, keep it."""
     return [

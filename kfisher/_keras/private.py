@@ -19,3 +19,12 @@ def compiled_by_xla() -> bool:
     """True if the graph that is traced now is for XLA, which has no calls of Python."""
     # No public name tells of `tf.function(jit_compile=True)`; tests/jacobian/self_check_test.py notices.
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def second_moments(optimizer: Any) -> list[Any]:
+    """The running averages of squared gradients of Adam and its relatives, in the order of the variables.
+
+    Empty if the optimizer keeps none.
+    """
+    # Public is only the list of all its variables, in a row; tests/diagnosis/taken_test.py notices.
+    return list(getattr(optimizer, "_velocities", []))

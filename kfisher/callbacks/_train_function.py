@@ -23,6 +23,7 @@ class Hook:
     Attributes:
         recorders: They record the steps of this call.
         peeks: Called with the first batch, before the step that trains on it.
+        after: Called when the steps are taken.
         failed: Called if the call raises: at the end of the data, or of `fit`.
     """
 
@@ -30,6 +31,7 @@ class Hook:
         self._model, self._plain = model, plain
         self.recorders: list[StepRecorder] = []
         self.peeks: list[Callable[[Any], None]] = []
+        self.after: list[Callable[[], None]] = []
         self.failed: list[Callable[[], None]] = []
 
     @classmethod
@@ -65,7 +67,10 @@ class Hook:
                 stack.enter_context(attached(self._model))
                 for recorder in self.recorders:
                     stack.enter_context(recorder.installed())
-                return self._function()(iterator)
+                found = self._function()(iterator)
+            for tell in self.after:
+                tell()
+            return found
         except BaseException:  # `on_train_end` may never come
             for tell in self.failed:
                 tell()

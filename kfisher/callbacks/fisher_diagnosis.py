@@ -8,8 +8,10 @@ from typing import Any
 
 from kfisher._common.checks import boolean
 from kfisher.callbacks.fisher_spectra import FisherSpectra
-from kfisher.diagnosis.findings import Thresholds
+from kfisher.diagnosis.course import Course
 from kfisher.diagnosis.measurement import Verdict
+from kfisher.diagnosis.summary import Summary
+from kfisher.diagnosis.thresholds import Thresholds
 from kfisher.diagnosis.verdict import judge, thresholds_of
 from kfisher.likelihoods import Likelihood
 from kfisher.logs import schema, writer
@@ -20,17 +22,20 @@ class FisherDiagnosis(FisherSpectra):
 
     Each measurement is judged, together with those before it: is the direction of the EF step distorted or
     opposite to that of the natural-gradient step; are steps inverted in length, growing while the gradient
-    shrinks; at a minimum, is EF the curvature. The sentence and the numbers behind it go to the
-    sub-directory `verdict` of `log_dir`: TensorBoard's tabs "Fisher" and "Text".
+    shrinks; at a minimum that is shown to be one, is EF the curvature; and do the examples suffice. A verdict
+    stays until three of the last five measurements agree on another. The sentence and the numbers behind it
+    go to the sub-directory `verdict` of `log_dir`: TensorBoard's tabs "Fisher" and "Text"; and so does one
+    summary of the run, from when to when each verdict held. `fit` returns it, too: `history.fisher_summary`.
 
     Args:
         log_dir, freq, examples, probe, draws, damping, max_overhead, write_images, seed, likelihood: As in
             `FisherSpectra`; `draws` defaults to `4`, as drawn labels are what EF is judged against.
         thresholds: `kfisher.Thresholds`. Defaults to its defaults.
-        verbose: 0 or 1; with 1, each new verdict is printed. Defaults to `1`.
+        verbose: 0 or 1; with 1, each new verdict is printed, and the summary at the end. Defaults to `1`.
 
     Attributes:
-        verdict: The last `kfisher.measurement.Verdict`, or `None`.
+        verdict: The last `kfisher.Verdict`, or `None`.
+        summary: The `kfisher.diagnosis.summary.Summary` of the run so far, or `None`.
 
     Raises:
         ValueError: If an argument is wrong.
@@ -42,7 +47,7 @@ class FisherDiagnosis(FisherSpectra):
 
     >>> diagnosis = kfisher.callbacks.FisherDiagnosis("runs/first")
     >>> model.fit(x, y, epochs=10, callbacks=[diagnosis])
-    >>> print(diagnosis.verdict)
+    >>> print(diagnosis.summary)
     """
 
     def __init__(
@@ -66,23 +71,44 @@ class FisherDiagnosis(FisherSpectra):
         self.thresholds = thresholds_of(thresholds)
         self.verbose = boolean("verbose", verbose)
         self.verdict: Verdict | None = None
+        self.summary: Summary | None = None
+        self._course = Course()
         self._verdicts: Any = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        if not self.measurements:  # of this model
+            self._course, self.verdict, self.summary = Course(), None, None
 
     def measured(self, measurement: Any, frame: Any) -> None:
         super().measured(measurement, frame)
         last = self.verdict
-        self.verdict = judge(self.measurements, frame, self.thresholds, self.seed)
+        self.verdict = self._course.add(judge(self.measurements, frame, self.thresholds, self.seed))
+        self.summary = self._course.summary
         if self._verdicts is None:
             self._verdicts = writer.EventWriter(os.path.join(self.log_dir, schema.VERDICT_FOLDER))
         values = [
             writer.text(schema.VERDICT_TAG, self.verdict.to_json(), schema.PLUGIN),
             writer.text(schema.VERDICT_TEXT_TAG, _markdown(self.verdict), "text"),
+            writer.text(schema.SUMMARY_TAG, self.summary.to_json(), schema.PLUGIN),
         ]
         self._verdicts.write([(measurement.step, time.time(), values)])
         if self.verbose and (last is None or last.verdict != self.verdict.verdict):
             print(f"\nStep {measurement.step}: {self.verdict}", flush=True)
 
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_end(logs)
+        if self.summary is None:
+            return
+        if getattr(self.model, "history", None) is not None:
+            self.model.history.fisher_summary = self.summary
+        text = str(self.summary).replace("\n  ", "\n- ")
+        value = writer.text(schema.SUMMARY_TEXT_TAG, text, "text")
+        self._verdicts.write([(self.measurements[-1].step, time.time(), [value])])
+        if self.verbose:
+            print(f"\n{self.summary}", flush=True)
+
 
 def _markdown(verdict: Verdict) -> str:
-    findings = "\n".join(f"- *{f.name}* ({f.level}): {f.text}" for f in verdict.findings)
-    return f"**{verdict.sentence}**\n\n{findings}"
+    findings = [f"- *{f.name}* ({f.level}): {f.text}" for f in verdict.findings]
+    return "\n".join([f"**{verdict.sentence}**\n", *findings, *(f"- {note}" for note in verdict.notes)])

@@ -12,6 +12,7 @@ import keras
 
 from kfisher._common import checks
 from kfisher._common.models import tensors
+from kfisher.callbacks._open import Open
 from kfisher.callbacks._picture import picture
 from kfisher.callbacks._recorder import parts_taken
 from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, is_due
@@ -32,7 +33,9 @@ class FisherSpectra(keras.callbacks.Callback):
     Before a step that is due, the current batch (or a fixed set of examples) goes through the model once
     more, in inference mode, and all three matrices come from that one pass: their eigenvalues, trace,
     effective dimension and condition, the overlap of their leading eigenspaces, the eigenvalues of
-    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give.
+    (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give; and of the
+    step that the optimizer then takes, whichever it is (not with `steps_per_execution`, where several steps
+    are one). Second moments, as Adam keeps them, are compared with the diagonals of F and EF.
     `kfisher.measurement.Measurement` describes each number. Regularisers are left out: they are the same in
     both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
     weights as without it.
@@ -105,15 +108,19 @@ class FisherSpectra(keras.callbacks.Callback):
         self.probe = _checked(probe)
         self.measurements: collections.deque[Measurement] = collections.deque(maxlen=100)
         self._budget = Budget(self.max_overhead)
-        self._meter: Any = None
+        self.meter: Any = None
         self._writer: Any = None
         self._step = 0
         self._warned: set[str] = set()
+        self._open: Any = None
+        self._hook: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self._open is not None:  # left by an interrupted `fit`
+            self._open.close()
         Hook.prepare(self.model, type(self).__name__)
-        if self._meter is None or self._meter.model is not self.model:
-            self._meter = Meter(self.model, self.draws, self.seed, self.likelihood)
+        if self.meter is None or self.meter.model is not self.model:
+            self.meter = Meter(self.model, self.draws, self.seed, self.likelihood)
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
             self._step, self._unlogged_picture, self._undrawn = 0, False, True
@@ -141,8 +148,9 @@ class FisherSpectra(keras.callbacks.Callback):
         self._step += count
         self._budget.tick()
         if self._pending and self._budget.allows():
+            self._hook = Hook.on(self.model)
             if self.probe is None:
-                Hook.on(self.model).peeks.append(lambda data: self._look(data, step))
+                self._hook.peeks.append(lambda data: self._look(data, step))
             else:
                 self._look(self.probe, step)
 
@@ -160,7 +168,7 @@ class FisherSpectra(keras.callbacks.Callback):
             self._pending = False
             self._budget.charge(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
-            self._warn("spectra", message)
+            self.warn("spectra", message)
 
     def _measure(self, data: Any, step: int, started: float) -> None:
         cut = examples(data, self._most)
@@ -168,26 +176,36 @@ class FisherSpectra(keras.callbacks.Callback):
         if size < self._size and not self._skipped:  # the rest of an epoch; the next batch may be whole
             self._skipped = True
             return
-        traced = self._meter.is_traced(cut[0])
+        traced = self.meter.is_traced(cut[0])
         given = (self.damping, damping_of(self.model), self._default_damping)
         damping = next((value for value in given if value is not None), None)
         try:
-            measurement, frame = self._meter(*cut, damping=damping, step=step)
+            measurement, frame = self.meter(*cut, damping=damping, step=step)
         except TooManyRows as error:
             if error.examples >= size:
                 raise
             message = f"Only {error.examples} examples are measured: {error.reason}. Received: {size}"
-            self._warn("examples", message)
+            self.warn("examples", message)
             self._most, self._size = error.examples, 0
             self._measure(data, step, started)
             return
         self._pending, self._skipped, self._size = False, False, size
         self._default_damping = measurement.damping
         self.measurements.append(measurement)
-        self.measured(measurement, frame)
+        self._open = Open(self, cut, measurement, frame, started if traced else None)
+        self._open.wait(self._hook)
+
+    def finish(self, done: Open) -> None:
+        """Logs a measurement, after the step."""
+        self._open = None
+        try:
+            self.measured(done.measurement, done.frame)
+        except Exception as error:
+            message = f"No spectra at step {done.measurement.step}; training goes on. Received: {error}"
+            self.warn("spectra", message)
         self._unlogged_picture = True
-        if traced:
-            self._budget.charge(time.perf_counter() - started)
+        if done.started is not None:
+            self._budget.charge(time.perf_counter() - done.started)
 
     def measured(self, measurement: Measurement, frame: Frame) -> None:
         """Logs a measurement; may be extended."""
@@ -206,11 +224,11 @@ class FisherSpectra(keras.callbacks.Callback):
             self._writer.write([(measurement.step, time.time(), [value])])
         except Exception as error:
             message = f"No picture of step {measurement.step}; training goes on. Received: {error}"
-            self._warn("picture", message)
+            self.warn("picture", message)
         self._unlogged_picture = self._undrawn = False
         self._budget.charge(time.perf_counter() - started)
 
-    def _warn(self, kind: str, message: str) -> None:
+    def warn(self, kind: str, message: str) -> None:
         """Each kind of trouble once."""
         if kind not in self._warned:
             self._warned.add(kind)

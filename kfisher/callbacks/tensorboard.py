@@ -14,7 +14,7 @@ from kfisher._common import checks
 from kfisher.callbacks._schedule import Frequency, checked_frequency
 from kfisher.callbacks.fisher_diagnosis import FisherDiagnosis
 from kfisher.callbacks.step_statistics import StepStatistics
-from kfisher.diagnosis.findings import Thresholds
+from kfisher.diagnosis.thresholds import Thresholds
 from kfisher.likelihoods import Likelihood
 from kfisher.logs import writer
 
@@ -40,6 +40,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     Attributes:
         verdict: The last verdict, or `None`.
+        summary: That of the verdicts of the run, or `None`; `fit` returns it as `history.fisher_summary`.
         measurements: The last 100 measurements.
 
     Raises:
@@ -97,6 +98,10 @@ class TensorBoard(keras.callbacks.TensorBoard):
     @property
     def verdict(self) -> Any:
         return self._diagnosis and self._diagnosis.verdict
+
+    @property
+    def summary(self) -> Any:
+        return self._diagnosis and self._diagnosis.summary
 
     @property
     def measurements(self) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 
 from kfisher import curvature as curvatures
+from kfisher._common import html
 from kfisher._common.models import built, tensors
 from kfisher.jacobian import layers
 from kfisher.jacobian.plan import plan
@@ -22,12 +23,20 @@ class Row(NamedTuple):
 
 
 class Coverage(list[Row]):
-    """A list of `Row`s that prints as a table."""
+    """A list of `Row`s that prints as a table, and is one in a notebook."""
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The header and the rows; without the last column if it is empty."""
         columns = 4 if any(r.curvature for r in self) else 3
         rows = [Row._fields] + [(r.layer, ", ".join(r.variables), r.rule, r.curvature) for r in self]
-        cells = [row[:columns] for row in rows]
+        return [row[:columns] for row in rows]
+
+    def _repr_html_(self) -> str:
+        header, *rows = self._cells()
+        return html.table(header, rows)
+
+    def __str__(self) -> str:
+        cells = self._cells()
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
         return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])

@@ -6,6 +6,7 @@ matrices and of steps on them follows from X = U Q and Qᵀ ∇L.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ import scipy.sparse.linalg
 
 from kfisher.diagnosis.rows import SMALL, JointRoot, Layout
 from kfisher.spectra import quadrature
+
+Lift = Callable[[np.ndarray], np.ndarray]
 
 _LEADING = 16  # eigenpairs of each kind, where there are too many for all
 _QUADRATURE = (2, 20)  # start vectors and Lanczos steps, for the effective dimension in that case
@@ -54,6 +57,7 @@ class Frame:
         complete: Whether Q spans all rows.
         shares: w_n over their sum, `(N,)`.
         total_weight: The sum of w_n.
+        lift: From a vector a in the frame, `(d,)`, to the coefficients z with Uᵀ z = Q a, `(R N,)`.
     """
 
     layout: Layout
@@ -65,6 +69,7 @@ class Frame:
     complete: bool
     shares: np.ndarray
     total_weight: float
+    lift: Lift
 
     def of(self, key: tuple[str, int | None]) -> np.ndarray:
         """The rows of one kind or draw."""
@@ -100,13 +105,12 @@ def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
         damping = float(np.sqrt(epsilon) * values[0]) if len(values) else epsilon
     eigen = {key: _eigen(own[key], pairs[key][0], damping) for key in keys}
     if root.gram is None:
-        _, vectors = _eigenpairs(own[EXACT] + own[EMPIRICAL], epsilon)
-        rows = root.rows.astype(np.float64) @ vectors
+        rows, lift = _of_rows(root.rows, layout, own, epsilon)
     elif eigen[EXACT].complete:
-        rows = _joint_span(root.gram, layout, epsilon)
+        rows, lift = _joint_span(root.gram, layout, epsilon)
     else:
-        rows = _leading(root.gram, layout, own, pairs, coordinates, damping, epsilon)
-    rows, values = _diagonal(rows, layout)
+        rows, lift = _leading(root.gram, layout, own, pairs, coordinates, damping, epsilon)
+    rows, values, rotation = _diagonal(rows, layout)
     return Frame(
         layout=layout,
         rows=rows,
@@ -117,6 +121,7 @@ def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
         complete=eigen[EXACT].complete,
         shares=root.shares.astype(np.float64),
         total_weight=float(root.total_weight),
+        lift=lambda a: lift(rotation @ a),
     )
 
 
@@ -162,25 +167,44 @@ def _eigen(matrix: np.ndarray, values: np.ndarray, damping: float) -> Eigen:
     return Eigen(values, False, trace, mean * len(matrix), error * len(matrix))
 
 
-def _joint_span(gram: np.ndarray, layout: Layout, epsilon: float) -> np.ndarray:
-    """X in the span of the rows of F and of EF: also where F is flat, EF and the gradient may be large."""
-    chosen = np.r_[layout.rows("exact"), layout.rows("empirical")]
+def _of_rows(rows: np.ndarray, layout: Layout, own: dict, epsilon: float) -> tuple[np.ndarray, Lift]:
+    """X, and how to lift, in the span of the rows of F and of EF, from the rows themselves."""
+    values, vectors = _eigenpairs(own[EXACT] + own[EMPIRICAL], epsilon)
+    found, chosen = rows.astype(np.float64) @ vectors, _of_both(layout)
+    return found, lambda a: _placed(found[chosen] @ (a / values), chosen, len(rows))
+
+
+def _joint_span(gram: np.ndarray, layout: Layout, epsilon: float) -> tuple[np.ndarray, Lift]:
+    """The same from the Gram matrix: also where F is flat, EF and the gradient may be large."""
+    chosen = _of_both(layout)
     values, vectors = scipy.linalg.eigh(gram[np.ix_(chosen, chosen)].astype(np.float64), check_finite=False)
     kept = values > 10 * epsilon * values[-1]
-    return gram[:, chosen].astype(np.float64) @ (vectors[:, kept] / np.sqrt(values[kept]))
+    basis = vectors[:, kept] / np.sqrt(values[kept])
+    return gram[:, chosen].astype(np.float64) @ basis, lambda a: _placed(basis @ a, chosen, len(gram))
 
 
-def _diagonal(rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """The basis turned so that F is diagonal, descending."""
+def _of_both(layout: Layout) -> np.ndarray:
+    return np.r_[layout.rows("exact"), layout.rows("empirical")]
+
+
+def _placed(coefficients: np.ndarray, rows: Any, count: int) -> np.ndarray:
+    found = np.zeros(count)
+    found[rows] = coefficients
+    return found
+
+
+def _diagonal(rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The basis turned so that F is diagonal, descending: X, that diagonal, and the rotation."""
     exact = rows[layout.rows("exact")]
     values, rotation = np.linalg.eigh(exact.T @ exact)
-    return rows @ rotation[:, ::-1], np.maximum(values[::-1], 0)
+    rotation = rotation[:, ::-1]
+    return rows @ rotation, np.maximum(values[::-1], 0), rotation
 
 
 def _leading(
     gram: Any, layout: Any, own: Any, pairs: Any, coordinates: Any, damping: Any, epsilon: Any
-) -> np.ndarray:
-    """X in the span of leading eigenvectors and steps of all kinds and the gradient.
+) -> tuple[np.ndarray, Lift]:
+    """X, and how to lift, in the span of leading eigenvectors and steps of all kinds and the gradient.
 
     So the eigenvectors are those of the whole matrices, the steps as well, as far as conjugate gradients
     have come (the exact one, at a damping far below the leading eigenvalues, has not), and the rest is
@@ -197,7 +221,13 @@ def _leading(
     inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # C^T K C
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), np.finfo(np.float64).tiny))
     values, vectors = _eigenpairs((inner + inner.T) / 2 * scale * scale[:, np.newaxis], 10 * epsilon)
-    return images @ (scale[:, np.newaxis] * vectors / np.sqrt(values))
+    basis = scale[:, np.newaxis] * vectors / np.sqrt(values)
+
+    def lift(a: np.ndarray) -> np.ndarray:
+        parts = np.split(basis @ a, np.cumsum([block.shape[1] for _, block in columns])[:-1])
+        return sum(_placed(block @ part, rows, len(gram)) for (rows, block), part in zip(columns, parts))
+
+    return images @ basis, lift
 
 
 def _solve(gram: Any, seen: Any, values: Any, vectors: Any, damping: Any) -> np.ndarray:

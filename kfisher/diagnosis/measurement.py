@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, TypedDict
 
 from kfisher.diagnosis._from_json import from_json
@@ -14,7 +15,7 @@ from kfisher.logs.schema import fisher_tag
 
 # Attributes of a measurement that are logged under their own names.
 _NUMBERS = (schema.TRACE_RATIO, schema.LENGTH_RATIO, schema.GRADIENT_NORM, schema.DAMPING, schema.SECONDS)
-_NUMBERS_BY_KIND = (schema.COSINE, schema.STEP_NORM, schema.GAMMA)
+_NUMBERS_BY_KIND = (schema.COSINE, schema.STEP_NORM, schema.GAMMA, schema.SECOND_MOMENT)
 
 
 class SpectrumError(TypedDict, total=False):
@@ -75,10 +76,12 @@ class Measurement:
         sampled_ratio_eigenvalues: The same for one draw of labels in place of those of the data: how the
             former would spread if the labels came from the model.
         trace_ratio: tr((F + λ I)⁻¹ EF); the effective dimension of F, if EF = F. NaN unless `complete`.
-        cosine: By kind ("sampled", "empirical"), between its (M + λ I)⁻¹ ∇L and that of F.
-        step_norm: || (M + λ I)⁻¹ ∇L || for the matrix M of each kind.
-        gamma: √(dᵀ F d) / |dᵀ ∇L| for the direction d of each kind, over that of the gradient; the
-            natural gradient has the least.
+        cosine: By kind ("sampled", "empirical"), between its (M + λ I)⁻¹ ∇L and that of F; and between
+            the step that was "taken" and the latter, if that is known.
+        step_norm: || (M + λ I)⁻¹ ∇L || for the matrix M of each kind; of the step that was "taken", with the
+            learning rate, || Δθ ||.
+        gamma: √(dᵀ F d) / |dᵀ ∇L| for the direction d of each kind, and of the step that was "taken", over
+            that of the gradient; the natural gradient has the least.
         layers: For each layer: its name, how many parameters, and the trace of each kind: `{"name",
             "parameters", "exact", "sampled", "empirical"}`.
         error: One standard error over draws of labels of the "sampled" entries: `{"cosine", "step_norm",
@@ -87,6 +90,9 @@ class Measurement:
         complete: Whether that is the whole joint span of the rows; otherwise it is that of the leading
             eigenvectors and the steps of each kind, and of the gradient.
         seconds: That it took, without tracing.
+        second_moment: By kind ("sampled", "empirical"): the rank correlation over parameters of the second
+            moments that an optimizer such as Adam keeps with the diagonal of that matrix; empty if it keeps
+            none.
     """
 
     step: int
@@ -108,6 +114,7 @@ class Measurement:
     dimension: int
     complete: bool
     seconds: float = math.nan
+    second_moment: dict[str, float] = field(default_factory=dict)
 
     @property
     def length_ratio(self) -> float:
@@ -135,7 +142,7 @@ class Measurement:
         return found
 
     def to_json(self) -> str:
-        return json.dumps(_without_nan(dataclasses.asdict(self)))
+        return json.dumps(without_nan(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Measurement:
@@ -155,7 +162,7 @@ class Finding:
     """One thing that was judged.
 
     Attributes:
-        name: "direction", "length", "inversion" or "specification".
+        name: "direction", "length", "inversion", "specification", or "sufficiency" of the examples.
         level: "fine", "warning", "bad", or "unknown" where it cannot be judged here.
         text: A plain sentence with the numbers behind it.
         values: The numbers.
@@ -173,26 +180,40 @@ class Verdict:
 
     Attributes:
         step: Of the optimizer.
-        verdict: "fine", "distorted", "opposite", "inverted", "misspecified" or "unknown"; the worst finding.
+        verdict: "fine", "distorted", "opposite", "inverted", "misspecified", or "unknown" where what was
+            measured does not suffice; the worst finding. In a run, what most of the last measurements say.
         sentence: It in one plain sentence.
-        findings: What it rests on.
+        findings: What it rests on: those on the measurement at this step.
+        agreeing, measurements: How many of the last measurements say so by themselves.
+        notes: On the step that the optimizer took, beside those of F and EF: sentences.
     """
 
     step: int
     verdict: str
     sentence: str
     findings: list[Finding]
+    agreeing: int = 1
+    measurements: int = 1
+    notes: list[str] = field(default_factory=list)
 
     @property
     def trusted(self) -> bool:
         """True if EF is fine here."""
         return self.verdict == "fine"
 
+    def _repr_html_(self) -> str:
+        """What is printed, beside a bar in the colour of the verdict, for a notebook."""
+        kind = {"fine": "sampled", "unknown": "gradient"}.get(self.verdict, "empirical")
+        sentence, *rest = map(escape, str(self).splitlines())
+        style = f"border-left: 6px solid {schema.LOOKS[kind].colour}; padding-left: 0.8em"
+        return f"<div style='{style}'><b>{sentence}</b><br>{'<br>'.join(rest)}</div>"
+
     def __str__(self) -> str:
-        return "\n".join([self.sentence, *(f"  {f.name}: {f.text}" for f in self.findings)])
+        findings = [f"{f.name}: {f.text}" for f in self.findings]
+        return "\n  ".join([self.sentence, *findings, *self.notes])
 
     def to_json(self) -> str:
-        return json.dumps(_without_nan(dataclasses.asdict(self)))
+        return json.dumps(without_nan(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Verdict:
@@ -204,10 +225,10 @@ class Verdict:
         return from_json(cls, text)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN and no infinity; `null` stands for them."""
     if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
+        return {key: without_nan(v) for key, v in value.items()}
     if isinstance(value, list):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

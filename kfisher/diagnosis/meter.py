@@ -11,10 +11,13 @@ import tensorflow as tf
 
 from kfisher._common.models import tensors
 from kfisher._common.threads import one_thread
+from kfisher._keras.optimizers import inner
+from kfisher._keras.private import second_moments
 from kfisher.diagnosis.basis import Frame, decompose, frame
 from kfisher.diagnosis.comparison import compare
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.rows import JointRoot, Layout, joint_root
+from kfisher.diagnosis.taken import Before, diagonals, rank_correlations
 from kfisher.fisher import Empirical
 from kfisher.jacobian.batch import Batch
 from kfisher.likelihoods import Likelihood
@@ -55,9 +58,16 @@ class Meter:
         self._draws, self._seed = draws, seed
         self._layouts: dict[Any, Layout] = {}
         self._pass = tf.function(self._traced, autograph=False)
+        self._diagonals = tf.function(self._traced_diagonals, autograph=False)
+
+    def _batch(self, x: Any, y: Any, sample_weight: Any, seed: Any) -> Batch:
+        return Batch(self.model, x, y, sample_weight, Empirical(), seed, self._likelihood, training=False)
+
+    def _traced_diagonals(self, x: Any, y: Any, sample_weight: Any, seed: Any) -> dict[str, tf.Tensor]:
+        return diagonals(self._batch(x, y, sample_weight, seed))
 
     def _traced(self, x: Any, y: Any, sample_weight: Any, seed: Any) -> Any:
-        batch = Batch(self.model, x, y, sample_weight, Empirical(), seed, self._likelihood, training=False)
+        batch = self._batch(x, y, sample_weight, seed)
         root, layout = joint_root(batch, self._draws)
         rows = layout.counts["exact"] * layout.examples
         if root.gram is not None and rows > MOST_ROWS:
@@ -99,9 +109,27 @@ class Meter:
             return {key: values for key, (values, _) in decompose(root, layout)[1].items()}
 
     def _root(self, x: Any, y: Any, sample_weight: Any, step: int) -> tuple[JointRoot, Layout]:
-        found = self._pass(x, y, sample_weight, tf.constant([self._seed, step % 2**31]))
+        found = self._pass(x, y, sample_weight, self._seed_of(step))
         arrays = {name: _as_array(t) for name, t in found.items()}
         return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]
+
+    def _seed_of(self, step: int) -> tf.Tensor:
+        return tf.constant([self._seed, step % 2**31])
+
+    def before(self, x: Any, y: Any, sample_weight: Any, step: int, compared: Frame) -> Before:
+        """The same examples at these weights, to look at the step that is taken from here."""
+        return Before(self._batch(x, y, sample_weight, self._seed_of(step)), compared, self._draws)
+
+    def second_moments(self, x: Any, y: Any, sample_weight: Any, step: int) -> dict[str, float]:
+        """Rank correlations of the second moments that the optimizer keeps with the diagonals of F and EF.
+
+        Empty if it keeps none, or none yet.
+        """
+        kept = second_moments(inner(self.model.optimizer))
+        if [v.shape for v in kept] != [v.shape for v in self.model.trainable_variables] or not step:
+            return {}
+        found = self._diagonals(x, y, sample_weight, self._seed_of(step))
+        return rank_correlations(kept, {name: t.numpy() for name, t in found.items()})
 
 
 def _as_array(tensor: tf.Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ from kfisher.fisher import Empirical, Exact, Fisher, Sampled
 from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.square_root import Recorded
-from kfisher.likelihoods.weighted import example_weights
+from kfisher.likelihoods.weighted import Head, example_weights
 
 SMALL = 1024  # symmetric matrices up to this size are decomposed in full, which takes a quarter of a second
 
@@ -75,25 +75,11 @@ def joint_root(batch: Batch, draws: int) -> tuple[JointRoot, Layout]:
     Each draw of labels is an estimate of F of its own: its rows are not divided by √(draws).
     """
     recorded = Recorded(batch)
-    heads = recorded.loss.heads
-    kinds: dict[str, Fisher] = {"exact": Exact(), "sampled": Sampled(draws), "empirical": Empirical()}
-    groups, counts, coordinates = [], {}, {}
-    for name, fisher in kinds.items():
-        columns = fisher.columns(heads, batch.seed)
-        own, coordinates[name] = columns.groups, columns.coordinates
-        if name == "sampled":
-            own = [[(eta, v * np.sqrt(draws)) for eta, v in own[0]]]
-        groups += own
-        counts[name] = sum(group[0][1].shape[0] for group in own)
-    if coordinates["exact"] is None and coordinates["empirical"] is None:  # no rows hold the gradient
-        weighted = [(eta, -v * head.root_weights) for (eta, v), head in zip(own[0], heads)]
-        groups.append(weighted)
-        counts["gradient"] = 1
-        coordinates["gradient"] = tf.ones([1, tf.shape(weighted[0][1])[1]], weighted[0][1].dtype)
+    groups, counts, coordinates = vectors_of(recorded.loss.heads, batch.seed, draws)
     rules = recorded.rules(groups)
     size = recorded.layer_calls[0].grads[0].shape[1]
     sizes = [sum(v.shape.num_elements() for v in rule.variables) for rule in rules]
-    shares, total_weight = example_weights(heads)
+    shares, total_weight = example_weights(recorded.loss.heads)
     parameters = sum(v.shape.num_elements() for v in batch.model.trainable_variables)
     layout = Layout(
         examples=size,
@@ -114,6 +100,33 @@ def joint_root(batch: Batch, draws: int) -> tuple[JointRoot, Layout]:
         ),
         layout,
     )
+
+
+Groups = list[list[tuple[tf.Tensor, tf.Tensor]]]
+
+
+def vectors_of(
+    heads: list[Head], seed: tf.Tensor, draws: int
+) -> tuple[Groups, dict[str, int], dict[str, tf.Tensor | None]]:
+    """V of all three kinds, weighted, in the order of the rows; R of each; and the coordinates that each has
+    of the gradient."""
+    kinds: dict[str, Fisher] = {"exact": Exact(), "sampled": Sampled(draws), "empirical": Empirical()}
+    groups: Groups = []
+    counts: dict[str, int] = {}
+    coordinates: dict[str, tf.Tensor | None] = {}
+    for name, fisher in kinds.items():
+        columns = fisher.columns(heads, seed)
+        own, coordinates[name] = columns.groups, columns.coordinates
+        if name == "sampled":
+            own = [[(eta, v * np.sqrt(draws)) for eta, v in own[0]]]
+        groups += own
+        counts[name] = sum(group[0][1].shape[0] for group in own)
+    if coordinates["exact"] is None and coordinates["empirical"] is None:  # no rows hold the gradient
+        weighted = [(eta, -v * head.root_weights) for (eta, v), head in zip(own[0], heads)]
+        groups.append(weighted)
+        counts["gradient"] = 1
+        coordinates["gradient"] = tf.ones([1, tf.shape(weighted[0][1])[1]], weighted[0][1].dtype)
+    return groups, counts, coordinates
 
 
 def _placed(coordinates: dict[str, Any], counts: dict[str, int]) -> tf.Tensor:

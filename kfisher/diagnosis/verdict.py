@@ -9,20 +9,23 @@ import keras
 
 from kfisher._common.checks import instance, positive, positive_integer
 from kfisher._common.checks import seed as check_seed
-from kfisher._common.models import built, compiled
+from kfisher._common.models import built, compiled, first_batch
 from kfisher._keras.optimizers import inner
 from kfisher.diagnosis import findings as findings_on
 from kfisher.diagnosis.basis import Frame
-from kfisher.diagnosis.findings import Thresholds
-from kfisher.diagnosis.measurement import Measurement, Verdict
+from kfisher.diagnosis.measurement import Finding, Measurement, Verdict
 from kfisher.diagnosis.meter import Meter, examples
+from kfisher.diagnosis.notes import notes
+from kfisher.diagnosis.specification import specification
+from kfisher.diagnosis.summary import SENTENCES
+from kfisher.diagnosis.thresholds import Thresholds
 from kfisher.likelihoods import Likelihood
 
 
 def diagnose(
     model: keras.Model,
     x: Any,
-    y: Any,
+    y: Any = None,
     sample_weight: Any = None,
     *,
     damping: float | None = None,
@@ -35,7 +38,8 @@ def diagnose(
 
     Args:
         model: A built and compiled `keras.Model`; nothing in it changes.
-        x, y, sample_weight: Examples as for `model.fit`, one batch of arrays or tensors; some hundreds.
+        x, y, sample_weight: Examples as for `model.fit`, one batch of arrays or tensors; some hundreds. Or x
+            alone, a `tf.data.Dataset` or `keras.utils.PyDataset` of such batches: the first is taken.
         damping: Positive float, λ in the units of F. Defaults to that of the model's optimizer if it is
             one of kfisher's, else to the square root of the precision of the model's dtype times the largest
             eigenvalue of F.
@@ -61,6 +65,7 @@ def diagnose(
     """
     compiled("model", built("model", model))
     draws, seed = positive_integer("draws", draws), check_seed("seed", seed)
+    x, y, sample_weight = first_batch(x, y, sample_weight)
     if x is None:
         raise ValueError("F is that of a model on examples. Received: x=None")
     if y is None:
@@ -93,29 +98,32 @@ def damping_of(model: keras.Model) -> float | None:
 
 def judge(history: Sequence[Measurement], frame: Frame, thresholds: Thresholds, seed: int = 0) -> Verdict:
     """The verdict on the last of several measurements of one training, of which `frame` is the source."""
+    history = list(history)
     now = history[-1]
+    enough = findings_on.sufficiency(now, frame, thresholds)
+    steps = findings_on.Steps(history, frame, enough, thresholds)
     findings = [
-        findings_on.direction(now, frame, thresholds),
-        findings_on.length(now, frame, thresholds),
-        findings_on.inversion(history, thresholds),
-        findings_on.specification(frame, thresholds, seed),
+        findings_on.direction(steps),
+        findings_on.length(steps),
+        findings_on.inversion(history, steps),
+        specification(frame, thresholds, seed),
+        enough,
     ]
-    # The worst decides, and of equals the first. A length alone does not clear EF.
-    found = {f.name: f.level for f in findings}
-    verdict = "fine" if "fine" in (found["direction"], found["specification"]) else "unknown"
-    for level in ("warning", "bad"):
+    verdict = of_findings(now.step, findings)
+    verdict.notes = notes(now)
+    return verdict
+
+
+def of_findings(step: int, findings: list[Finding]) -> Verdict:
+    """The worst finding decides, and of equals the first; EF is cleared by its steps or at a minimum.
+
+    Its steps clear it if both direction and length are fine.
+    """
+    level = {f.name: f.level for f in findings}
+    steps_fine = level["direction"] == level["length"] == "fine"
+    verdict = "fine" if steps_fine or level["specification"] == "fine" else "unknown"
+    for worse in ("warning", "bad"):
         for finding in reversed(findings):
-            if finding.level == level:
+            if finding.level == worse:
                 verdict = finding.values["verdict"]
-    return Verdict(now.step, verdict, _SENTENCES[verdict], findings)
-
-
-_SENTENCES = {
-    "fine": "The empirical Fisher is fine here.",
-    "distorted": "Do not trust the empirical Fisher here: it distorts the step.",
-    "opposite": "Do not trust the empirical Fisher here: its step opposes the natural-gradient step.",
-    "inverted": "Do not trust the empirical Fisher here: its steps grow while the gradient shrinks.",
-    "misspecified": "Do not trust the empirical Fisher here: it is not the curvature of this minimum, as the "
-    "model does not describe the labels.",
-    "unknown": "Whether the empirical Fisher can be trusted cannot be told from these examples.",
-}
+    return Verdict(step, verdict, SENTENCES[verdict], findings)

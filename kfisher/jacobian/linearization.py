@@ -27,6 +27,7 @@ class Linearization:
     Attributes:
         variables: The trainable variables, in the order of the model; vectors v are lists of tensors in
             their shapes.
+        heads: The terms of the loss, at whose coordinates J begins.
         ridge: For each variable, the diagonal that its L2 regulariser adds to F, a float.
     """
 
@@ -40,6 +41,7 @@ class Linearization:
         seed: Any,
     ):
         self.variables = variables
+        self.heads = heads
         self.ridge = [ridge_of(v) for v in variables]
         self._values = values
         self._tape = tape

@@ -33,6 +33,7 @@ _FISHER = {
     "Step lengths, and the gradient norm": (f"{schema.STEP_NORM}/.*", schema.GRADIENT_NORM),
     "EF step length ÷ natural-gradient step length": (schema.LENGTH_RATIO,),
     "γ relative to the gradient's (lower is better)": (f"{schema.GAMMA}/.*",),
+    "Adam's second moments: rank correlation with diag F and diag EF": (f"{schema.SECOND_MOMENT}/.*",),
     "Overlap of the k leading eigenvectors with those of F": (f"{schema.OVERLAP}.*",),
 }
 

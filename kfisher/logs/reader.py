@@ -6,13 +6,16 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common import html
 from kfisher._common.checks import directory
 from kfisher.diagnosis.measurement import Measurement, Verdict
+from kfisher.diagnosis.summary import Summary
 from kfisher.logs import schema
 from kfisher.logs.records import Faults, events
 
@@ -20,6 +23,7 @@ Table = dict[str, np.ndarray]
 _OBJECTS: dict[str, Callable[[bytes], Any]] = {
     schema.MEASUREMENT_TAG: Measurement.from_json,
     schema.VERDICT_TAG: Verdict.from_json,
+    schema.SUMMARY_TAG: Summary.from_json,
 }
 
 
@@ -39,6 +43,7 @@ class Log:
             "fisher/": "trace/exact", ...
         measurements: With all eigenvalues, sorted by step.
         verdicts: Sorted by step.
+        summary: Of them: from when to when each held, and the numbers that decide; `None` if there are none.
         train: One row for each epoch: "epoch", from 0, and what Keras logs: "loss", ...
         validation: The same on the validation data.
     """
@@ -49,6 +54,7 @@ class Log:
     spectra: Table = field(default_factory=lambda: _table({}))
     measurements: list[Measurement] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    summary: Summary | None = None
     train: Table = field(default_factory=lambda: _table({}, "epoch"))
     validation: Table = field(default_factory=lambda: _table({}, "epoch"))
 
@@ -58,6 +64,20 @@ class Log:
             f"{len(self.measurements)} measurements, {len(self.verdicts)} verdicts, "
             f"{len(self.train['epoch'])} epochs)"
         )
+
+    def _repr_html_(self) -> str:
+        """The last verdict, and the first and last value of each column that has one, for a notebook."""
+        tables = {"step": self.steps, "measurement": self.spectra, "epoch": self.train}
+        tables["validation"] = self.validation
+        rows = []
+        for name, columns in tables.items():
+            for column, values in list(columns.items())[1:]:
+                known = values[np.isfinite(values)]
+                if len(known):
+                    rows.append((name, column, str(len(known)), f"{known[0]:.4g}", f"{known[-1]:.4g}"))
+        said = self.verdicts[-1].sentence if self.verdicts else ""
+        header = ("of each", "quantity", "values", "first", "last")
+        return f"<p>{escape(repr(self))}</p><p>{escape(said)}</p>{html.table(header, rows)}"
 
 
 def read_log(log_dir: str | os.PathLike) -> Log:
@@ -102,6 +122,7 @@ def read_log(log_dir: str | os.PathLike) -> Log:
         spectra=_table(_below(spectra, schema.FISHER)),
         measurements=measurements,
         verdicts=_by_step(series[schema.VERDICT_FOLDER], schema.VERDICT_TAG),
+        summary=next(iter(reversed(_by_step(series[schema.VERDICT_FOLDER], schema.SUMMARY_TAG))), None),
         train=_table(_below(series[schema.TRAIN_FOLDER], schema.EPOCH), "epoch"),
         validation=_table(_below(series[schema.VALIDATION_FOLDER], schema.EPOCH), "epoch"),
     )

@@ -26,6 +26,8 @@ MEASUREMENT_TAG = "fisher/measurement"
 OVERVIEW_TAG = "fisher/overview"
 VERDICT_TAG = "fisher/verdict"
 VERDICT_TEXT_TAG = "fisher/verdict_text"
+SUMMARY_TAG = "fisher/summary"  # of the verdicts so far; the last one is that of the run
+SUMMARY_TEXT_TAG = "fisher/summary_text"
 
 # Statistics of each step, below `step/`.
 UPDATE_NORM = "update_norm"
@@ -42,7 +44,7 @@ REJECTED_STEPS = "rejected_steps"
 SKIPPED_STEPS = "skipped_steps"
 
 # Numbers of a measurement, below `fisher/`, besides COSINE, GRADIENT_NORM and DAMPING; those that each kind
-# has end in its name.
+# has end in its name, or in "taken" for the step of the optimizer.
 TRACE = "trace"
 EFFECTIVE_DIMENSION = "effective_dimension"
 CONDITION = "condition"
@@ -54,6 +56,7 @@ LENGTH_RATIO = "length_ratio"
 STEP_NORM = "step_norm"
 GAMMA = "gamma"
 SECONDS = "seconds"
+SECOND_MOMENT = "second_moment"
 
 
 class Statistic(NamedTuple):
@@ -133,6 +136,7 @@ LOOKS = {
     "sampled": Look("F sampled", "F, sampled labels", "#1a9e8f", "dash", "square", "."),
     "empirical": Look("EF", "EF, empirical", "#e8612c", "dashdot", "triangle-up", "/"),
     "gradient": Look("gradient", "Gradient", "#8a8f98", "dot", "diamond"),
+    "taken": Look("step taken", "Step of the optimizer", "#9a5fc4", "longdash", "star"),
 }
 
 

@@ -52,7 +52,7 @@ def is_far(start: Any, now: Any) -> Any:
 def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
     """In a graph: has Python say what is wrong, if it is `wanted` and has not been said.
 
-    XLA cannot call Python; there `fit` says it at its end.
+    XLA cannot call Python; there `fit` of a model that shows its batches says it between steps.
     """
     if xla:
         return

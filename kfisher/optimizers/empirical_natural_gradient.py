@@ -36,7 +36,7 @@ class EmpiricalNaturalGradient(NaturalGradient):
         learning_rate: Rate = 0.3,
         curvature: str | Curvature = "kfac",
         damping: Any = "auto",
-        momentum: float = 0.0,
+        momentum: str | float = "auto",
         trust_region: str | float | None = "auto",
         step: str = "fixed",
         likelihood: Likelihood | None = None,

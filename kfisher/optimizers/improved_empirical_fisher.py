@@ -53,7 +53,7 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
         learning_rate: Rate = 0.3,
         curvature: str | Curvature = "gram",
         damping: Any = "auto",
-        momentum: float = 0.0,
+        momentum: str | float = "auto",
         trust_region: str | float | None = "auto",
         step: str = "fixed",
         likelihood: Likelihood | None = None,
@@ -97,13 +97,17 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
                 f"'dense'. Received: curvature={curvature!r}"
             )
 
+    def weighed(self, batch: Any, gradient: Any) -> Any:
+        """The gradient in which example n counts s_n times."""
+        root = batch.square_root
+        likelihood = root.rmatvec(_by_error(root))
+        return [a + h for a, h in zip(likelihood, _beyond_likelihood(root, gradient))]
+
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
-        """(EF + damping I)⁻¹ of the gradient in which example n counts s_n times."""
+        """(EF + damping I)⁻¹ of that gradient."""
         weighed, root = copy.copy(batch), copy.copy(batch.square_root)
         root.coordinates = _by_error(root)
         weighed.square_root = root
-        others = _beyond_likelihood(batch.square_root, gradient)
-        gradient = [a + h for a, h in zip(root.rmatvec(root.coordinates), others)]
         return super().solve(weighed, gradient, damping)
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import one_of, positive, probability
+from kfisher._common.checks import one_of, positive
 from kfisher._common.vectors import Tensors
 from kfisher.jacobian.batch import Batch
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
 from kfisher.optimizers._guard import Guard
+from kfisher.optimizers._momentum import Momentum, share_of
 from kfisher.optimizers._observing import ObservingOptimizer
 from kfisher.optimizers._skips import stays_finite
 from kfisher.optimizers._step_size import damped_length, quadratic_model, within
@@ -66,8 +67,10 @@ class NaturalGradient(ObservingOptimizer):
             `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 5e-3 while F
             is known from up to 16 examples, 0.08 / n for n, no less than 1e-4; ten times as much after a step
             that was taken back, and slowly less again.
-        momentum: Float in [0, 1), as in `keras.optimizers.SGD`, on the natural-gradient step. Defaults to
-            `0.0`.
+        momentum: `"auto"`, or a float in [0, 1). What is preconditioned is a running average of gradients,
+            m ← momentum m + (1 - momentum) ∇L, without bias towards its start at zero, so that the step is
+            as long as without. `"auto"`, the default, is 0.5 where the curvature averages over batches and
+            there is a trust region, else 0.
         trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
             With labels drawn by a curvature of one batch, F above is the exact one of the batch; with the
             empirical Fisher c is 0.003 s²: δᵀ EF δ is the mean square by which the losses of
@@ -92,7 +95,7 @@ class NaturalGradient(ObservingOptimizer):
         rejected_steps: How many steps were taken back. Five in a row of the one or the other, or an average
             loss that is far above its start, and there is a warning in the middle of `fit`, once;
             `kfisher.callbacks.TerminateOnDivergence` ends it instead. `fit` also tells of skipped steps at
-            its end. With `jit_compile=True` there is only that.
+            its end.
 
     Raises:
         ValueError: At the first step, if the optimizer has seen no batch, or the loss has no likelihood.
@@ -114,7 +117,7 @@ class NaturalGradient(ObservingOptimizer):
         fisher: Any = "sampled",
         curvature: Any = "kfac",
         damping: Any = "auto",
-        momentum: Any = 0.0,
+        momentum: Any = "auto",
         trust_region: Any = "auto",
         step: Any = "fixed",
         likelihood: Any = None,
@@ -151,7 +154,7 @@ class NaturalGradient(ObservingOptimizer):
         )
         if trust_region is not None and not (isinstance(trust_region, str) and trust_region == "auto"):
             trust_region = positive("trust_region", trust_region, "'auto', a positive float, or None")
-        self.momentum = probability("momentum", momentum)
+        self.momentum = share_of(momentum, trust_region is not None and self.curvature.averages_batches)
         self.trust_region = trust_region
         self.step = one_of("step", step, ("fixed", "quadratic_model"))
         self._adaptive = AdaptiveDamping(damping, self.curvature.averages_batches, self.add_variable)
@@ -188,8 +191,11 @@ class NaturalGradient(ObservingOptimizer):
         super().observe(model, x, y, sample_weight)
 
     def build_own(self, variables: Any) -> None:
-        needs_last = self.momentum or self.step == "quadratic_model"
-        self.momentums = self.add_optimizer_variables(variables, "momentum") if needs_last else []
+        share = self.momentum if self.step == "fixed" else 0.0
+        self._average = Momentum(share, self.add_optimizer_variables, self.add_variable, variables)
+        self._last = []
+        if self.step == "quadratic_model":
+            self._last = self.add_optimizer_variables(variables, "last_update")
         self._adaptive.build(self.add_variable)
 
     def build_guard(self, variables: Any, kept: Any) -> None:
@@ -198,7 +204,8 @@ class NaturalGradient(ObservingOptimizer):
             self.rejected_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="rejected_steps"
             )
-            kept = [*variables, *kept, *self.momentums, *self.curvature.remembered]
+            own = [*self._average.variables, *self._last]
+            kept = [*variables, *kept, *own, *self.curvature.remembered]
             self.guard.build(self.add_variable, kept)
 
     def accepts(self, batch: Batch) -> Any:
@@ -208,8 +215,10 @@ class NaturalGradient(ObservingOptimizer):
 
     def take_step(self, batch: Batch, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         damping = tf.convert_to_tensor(self.damping)
-        solution = self.solve(batch, gradient, damping)
-        prepared = functools.partial(self._prepared, batch, gradient, solution, damping)
+        own = self.weighed(batch, gradient)
+        average = self._average.averaged(own)
+        solution = self.solve(batch, average, damping)
+        prepared = functools.partial(self._prepared, batch, own, average, solution, damping)
         solved = tf.math.is_finite(tf.linalg.global_norm(solution))
         if self.guard is None:
             finite, take = prepared(None, variables, missing)
@@ -249,6 +258,7 @@ class NaturalGradient(ObservingOptimizer):
         self,
         batch: Batch,
         gradient: Any,
+        average: Any,
         solution: Any,
         damping: Any,
         radius: Any,
@@ -256,19 +266,18 @@ class NaturalGradient(ObservingOptimizer):
         missing: set[int],
     ) -> Any:
         """A pair: whether there is a step, and the function that takes it."""
-        steps, factor, share = self._bounded(batch, gradient, solution, damping, radius)
+        steps, factor, share = self._bounded(batch, average, solution, damping, radius)
         finite = tf.math.is_finite(tf.linalg.global_norm(steps) if share is None else share)
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # What is clipped is the step that the trust region leaves.
-            steps, kept, factor = [tf.cast(factor, s.dtype) * s for s in steps], factor, 1.0
-        else:
-            kept = factor
+            steps, factor = [tf.cast(factor, s.dtype) * s for s in steps], 1.0
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
-        self._factor, self._kept = factor, kept * self.momentum
+        self._factor = factor
         finite &= stays_finite(self, steps, variables)
 
         def move() -> None:
             self.curvature.remember(solution)
+            self._average.keep(gradient)
             self.apply_steps(steps, variables)
             if share is not None:
                 self.curvature.moved(tf.minimum(share, 1))
@@ -287,6 +296,10 @@ class NaturalGradient(ObservingOptimizer):
         due = self._adaptive.is_due(self.iterations.value)
         return finite, lambda: tf.cond(due, move_and_measure, move)
 
+    def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The gradient of L, or one in which examples count otherwise."""
+        return gradient
+
     def solve(self, batch: Batch, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
         """(F + damping I)⁻¹ gradient, from what the curvature has seen."""
         return self.curvature.solve(batch, gradient, damping)
@@ -294,39 +307,31 @@ class NaturalGradient(ObservingOptimizer):
     def _bounded(self, batch: Batch, gradient: Tensors, solution: Tensors, damping: Any, radius: Any) -> Any:
         """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model), the
         factor that brings it into the trust region, and its length as a share of the longest there."""
-        last = [tf.cast(m.value, x.dtype) for m, x in zip(self.momentums, solution)]
         if self.step == "quadratic_model":
+            last = [tf.cast(m.value, x.dtype) for m, x in zip(self._last, solution)]
             step, length = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
         elif radius is None:
             return solution, 1.0, None
         else:
             step, rate = solution, tf.cast(self.learning_rate, tf.float64)
-            change = [-tf.cast(rate, x.dtype) * x for x in solution]
-            if self.momentum:
-                change = [self.momentum * m + x for m, x in zip(last, change)]
             if self.fisher.draws and not self.curvature.averages_batches:
                 # A single draw does not see all that its examples do.
-                length = damped_length(batch.exact_linearization, change, damping)
-            elif self.momentum:
-                length = self.curvature.quadratic(batch, change, damping)
+                length = damped_length(batch.exact_linearization, solution, damping)
             else:
-                length = rate**2 * self.curvature.squared_length(batch, gradient, solution, damping)
+                length = self.curvature.squared_length(batch, gradient, solution, damping)
+            length *= rate**2
         return step, *((1.0, None) if radius is None else within(length, radius))
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
-        """The m of `update_step`."""
+        """What `update_step` adds to a variable."""
         rate = -tf.cast(learning_rate, variable.dtype) if self.step == "fixed" else 1.0
-        delta = tf.cast(self._factor, variable.dtype) * rate * tf.cast(step, variable.dtype)
-        if self.momentums and self.step == "fixed":
-            m = self.momentums[self._get_variable_index(variable)].value
-            delta += tf.cast(self._kept, variable.dtype) * tf.cast(m, variable.dtype)
-        return delta
+        return tf.cast(self._factor, variable.dtype) * rate * tf.cast(step, variable.dtype)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """θ ← θ + m, m ← factor (momentum * m - learning_rate * step), or factor * step."""
+        """θ ← θ - factor * learning_rate * step, or θ + factor * step."""
         delta = self.added(gradient, variable, learning_rate)
-        if self.momentums:
-            self.assign(self.momentums[self._get_variable_index(variable)], delta)
+        if self._last:
+            self.assign(self._last[self._get_variable_index(variable)], delta)
         self.assign_add(variable, delta)
 
     def get_config(self) -> dict[str, Any]:

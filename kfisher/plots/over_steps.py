@@ -181,7 +181,7 @@ def _strings(names: Any) -> bool:
 def _by_kind(ax: Axes, measurements: list[Measurement], name: str) -> None:
     """One line for each kind in `getattr(measurement, name)`, with an error bar at each sampled one."""
     at = [m.step for m in measurements]
-    for kind in (kind for kind in KINDS if any(kind in getattr(m, name) for m in measurements)):
+    for kind in (kind for kind in (*KINDS, "taken") if any(kind in getattr(m, name) for m in measurements)):
         values = [getattr(m, name).get(kind, np.nan) for m in measurements]
         how = look(kind, len(values))
         ax.plot(at, values, **how)

@@ -13,7 +13,7 @@ from kfisher.diagnosis.measurement import Verdict
 from kfisher.plots.of_one_step import layers, overlap, ratio_eigenvalues, spectra
 from kfisher.plots.over_steps import cosine, gamma, step_lengths, steps
 from kfisher.plots.sources import Source, checked_step, log_of, nearest
-from kfisher.plots.style import LOOKS
+from kfisher.plots.style import LOOKS, Picture
 
 _WIDTH, _ROW, _LINE = 10.0, 3.2, 0.19  # inches
 # Of verdicts; all others speak against EF.
@@ -50,7 +50,7 @@ def overview(source: Source, step: int | None = None) -> Figure:
     text = _lines(nearest(log.verdicts, step)) if log.verdicts else []
     rows = (len(charts) + 1) // 2
     heights = [_LINE * (len(text) + 1)] * bool(text) + [_ROW] * rows
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.3), layout="constrained")
+    figure = Picture(figsize=(_WIDTH, sum(heights) + 0.3), layout="constrained")
     figure.suptitle(log.log_dir, fontsize=11, x=0.01, ha="left")
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if text:

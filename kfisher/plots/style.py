@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from functools import partial
 from typing import Any
@@ -15,8 +16,8 @@ from kfisher._common.checks import instance
 from kfisher.logs import schema
 
 # The words of the table in those of matplotlib.
-_DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": (0, (1, 1))}
-_MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D"}
+_DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": (0, (1, 1)), "longdash": (0, (8, 3))}
+_MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "star": "*"}
 LOOKS: dict[str, dict[str, Any]] = {
     kind: {
         "color": one.colour,
@@ -30,16 +31,32 @@ LOOKS["sampled"]["markerfacecolor"] = "none"  # what lies below, often F itself,
 REFERENCE: dict[str, Any] = {"color": "0.6", "linewidth": 1, "linestyle": "--", "zorder": 1}
 
 
+class Picture(Figure):
+    """A figure that no backend and no `pyplot` knows of; as the last line of a cell a notebook shows it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+class Chart(Axes):
+    """The axes of a figure of their own, which a notebook shows."""
+
+    def _repr_png_(self) -> bytes | None:
+        return self.figure._repr_png_() if isinstance(self.figure, Picture) else None
+
+
 def look(kind: str, count: int) -> dict[str, Any]:
     """Arguments of `Axes.plot` for a line of `count` points: some twelve of them have a marker."""
     return {**LOOKS[kind], "linewidth": 1.6, "markersize": 4.5, "markevery": max(1, count // 12)}
 
 
 def new_axes(ax: Axes | None, height: float = 4.2) -> Axes:
-    """`ax`, or those of a new figure that no backend and no `pyplot` knows of; `height` in inches."""
+    """`ax`, or those of a new `Picture`; `height` in inches."""
     if ax is not None:
         return instance("ax", ax, Axes, "matplotlib's Axes, or None")
-    return Figure(figsize=(6.4, height), dpi=140, layout="constrained").add_subplot()
+    return Picture(figsize=(6.4, height), dpi=140, layout="constrained").add_subplot(axes_class=Chart)
 
 
 def finish(ax: Axes, title: str, xlabel: str, ylabel: str) -> Axes:

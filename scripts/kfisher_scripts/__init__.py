@@ -1,1 +1,1 @@
-"""The parts of compare.py, reproduce.py and benchmark.py."""
+"""The command `kfisher`, and the parts of compare.py, reproduce.py and benchmark.py."""

@@ -1,11 +1,14 @@
 """`kfisher.coverage` tells which rule each variable gets."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import kfisher
+from kfisher._common import html
 
 
 def rules(model, x=None):
@@ -48,6 +51,13 @@ def test_it_prints_as_a_table():
         "first  kernel, bias  dense",
         "p      alpha         per example",
     ]
+
+
+def test_it_is_a_table_in_a_notebook_too():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="first")])
+    found = re.findall(r">([^<>]+)</t[hd]>", kfisher.coverage(model)._repr_html_())
+    assert found == ["layer", "variables", "rule", "first", "kernel, bias", "dense"]
+    assert html.table(["<a>"], [["&"]]).count("&") == 3  # escaped
 
 
 def test_the_layers_of_attention_are_matrix_products():

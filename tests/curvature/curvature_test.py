@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import flat
 
 import kfisher
 from kfisher import fisher as fishers
@@ -40,10 +41,6 @@ def system(model, fisher, size=None):
         loss = model.compute_loss(y=labels, y_pred=model(x))
     matrix = kfisher.FisherOperator(model, x, labels, fisher=fisher).to_dense().numpy()
     return batch, matrix, tape.gradient(loss, model.trainable_variables)
-
-
-def flat(tensors):
-    return np.concatenate([t.numpy().ravel() for t in tensors])
 
 
 CURVATURES = [kfisher.curvature.Dense(), kfisher.curvature.Gram()]

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import crossentropy, eager, flat
 from helpers.oracle import distance
 from keras import layers
 
@@ -32,22 +33,8 @@ SEQUENCES, PICTURES = RNG.normal(size=(N, 4, 3)), RNG.normal(size=(N, 5, 4, 2))
 SERIES, POSITIONS = RNG.normal(size=(N, 4, 2)), RNG.uniform(0.2, 2.0, size=(N, 4))
 
 
-def crossentropy():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def network(stack, loss=None, shape=(3,), optimizer=None):
-    """A model with weights that are neither 0 nor 1, the same at every call."""
-    random = np.random.default_rng(3)
-    model = kfisher.Sequential([keras.Input(shape), *stack])
-    for v in model.trainable_variables:
-        v.assign(random.normal(size=v.shape) / np.sqrt(v.shape[0]))
-    model.compile(optimizer, loss or crossentropy(), run_eagerly=True)
-    return model
-
-
 def perceptron(optimizer=None, **regularizers):
-    return network([layers.Dense(4, "tanh", **regularizers), layers.Dense(3)], optimizer=optimizer)
+    return eager([layers.Dense(4, "tanh", **regularizers), layers.Dense(3)], optimizer=optimizer)
 
 
 def two_outputs():
@@ -59,17 +46,17 @@ def two_outputs():
 
 def pictures():
     stack = [layers.Conv2D(3, 2, strides=2, padding="same", activation="tanh"), layers.Flatten()]
-    return network([*stack, layers.Dense(3)], shape=(5, 4, 2)), PICTURES, LABELS, None
+    return eager([*stack, layers.Dense(3)], shape=(5, 4, 2)), PICTURES, LABELS, None
 
 
 def normalised():
     stack = [layers.Dense(4), layers.BatchNormalization(), layers.Activation("tanh"), layers.Dense(3)]
-    return network(stack), X, LABELS, WEIGHTS
+    return eager(stack), X, LABELS, WEIGHTS
 
 
 def recurrent():
     stack = [layers.LSTM(2, unroll=True), layers.Dense(3)]
-    return network(stack, shape=(2, 3)), SEQUENCES[:, :2], LABELS, None
+    return eager(stack, shape=(2, 3)), SEQUENCES[:, :2], LABELS, None
 
 
 CASES = {
@@ -77,7 +64,7 @@ CASES = {
     "weights": lambda: (perceptron(), X, LABELS, WEIGHTS),
     "L2": lambda: (perceptron(kernel_regularizer="l2"), X, LABELS, WEIGHTS),
     "two outputs": two_outputs,
-    "time": lambda: (network([layers.Dense(2, "tanh")], "mse", (4, 3)), SEQUENCES, SERIES, POSITIONS),
+    "time": lambda: (eager([layers.Dense(2, "tanh")], "mse", (4, 3)), SEQUENCES, SERIES, POSITIONS),
     "batch normalisation": normalised,
     "LSTM": recurrent,
     "convolution": pictures,
@@ -99,10 +86,6 @@ def shown(curvature, model, x, y, w=None, fisher="exact"):
     model.optimizer = NaturalGradient(1.0, fisher, curvature, damping=0.1, seed=1)
     model.optimizer.observe(model, x, y, w)
     return curvature
-
-
-def flat(tensors):
-    return np.concatenate([np.ravel(t) for t in tensors])
 
 
 def gradient(model, x, y, w=None):
@@ -160,7 +143,7 @@ def test_kfac_of_a_deep_linear_network_is_the_block(sharing, pooled, shape):
     stack = [layers.Dense(4), layers.Dense(3), layers.Dense(2)]
     if pooled:
         stack.insert(2, layers.GlobalAveragePooling1D())
-    model = network(stack, "mse", shape)
+    model = eager(stack, "mse", shape)
     x = RNG.normal(size=(N, *shape))
     y = RNG.normal(size=model(x).shape)
     w = WEIGHTS if y.ndim == 2 else np.tile(WEIGHTS[:, np.newaxis], 4)
@@ -204,7 +187,7 @@ def test_ekfac_takes_no_notice_of_the_basis_in_a_null_space(sharing, monkeypatch
         monkeypatch.setattr(ekfac, "eigensystems", rotated)
         stack = [layers.Dense(5, "tanh"), layers.Dense(2)]
         optimizer = natural(0.5, "exact", EKFAC(update_every=1, sharing=sharing), damping=1e-3)
-        model = network(stack, "mse", (2, 20), optimizer)
+        model = eager(stack, "mse", (2, 20), optimizer)
         for x, y in batches:
             model.train_on_batch(x, y)
         return flat(model.get_weights())

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import models
+from helpers.models import flat
 from keras import layers
 
 import kfisher
@@ -17,22 +19,13 @@ RNG = np.random.default_rng(0)
 X, LABELS, WEIGHTS = RNG.normal(size=(48, 3)), RNG.integers(0, 3, size=48), RNG.uniform(0.2, 2.0, size=48)
 
 
-def perceptron(optimizer, **kwargs):
-    random = np.random.default_rng(3)
+def perceptron(optimizer, **options):
     hidden = layers.Dense(4, "tanh", kernel_regularizer=keras.regularizers.L2(0.03))
-    model = kfisher.Sequential([keras.Input((3,)), hidden, layers.Dense(3)])
-    model.set_weights([random.normal(size=v.shape) / np.sqrt(v.shape[0]) for v in model.weights])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, **{"run_eagerly": True, **kwargs})
-    return model
+    return models.eager([hidden, layers.Dense(3)], optimizer=optimizer, **options)
 
 
 def arrays(variables):
     return [np.array(v) for v in variables]
-
-
-def flat(tensors):
-    return np.concatenate([np.ravel(t) for t in tensors])
 
 
 def train(model, batches, size, weighted=False):

@@ -5,63 +5,109 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kfisher.diagnosis import findings
-from kfisher.diagnosis.findings import Thresholds
+from kfisher.diagnosis import findings, verdict
+from kfisher.diagnosis.chance import Interval
 from kfisher.diagnosis.measurement import Finding
-from kfisher.diagnosis.verdict import judge
+from kfisher.diagnosis.thresholds import Thresholds
+from kfisher.diagnosis.verdict import of_findings
+
+ALL, SOME, NONE = (True, True), (False, True), (False, False)  # EF may be cleared, accused
+
+
+def steps(may=ALL, **given):
+    """What `Steps` finds, by hand."""
+    both = {"clears": may[0], "accuses": may[1], "thresholds": Thresholds(), "nothing": ""}
+    return SimpleNamespace(**both, **given)
+
+
+@pytest.mark.parametrize(
+    "cosine, half, drawn, margin, may, level",
+    [
+        (0.8, 0.05, 0.9, 0.1, ALL, "fine"),
+        (0.8, 0.15, 0.9, 0.1, ALL, "unknown"),  # its interval reaches below 0.7
+        (0.8, 0.05, 0.9, 0.1, SOME, "unknown"),  # too few examples to clear
+        (0.5, 0.1, 0.9, 0.1, ALL, "warning"),
+        (0.5, 0.1, 0.9, 0.1, SOME, "warning"),
+        (0.5, 0.1, 0.9, 0.1, NONE, "unknown"),
+        (0.5, 0.3, 0.9, 0.1, ALL, "unknown"),  # its interval reaches above 0.7
+        (0.5, 0.1, 0.55, 0.1, ALL, "unknown"),  # drawn labels may do the same
+        (-0.3, 0.1, 0.9, 0.1, ALL, "bad"),
+        (-0.05, 0.01, 0.9, 0.1, ALL, "warning"),  # opposite only below the margin of drawn labels,
+        (-0.3, 0.4, 0.9, 0.1, ALL, "warning"),  # and with its whole interval
+        (-0.3, 0.1, 0.9, np.inf, ALL, "unknown"),  # of one draw, nobody knows what another would do
+    ],
+)
+def test_a_direction_is_judged_by_its_interval_and_by_drawn_labels(cosine, half, drawn, margin, may, level):
+    now = SimpleNamespace(cosine={"empirical": cosine, "sampled": drawn})
+    given = steps(may, now=now, margins={"cosine": margin}, cosine=Interval(cosine - half, cosine + half))
+    found = findings.direction(given)
+    assert found.level == level
+    assert found.values.get("verdict") == {"warning": "distorted", "bad": "opposite"}.get(level)
+
+
+@pytest.mark.parametrize(
+    "ratio, factor, drawn, margin, may, level",
+    [
+        (2.0, 1.2, 1.0, 0.1, ALL, "fine"),
+        (0.5, 1.2, 1.0, 0.1, ALL, "fine"),
+        (2.0, 1.2, 1.0, 0.1, SOME, "unknown"),
+        (2.0, 1.8, 1.0, 0.1, ALL, "unknown"),  # perhaps 3.6
+        (4.0, 1.2, 1.0, 0.1, SOME, "warning"),
+        (0.25, 1.2, 1.0, 0.1, ALL, "warning"),
+        (4.0, 1.5, 1.0, 0.1, ALL, "unknown"),  # perhaps 2.7
+        (4.0, 1.2, 1.0, 0.1, NONE, "unknown"),
+        (4.0, 1.2, 3.5, 0.5, ALL, "unknown"),  # so it may be for drawn labels
+    ],
+)
+def test_a_length_is_judged_by_its_interval_and_by_drawn_labels(ratio, factor, drawn, margin, may, level):
+    now = SimpleNamespace(length_ratio=ratio, step_norm={"sampled": 2 * drawn, "exact": 2.0})
+    interval = Interval(np.log(ratio / factor), np.log(ratio * factor))
+    given = steps(may, now=now, margins={"step_norm": margin}, log_length=interval)
+    assert findings.length(given).level == level
+
 
 FRAME = SimpleNamespace(
     values=np.array([2.0, 1.0]),
     gradient=np.ones(2),
     damping=0.1,
-    shares=np.full(4, 0.25),
+    shares=np.full(64, 1 / 64),
     total_weight=1.0,
+    layout=SimpleNamespace(counts={"sampled": 2}),
 )
 
 
-def measurement(empirical, sampled, error=0.0):
-    return SimpleNamespace(cosine={"empirical": empirical, "sampled": sampled}, error={"cosine": error})
+def measured(directions):
+    return SimpleNamespace(
+        spectra={"exact": SimpleNamespace(effective_dimension=directions)},
+        error={},
+        cosine={"empirical": 0.1, "sampled": 0.9},
+        step_norm={"empirical": 1.0, "exact": 1.0, "sampled": 1.0},
+        length_ratio=1.0,
+    )
 
 
 @pytest.mark.parametrize(
-    "empirical, sampled, error, level",
-    [
-        (0.7, 0.9, 0.0, "fine"),
-        (0.6, 0.65, 0.0, "unknown"),  # drawn labels do no better, by a tenth ...
-        (0.6, 0.71, 0.0, "warning"),
-        (0.4, 0.65, 0.1, "unknown"),  # ... and two standard errors
-        (0.3, 0.65, 0.1, "warning"),
-        (-0.1, 0.9, 0.0, "bad"),
-        (-0.1, -0.05, 0.0, "unknown"),
-        (float("nan"), 0.9, 0.0, "unknown"),
-    ],
+    "examples, directions, expected", [(64, 6.4, ALL), (64, 6.5, SOME), (63, 6.5, NONE), (21, 2, ALL)]
 )
-def test_a_direction_is_wrong_only_if_drawn_labels_do_better_by_a_margin(empirical, sampled, error, level):
-    found = findings.direction(measurement(empirical, sampled, error), FRAME, Thresholds())
-    assert found.level == level
-
-
-@pytest.mark.parametrize(
-    "ratio, sampled, level",
-    [
-        (2.9, 1.0, "fine"),
-        (0.35, 1.0, "fine"),
-        (3.1, 1.0, "warning"),
-        (0.32, 1.0, "warning"),
-        (3.1, 1.1, "unknown"),  # so it is for drawn labels, within the factor
-        (0.3, 0.7, "unknown"),
-    ],
-)
-def test_a_length_is_wrong_only_beyond_its_factor_and_that_of_drawn_labels(ratio, sampled, level):
-    now = SimpleNamespace(length_ratio=ratio, step_norm={"sampled": 2 * sampled, "exact": 2.0})
-    assert findings.length(now, FRAME, Thresholds()).level == level
+def test_ten_examples_a_direction_suffice_and_with_64_drawn_labels_are_a_measure(
+    examples, directions, expected
+):
+    frame = SimpleNamespace(**{**vars(FRAME), "shares": np.full(examples, 1 / examples)})
+    flat = SimpleNamespace(**{**vars(frame), "gradient": np.zeros(2)})  # no intervals are taken
+    now = measured(directions)
+    enough = findings.sufficiency(now, frame, Thresholds())
+    found = findings.Steps([now], flat, enough, Thresholds())
+    assert (found.clears, found.accuses) == expected
+    assert ("do not suffice" in enough.text) == (expected != ALL)
 
 
 def test_without_gradient_or_curvature_nothing_is_said_of_a_step():
-    flat = SimpleNamespace(**{**vars(FRAME), "gradient": np.zeros(2)})
-    assert findings.direction(measurement(0.1, 0.9), flat, Thresholds()).level == "unknown"
-    damped = SimpleNamespace(**{**vars(FRAME), "damping": 2.0})
-    assert findings.direction(measurement(0.1, 0.9), damped, Thresholds()).level == "unknown"
+    for change in ({"gradient": np.zeros(2)}, {"damping": 2.0}, {"values": np.zeros(2)}):
+        frame = SimpleNamespace(**{**vars(FRAME), **change})
+        now = measured(1.0)
+        given = findings.Steps([now], frame, findings.sufficiency(now, frame, Thresholds()), Thresholds())
+        for finding in (findings.direction(given), findings.length(given)):
+            assert finding.level == "unknown" and "suffice" not in finding.text
 
 
 def history(gradients, empirical, exact):
@@ -71,46 +117,24 @@ def history(gradients, empirical, exact):
     ]
 
 
+UP, DOWN = [1, 2, 3, 4, 5], [5, 4, 3, 2, 1]
+
+
 @pytest.mark.parametrize(
-    "gradients, empirical, exact, level",
+    "gradients, empirical, exact, may, level",
     [
-        ([5, 4, 3, 2, 1], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1], "bad"),
-        ([5, 4, 3, 2, 1], [5, 4, 3, 2, 1], [5, 4, 3, 2, 1], "fine"),
-        ([5, 4, 3, 2, 1], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5], "fine"),  # natural gradient does so, too
-        ([5, 4, 3, 2], [1, 2, 3, 4], [4, 3, 2, 1], "unknown"),  # too few
-        ([5, 4.5, 4, 3.5, 3], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1], "unknown"),  # too close
-        ([5, 4, 3, 2, 0], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1], "unknown"),  # a gradient of 0 does not count
+        (DOWN, UP, DOWN, ALL, "bad"),
+        (DOWN, UP, DOWN, NONE, "unknown"),
+        (DOWN, DOWN, DOWN, ALL, "fine"),
+        (DOWN, UP, UP, ALL, "fine"),  # natural gradient does so, too
+        (DOWN, [2, 1, 4, 3, 5], DOWN, ALL, "fine"),  # -0.8 of five has a chance of 7 %
+        (DOWN[:4], UP[:4], DOWN[:4], ALL, "unknown"),  # too few
+        ([5, 4.5, 4, 3.5, 3], UP, DOWN, ALL, "unknown"),  # too close
+        ([5, 4, 3, 2, 0], UP, DOWN, ALL, "unknown"),  # a gradient of 0 does not count
     ],
 )
-def test_inversion_takes_five_gradients_that_differ_and_a_natural_gradient_that_does_not(
-    gradients, empirical, exact, level
-):
-    found = findings.inversion(history(gradients, empirical, exact), Thresholds())
-    assert found.level == level
-
-
-def test_the_intervals_are_those_of_the_basic_bootstrap():
-    """One example of 20 among nineteen of 1: the mean is 1.95, and skewed.
-
-    The outlier is drawn 0 to 3 times, in the middle nine tenths of all draws, so that the percentiles are 1
-    and 3.85; the basic interval reflects them (in the logarithm) at the mean.
-    """
-    exact, empirical = np.ones((20, 1, 1)), np.ones((20, 1, 1))
-    empirical[0] = 20
-    thresholds = Thresholds(confidence=0.9, replicates=4000)
-    low, high = findings._interval(exact, empirical, np.array([1.95]), thresholds, seed=0)
-    assert low == pytest.approx(1.95**2 / 3.85) and high == pytest.approx(1.95**2 / 1)
-
-
-@pytest.mark.parametrize(
-    "shift, expected", [(0.0, (False, False)), (0.6, (True, False)), (-0.6, (False, True))]
-)
-def test_a_difference_beyond_chance_has_its_sign(shift, expected):
-    rng = np.random.default_rng(0)
-    differences = rng.normal(shift, 1.0, size=(100, 1, 1))
-    assert (
-        findings._beyond_chance(differences - (shift == 0) * differences.mean(), Thresholds(), 0) == expected
-    )
+def test_inversion_takes_gradients_that_differ_and_more_than_chance(gradients, empirical, exact, may, level):
+    assert findings.inversion(history(gradients, empirical, exact), steps(may)).level == level
 
 
 # --- which finding makes the verdict --------------------------------------------------------------
@@ -120,9 +144,11 @@ def test_a_difference_beyond_chance_has_its_sign(shift, expected):
     "direction, length, inversion, specification, expected",
     [
         ("fine", "fine", "unknown", "fine", "fine"),
-        ("fine", "unknown", "unknown", "unknown", "fine"),
+        ("fine", "fine", "unknown", "unknown", "fine"),
         ("unknown", "unknown", "fine", "fine", "fine"),
-        ("unknown", "fine", "fine", "unknown", "unknown"),  # neither of these clears
+        # Neither of these clears: a step has a direction and a length.
+        ("fine", "unknown", "unknown", "unknown", "unknown"),
+        ("unknown", "fine", "fine", "unknown", "unknown"),
         # Of equals the first decides ...
         ("bad", "fine", "bad", "bad", "direction"),
         ("unknown", "fine", "bad", "bad", "inversion"),
@@ -134,20 +160,13 @@ def test_a_difference_beyond_chance_has_its_sign(shift, expected):
     ],
 )
 def test_the_worst_finding_makes_the_verdict_and_of_equals_the_first(
-    direction, length, inversion, specification, expected, monkeypatch
+    direction, length, inversion, specification, expected
 ):
-    levels = {
-        "direction": direction,
-        "length": length,
-        "inversion": inversion,
-        "specification": specification,
-    }
     names = {"direction": "opposite", "length": "distorted", "inversion": "inverted"}
     names["specification"] = "misspecified"
-    for name, level in levels.items():
-        found = Finding(name, level, "", {"verdict": names[name]})
-        monkeypatch.setattr(findings, name, lambda *args, found=found: found)
-    verdict = judge([SimpleNamespace(step=3)], FRAME, Thresholds())
-    assert verdict.verdict == names.get(expected, expected) and verdict.step == 3
-    assert [f.name for f in verdict.findings] == list(levels)
-    assert verdict.trusted == (expected == "fine")
+    levels = dict(zip(names, (direction, length, inversion, specification)))
+    found = of_findings(3, [Finding(n, level, "", {"verdict": names[n]}) for n, level in levels.items()])
+    assert found.verdict == names.get(expected, expected) and found.step == 3
+    assert [f.name for f in found.findings] == list(levels)
+    assert found.trusted == (expected == "fine")
+    assert found.sentence == verdict.SENTENCES[found.verdict]

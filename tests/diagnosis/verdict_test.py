@@ -62,9 +62,10 @@ def at_the_minimum(meters, name, seed):
 @pytest.mark.parametrize("name", B)
 def test_the_verdict_at_the_minimum_over_twenty_seeds(name, meters):
     verdicts = [at_the_minimum(meters, name, seed)[1] for seed in range(20)]
+    found = [v.verdict for v in verdicts]
     expected = "fine" if "correct" in name else "misspecified"
-    assert [v.verdict for v in verdicts] == 20 * [expected]
-    assert all(v.trusted == (expected == "fine") for v in verdicts)
+    assert set(found) <= {expected, "unknown"}  # never the contrary,
+    assert found.count(expected) >= 17  # and seldom nothing
     for verdict in verdicts:  # at a minimum a step has no direction, and one measurement is no history
         levels = {f.name: f.level for f in verdict.findings}
         assert levels["direction"] == levels["length"] == levels["inversion"] == "unknown"
@@ -107,7 +108,7 @@ def experiment_c(name, log_dir, damping, epochs):
     if name == "wine":
         x, y = kfisher.datasets.wine()
         loss, rate, own = HalfSquaredError(), 10**-1.375, 1e-6
-        measured = {0, 6, 12, 18, 24, *range(32, 39), 45, 50, 55, 59}
+        measured = {0, 6, 12, 18, 24, *range(32, 39), 45, 50, 55, 57, 59}
     else:
         x, y = kfisher.datasets.breast_cancer()
         loss, rate, own = logistic(), 10**-1.25, 1e-10
@@ -134,12 +135,20 @@ def wine(float64_module, tmp_path_factory):
     return experiment_c("wine", tmp_path_factory.mktemp("logs"), "given", 60)
 
 
-def test_the_empirical_fisher_is_flagged_along_its_own_path_on_wine(wine):
+def test_on_wine_only_the_minimum_is_held_against_the_empirical_fisher(wine):
+    """Its step opposes the natural one for a while, but so do steps with drawn labels: 178 examples in 14
+    directions, with eigenvalues from 1e-5 to 1e6."""
     diagnosis, verdicts = wine
-    said = {v.step: v.verdict for v in verdicts}
-    assert said[0] == "distorted"  # EF steps are 0.27 times as long as natural-gradient steps
-    assert "opposite" in {said[step] for step in range(32, 39)}  # the cosine has its minimum there
-    assert all(said[step] == "misspecified" for step in (50, 55, 59))  # the minimum is reached
+    measured = {m.step: m for m in diagnosis.measurements}
+    spread = np.sqrt(8) * measured[36].error["cosine"]
+    assert measured[36].cosine["sampled"] - 2 * spread < measured[36].cosine["empirical"]
+    found = {v.step: {f.name: f.level for f in v.findings} for v in verdicts}
+    assert all(found[step]["direction"] == "unknown" for step in range(33, 38))
+    assert all(found[step]["specification"] == "bad" for step in (50, 55, 57, 59))  # the minimum is reached
+    assert [v.verdict for v in verdicts] == 15 * ["unknown"] + 2 * ["misspecified"]
+    last = diagnosis.summary.periods[-1]
+    assert (last.verdict, last.first, last.last) == ("misspecified", 50, 59)
+    assert last.agreeing == last.measurements == 4
 
 
 def test_wine_has_the_cosines_and_lengths_of_the_paper(wine):
@@ -155,8 +164,14 @@ def test_wine_has_the_cosines_and_lengths_of_the_paper(wine):
 
 def test_the_empirical_fisher_is_flagged_along_its_own_path_on_breast_cancer(float64_module, tmp_path):
     diagnosis, verdicts = experiment_c("breast_cancer", tmp_path, "given", 20)
-    assert {v.verdict for v in verdicts[7:18]} == {"inverted"}
-    assert verdicts[18].verdict == "misspecified"  # the gradient grows again; close to this, draws decide
+    alone = [{f.name: f.level for f in v.findings}["inversion"] for v in verdicts]
+    assert alone[:7] == 7 * ["unknown"] and alone[7:18] == 11 * ["bad"]
+    # It is said when three of five measurements agree, and stays while they do.
+    assert [v.verdict for v in verdicts] == 9 * ["unknown"] + 11 * ["inverted"]
+    assert [(p.verdict, p.first, p.last) for p in diagnosis.summary.periods] == [
+        ("unknown", 0, 6),
+        ("inverted", 7, 19),
+    ]
     # What it says is so: EF steps grow while the gradient falls, five measurements in a row and more.
     first = diagnosis.measurements[0]
     last = next(m for m in diagnosis.measurements if m.gradient_norm < first.gradient_norm / 2)
@@ -214,7 +229,8 @@ def test_too_few_examples_are_too_few_to_tell():
     model, x, y = logistic_problem(6)
     verdict = kfisher.diagnose(model, x, y)
     assert verdict.findings[3].level == "unknown"
-    assert "cannot be told" in verdict.sentence or verdict.verdict == "fine"
+    assert verdict.verdict == "unknown" and "does not suffice" in verdict.sentence
+    assert "do not suffice: it takes" in verdict.findings[4].text
 
 
 # --- arguments ------------------------------------------------------------------------------------

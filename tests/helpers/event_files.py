@@ -107,6 +107,7 @@ def measurement(step, progress=0.0, examples=64, parameters=12_000, seed=0):
         dimension=examples,
         complete=True,
         seconds=0.2,
+        second_moment={"sampled": 0.6, "empirical": 0.8},
     )
 
 

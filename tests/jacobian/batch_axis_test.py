@@ -12,11 +12,6 @@ from keras import layers
 import kfisher
 
 
-@pytest.fixture(autouse=True)
-def seeds():
-    keras.utils.set_random_seed(5)
-
-
 def graph_of_rows(model, shape, dtype="float32"):
     """The rows of A in a graph for batches of any size."""
     model.compile(loss="mse")

@@ -16,20 +16,10 @@ from keras import layers
 import kfisher
 from kfisher.jacobian.batch import Batch
 
+pytestmark = pytest.mark.usefixtures("float64")
 TOLERANCE = 1e-10
 X = np.random.default_rng(3).uniform(size=(5, 2))
 Y = np.ones((5, 1))
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    keras.utils.set_random_seed(1)
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
 
 
 class Potential(kfisher.FisherMixin, keras.Model):

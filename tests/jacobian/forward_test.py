@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import models
 
-import kfisher
 from kfisher.damping import LevenbergMarquardt
 from kfisher.optimizers import NaturalGradient
 
@@ -33,11 +33,8 @@ class Counting(keras.layers.Layer):
         return x * self.scale + 1e-6 * self.calls + 0.1 * self.random.normal(())
 
 
-def network(optimizer, **kwargs):
-    keras.utils.set_random_seed(0)
-    model = kfisher.Sequential([keras.Input((3,)), Counting(), keras.layers.Dense(1)])
-    model.compile(optimizer, "mse", **kwargs)
-    return model
+def network(optimizer, **options):
+    return models.network(optimizer, Counting(), loss="mse", outputs=1, **options)
 
 
 def kept(model):

@@ -15,11 +15,6 @@ from kfisher.jacobian.batch import Batch
 N = 4
 
 
-@pytest.fixture(autouse=True)
-def seeds():
-    keras.utils.set_random_seed(11)
-
-
 def numbers(*shape):
     return np.random.default_rng(2).normal(size=(N, *shape)).astype("float32")
 

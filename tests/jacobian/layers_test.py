@@ -26,19 +26,9 @@ from keras.layers import (
 import kfisher
 from kfisher.jacobian.layers import dense as dense_rules
 
+pytestmark = pytest.mark.usefixtures("float64")
 TOLERANCE = 1e-10
 N = 3
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    keras.utils.set_random_seed(1)
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
 
 
 # --- the reference ------------------------------------------------------------------------------

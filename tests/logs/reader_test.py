@@ -1,5 +1,7 @@
 """read_log: every number comes back, from every file, as a table."""
 
+import re
+
 import keras
 import numpy as np
 import pandas
@@ -18,6 +20,18 @@ def test_every_number_of_every_step_comes_back(tmp_path):
     # float32 in the file
     assert np.allclose(table["kl"], [1.2, 2.2, 3.2], rtol=1e-7)
     assert pandas.DataFrame(table).shape == (3, 4)
+
+
+def test_a_notebook_shows_the_verdict_and_where_each_number_began_and_ended(tmp_path):
+    write_steps(tmp_path, [1, 2, 3], ["update_norm", "kl"])
+    write_verdicts(tmp_path, [verdict(2)])
+    log = read_log(tmp_path)
+    shown = log._repr_html_()
+    assert log.verdicts[-1].sentence in shown
+    rows = re.findall(r"<tr>(.*?)</tr>", shown)
+    cells = [re.findall(r">([^<>]*)</t[dh]>", row) for row in rows]
+    assert cells[0] == ["of each", "quantity", "values", "first", "last"]
+    assert ["step", "kl", "3", "1.1", "3.1"] in cells and len(cells) == 3
 
 
 def test_scalars_may_be_tensors_and_missing_ones_are_nan(tmp_path):

@@ -79,9 +79,9 @@ def test_kinds_look_the_same_in_the_plots_and_in_the_tab():
     answer = Client(_serve_static).get("/static/schema.js")
     assert answer.status_code == 200 and answer.content_type.startswith("text/javascript")
     page = json.loads(answer.text.removeprefix("export const schema = ").rstrip(";\n"))
-    assert list(page["kinds"]) == list(LOOKS) == ["exact", "sampled", "empirical", "gradient"]
-    markers = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D"}
-    dashes = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": (0, (1, 1))}
+    assert list(page["kinds"]) == list(LOOKS) == ["exact", "sampled", "empirical", "gradient", "taken"]
+    markers = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "star": "*"}
+    dashes = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": (0, (1, 1)), "longdash": (0, (8, 3))}
     for kind, look in page["kinds"].items():
         assert LOOKS[kind]["color"] == look["colour"]
         assert LOOKS[kind]["marker"] == markers[look["symbol"]]

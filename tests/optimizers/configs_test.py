@@ -105,3 +105,14 @@ def test_a_curvature_with_state_belongs_to_one_optimizer():
             continue
         with pytest.raises(ValueError, match="already holds the curvature of another optimizer"):
             model.optimizer.build(model.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    "name", ["natural_gradient", "empirical_natural_gradient", "improved_empirical_fisher", "sophia_g"]
+)
+def test_compile_knows_each_optimizer_by_its_name(name):
+    model = kfisher.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer=name, loss="mse")
+    assert model.optimizer.name == name
+    saved = keras.saving.serialize_keras_object(model.optimizer)
+    assert saved["registered_name"] == f"kfisher>{type(model.optimizer).__name__}"

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import EAGER, network, weights
 
 import kfisher
 from kfisher.curvature import EKFAC, KFAC, Diagonal
@@ -16,19 +17,6 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 3))
 LABELS = (X @ RNG.normal(size=(3, 3))).argmax(1)
 TARGETS = X @ RNG.normal(size=(3, 2)) + 0.1 * RNG.normal(size=(64, 2))
-
-
-def network(optimizer, *hidden, loss=None, outputs=3, **options):
-    keras.utils.set_random_seed(0)
-    hidden = hidden or [keras.layers.Dense(4, "tanh")]
-    model = kfisher.Sequential([keras.Input((3,)), *hidden, keras.layers.Dense(outputs)])
-    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, **options)
-    return model
-
-
-def weights(model):
-    return np.concatenate([w.ravel() for w in model.get_weights()])
 
 
 def state(optimizer):
@@ -73,19 +61,19 @@ def test_the_trust_region_holds_in_the_running_curvature(curvature, momentum):
     running = curvature(update_every=1, **every)
     options = {"curvature": running, "damping": 1e-3, "momentum": momentum, "trust_region": 0.02}
     optimizer = NaturalGradient(8.0, seed=0, **options)
-    model = network(optimizer)
-    for _ in range(10):
+    model = network(optimizer, **EAGER)
+    for _ in range(8):
         before = model.get_weights()
         model.train_on_batch(X, LABELS)
         change = [tf.constant(a - b) for a, b in zip(model.get_weights(), before)]
-        # K-FAC without momentum knows it from the gradient, with its damping shared out between the factors.
-        slack = 1.5 if curvature is KFAC and not momentum else 1 + 1e-9
+        # K-FAC knows it from the gradient, with its damping shared out between the factors.
+        slack = 1.5 if curvature is KFAC else 1 + 1e-9
         assert float(running.quadratic(None, change, optimizer.damping)) / 2 <= 0.02 * slack
 
 
 @pytest.mark.usefixtures("float64")
 def test_the_region_is_a_share_of_the_loss_by_default():
-    model = network(NaturalGradient(64.0, "exact", "dense", damping=1e-12))
+    model = network(NaturalGradient(64.0, "exact", "dense", damping=1e-12), **EAGER)
     first = model.evaluate(X, LABELS, verbose=0)
     for _ in range(2):
         matrix, before = kfisher.FisherOperator(model, X).to_dense().numpy(), weights(model)
@@ -232,25 +220,30 @@ class Notes(keras.callbacks.Callback):
         self.seen.append(len([w for w in self.caught if "NaturalGradient" in str(w.message)]))
 
 
-def test_divergence_is_said_in_the_middle_of_fit_once_with_what_was_seen():
+@pytest.mark.parametrize("show", [lambda m: m, lambda m: kfisher.attach(keras.Sequential(m.layers))])
+@pytest.mark.parametrize("mode, step", [({}, 8), ({"jit_compile": True}, 9)], ids=["graph", "xla"])
+def test_divergence_is_said_in_the_middle_of_fit_once_with_what_was_seen(mode, step, show):
     x = X.copy()
     x[16:] = np.nan
-    model = network(NaturalGradient(0.125, damping=0.5, seed=0))
+    whole = network(NaturalGradient())
+    model = show(whole)
+    model.compile(NaturalGradient(0.125, damping=0.5, seed=0), whole.loss, **mode)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         notes = Notes(caught)
         model.fit(x, LABELS, batch_size=4, shuffle=False, verbose=0, callbacks=[notes])
-    assert notes.seen.index(1) == 8  # four good steps, then the fifth bad one in a row
+    # Four good steps, then the fifth bad one in a row; under XLA every tenth step is looked at.
+    assert notes.seen.index(1) == step
     assert notes.seen[-1] == 1
     (message,) = [str(w.message) for w in caught if "not getting on" in str(w.message)]
-    named = ("last 5 steps", "learning_rate=0.125", "damping=0.5", "trust_region='auto'")
+    named = (f"last {step - 3} steps", "learning_rate=0.125", "damping=0.5", "trust_region='auto'")
     assert all(words in message for words in named)
 
 
 def test_fit_can_end_instead(capsys):
     x = X.copy()
     x[16:] = np.nan
-    model = network(NaturalGradient(seed=0))
+    model = network(NaturalGradient(seed=0), **EAGER)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stop = kfisher.callbacks.TerminateOnDivergence()
@@ -262,7 +255,7 @@ def test_fit_can_end_instead(capsys):
 def test_a_loss_far_above_its_start_is_said():
     """The textbook step without a guard says nothing; with a wide region, what no single step did is seen."""
     optimizer = NaturalGradient(1e-3, trust_region=1e4, seed=0)
-    model = network(optimizer)
+    model = network(optimizer, **EAGER)
     model.train_on_batch(X, LABELS)
     assert optimizer.trouble() is None
     optimizer.guard.level.assign(12 * optimizer.guard.start.value)
@@ -290,7 +283,7 @@ def test_a_layer_with_one_output_is_solved_exactly(outputs):
     """Regression and binary heads: B is a number, and (A + lambda / b I) b is the block, damping included."""
     curvature, damping = KFAC(update_every=1, invert_every=1), 0.1
     optimizer = NaturalGradient(1.0, "exact", curvature, damping=damping, trust_region=None)
-    model = network(optimizer, keras.layers.Identity(), loss="mse", outputs=outputs)
+    model = network(optimizer, keras.layers.Identity(), loss="mse", outputs=outputs, **EAGER)
     matrix = kfisher.FisherOperator(model, X).to_dense().numpy()
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean((model(X) - TARGETS[:, :outputs]) ** 2)
@@ -308,7 +301,7 @@ def test_lengths_are_those_of_the_matrix_that_is_solved_with(curvature):
     """x^T (F + damping I) x = x . v for x = (F + damping I)^{-1} v, for the same F."""
     curvature = curvature if isinstance(curvature, str) else curvature(update_every=1)
     optimizer = NaturalGradient(fisher="exact", curvature=curvature, damping=0.125, trust_region=None)
-    model = network(optimizer, run_eagerly=True)
+    model = network(optimizer, **EAGER)
     for _ in range(2):
         model.train_on_batch(X, LABELS)
     optimizer.observe(model, X, LABELS)
@@ -332,7 +325,7 @@ def test_factors_of_a_large_batch_are_those_of_every_kth_example(reduction):
     for limit, rows in ((16, X), (None, X[::4]), (None, X)):
         curvature = KFAC(max_examples=limit)
         loss = keras.losses.MeanSquaredError(reduction=reduction)
-        model = network(NaturalGradient(0.0, "exact", curvature), loss=loss, outputs=2)
+        model = network(NaturalGradient(0.0, "exact", curvature), loss=loss, outputs=2, **EAGER)
         model.train_on_batch(rows, TARGETS[:: 64 // len(rows)])
         found.append(np.concatenate([v.numpy().ravel() for pair in curvature.averages for v in pair]))
     same, other = (1, 2) if reduction == "sum_over_batch_size" else (2, 1)

@@ -253,3 +253,9 @@ def test_errors_say_what_to_do(tmp_path):
         plots.steps(tmp_path, ["nope", "update_norm"])
     with pytest.raises(ValueError, match="no step statistics.*StepStatistics"):
         plots.steps(measurement(1))
+
+
+@pytest.mark.parametrize("chart", [plots.spectra, plots.overview], ids=name)
+def test_a_notebook_shows_what_has_a_figure_of_its_own(chart, log_dir):
+    assert chart(log_dir)._repr_png_().startswith(b"\x89PNG")
+    assert not matplotlib.pyplot.get_fignums()

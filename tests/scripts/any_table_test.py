@@ -37,6 +37,7 @@ def test_what_is_written_is_read(data, columns, separator, ending, quoting, mark
             writer.writerow(header)
             file.write(ending)  # an empty line is none
             writer.writerows(rows)
-        found, target = table_file.read(path, "c0", [])
-    assert target == [row[0] for row in rows]
-    assert found == {name: [row[i] for row in rows] for i, name in enumerate(header) if i}
+        found = table_file.read(path, "c0")
+    assert found.labels == [row[0] for row in rows]
+    assert found.lines == list(range(3, len(rows) + 3))
+    assert found.columns == {name: [row[i] for row in rows] for i, name in enumerate(header) if i}

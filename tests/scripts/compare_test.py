@@ -1,12 +1,16 @@
-"""scripts/compare.py from its command line to its files; every number checked is NumPy's, in float64."""
+"""`kfisher compare` from its command line to its files; every number checked is NumPy's, in float64."""
 
 import csv
 
-import compare
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from kfisher_scripts.comparison import command as compare
+from kfisher_scripts.comparison import report
+from kfisher_scripts.comparison.problem import Data, Setting
+from kfisher_scripts.comparison.problems import PROBLEMS
+from kfisher_scripts.comparison.run import Run
 
+import kfisher
 from kfisher import datasets
 
 
@@ -72,14 +76,14 @@ def test_the_cosine_is_that_of_the_damped_steps_of_the_two_fishers(wine):
         assert float(rows[0]["cosine"]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_every_run_has_one_log_with_the_same_tags_and_steps(wine):
+def test_every_run_has_a_log_of_the_callback_which_the_tab_reads(wine):
     logs = wine[0] / "logs/wine"
     assert sorted(d.name for d in logs.iterdir()) == ["natural_gradient-seed0", "sgd-seed0"]
     for directory in logs.iterdir():
-        assert len(list(directory.iterdir())) == 1  # that of the earlier comparison is gone
-        events = EventAccumulator(str(directory)).Reload()
-        assert set(events.Tags()["tensors"]) == {"loss", "cosine", "seconds"}
-        assert [e.step for e in events.Tensors("loss")] == [0, 1, 2]
+        assert not list(directory.rglob("*.earlier"))
+        log = kfisher.read_log(directory)
+        assert list(log.steps["step"]) == [1, 2] and len(log.train["epoch"]) == 2
+        assert log.measurements[0].damping == 2e-6 and log.verdicts
 
 
 @pytest.mark.slow
@@ -90,10 +94,9 @@ def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(tmp_path, c
     printed = capsys.readouterr().out.splitlines()
     rows = rows_of(tmp_path / "digits_mlp.csv")
     measured = ["loss", "accuracy", "test_loss", "test_accuracy", "cosine"]
-    columns = ["optimizer", "seed", "step", "seconds", *measured]
     assert set(rows) == {"adam", "empirical_fisher"}
     for own in rows.values():
-        assert list(own[0]) == columns
+        assert list(own[0]) == list(report.COLUMNS)
         assert [(r["seed"], r["step"]) for r in own] == [("7", str(step)) for step in range(4)]
         assert [bool(r["cosine"]) for r in own] == [True, False, False, True]  # once per epoch
         assert all(0 <= float(r[c]) <= 1 for r in own for c in ("accuracy", "test_accuracy"))
@@ -109,9 +112,6 @@ def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(tmp_path, c
 
 
 def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed():
-    from kfisher_scripts.comparison.problem import Setting
-    from kfisher_scripts.comparison.run import Run
-
     def measured(optimizer, seed, losses):
         nan = float("nan")
         row = dict(accuracy=nan, test_loss=nan, test_accuracy=nan, cosine=0.5)
@@ -120,7 +120,8 @@ def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed():
 
     runs = [measured("sgd", 0, [3, 2, 1]), measured("sgd", 1, [3, 1, 0.5]),
             measured("adam", 0, [3, 1, 2]), measured("adam", 1, [3, 2, 2])]  # fmt: skip
-    header, rule, sgd, adam = compare.report.table(runs, 1.0).splitlines()
+    units = report.units_of(PROBLEMS["wine"], Data(*4 * [np.zeros(0)]))
+    header, rule, sgd, adam = report.table(runs, 1.0, units).splitlines()
     assert len({len(header), len(rule), len(sgd), len(adam)}) == 1
     assert "steps to 1 " in header
     #                  rate, damping, loss, accuracy, held out (2), steps (2 and 1), seconds, ms, cosines

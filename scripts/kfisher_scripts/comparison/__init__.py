@@ -1,1 +1,1 @@
-"""What scripts/compare.py is made of: the command line, problems and tables, training, the report."""
+"""What `kfisher compare` is made of: the command line, problems and tables, training, the report."""

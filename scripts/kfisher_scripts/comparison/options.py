@@ -1,4 +1,4 @@
-"""The command line of compare.py."""
+"""The command line of the comparison."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import math
 from pathlib import Path
 
 from kfisher_scripts.common.folders import writable
+from kfisher_scripts.comparison.numbers import SEPARATORS
 from kfisher_scripts.comparison.optimizers import OPTIMIZERS
 from kfisher_scripts.comparison.problems import PROBLEMS
-from kfisher_scripts.comparison.table import EPOCHS
+from kfisher_scripts.comparison.table import EPOCHS, STEPS
+from kfisher_scripts.comparison.tune import TUNED
 
-# A table is searched on a grid, which these have.
-OF_TABLES = ("sgd", "adam", "natural_gradient", "natural_gradient_sampled", "empirical_fisher")
-DEFAULT = (*OF_TABLES, "kfac")
+# Of tables: those with a grid, and those that need none.
+OF_TABLES = (*TUNED, "kfac", "kfac_empirical", "ekfac")
+DEFAULT = (*TUNED, "kfac")
+_NOT_OF_TABLES = [name for name in OPTIMIZERS if name not in OF_TABLES]
 # Of a table on which the empirical Fisher does not run. Its features are standardised, so that F is about 1.
 PROBE_DAMPING = 0.01
 
@@ -24,32 +27,38 @@ problems:
 optimizers:
   natural_gradient takes the Fisher matrix exactly, natural_gradient_sampled with one label for each
   example drawn from the model, empirical_fisher with the labels of the data; no other difference. They solve
-  exactly on each batch. kfac, ekfac (both with drawn labels) and kfac_empirical run over batches, with
-  momentum 0.9 and a trust region; improved_empirical_fisher weighs each example by its error; sophia_g is
-  diagonal.
+  exactly on each batch, by the textbook update. kfac, ekfac (both with drawn labels) and kfac_empirical run
+  over batches and have nothing to tune; improved_empirical_fisher weighs each example by its error; sophia_g
+  is diagonal.
 
 The default learning rates and dampings are the best on a grid, for each optimizer on each problem, by the
 training loss at the end of this very budget; of equals, the one that gets there first. Linear models: rates
 in eighths of a decade, dampings in decades. Networks: both in half decades, the best of seed 0 again with
-seeds 1 and 2, and of those that came close the steadiest. On coarser grids and seed 0 alone: dampings and
-trust regions of the kfac family in half decades, rates of improved_empirical_fisher and sophia_g in quarters
-to halves of a decade; of the autoencoder, by hand.
+seeds 1 and 2, and of those that came close the steadiest. On coarser grids and seed 0 alone: rates of
+improved_empirical_fisher and sophia_g in quarters to halves of a decade; of the autoencoder, by hand. What
+has nothing to tune takes the defaults of kfisher.
 
 your own table:
-  --data is a CSV file in UTF-8 with a header, numbers in all columns but the target, and nothing missing;
-  columns are separated by comma, semicolon or tab. A target of text or of few different whole numbers is a
-  class, else it is regressed. A fifth of the rows is held out, and features are standardised. The loss of a
-  regression is that of a Normal whose standard deviation is --noise; the verdict depends on it. The settings
-  of each optimizer come from a coarse grid by the training loss at the end; --learning-rates and --dampings
-  keep them from being searched. At the end stands a verdict on whether the empirical Fisher can be trusted
-  for this model on these data, from 1000 of the examples trained on, or fewer where there are many classes.
+  --data is a CSV file (gzipped or not) or an .xlsx workbook, with a header and nothing missing; columns are
+  separated by comma, semicolon or tab. Features are numbers, or True and False, or with --categorical text.
+  A target of text or of few different whole numbers is a class, else it is regressed. Numbers are written
+  as in 1234.5 unless --decimal and --thousands say otherwise; a unit ($ € £ ¥ %) that a whole column has is
+  left out. What may mean two things is refused, with its line.
+
+  A fifth of the rows, at random, chooses the settings of each optimizer from a coarse grid (of which the
+  better thirds go on) and the step whose weights are kept; another fifth is held out and only told of. Runs
+  end where the former's loss has not fallen for half of all steps. Features are standardised. The loss of
+  a regression is that of a Normal whose standard deviation is --noise; the verdict depends on it.
+  --learning-rates and --dampings keep settings from being searched. At the end stands a verdict on whether
+  the empirical Fisher can be trusted for this model on these data, from 1000 of the examples trained on, or
+  fewer where there are many classes.
 
 The cosine is taken at the weights along the path of each optimizer, once per epoch, between the step of
 the empirical Fisher and the natural-gradient step (exact Fisher) on one fixed batch. Both are damped
 alike, and so are all optimizers, by --probe-damping. The table shows its mean and its minimum over the path.
 
-Seconds are those of training steps alone: without tracing (one step is taken and undone first) and without
-the measurements of loss, accuracy and cosine.
+Seconds are those of training steps alone: without tracing (the first step counts as the median of the
+others) and without measurements, but with the statistics of every step that go to TensorBoard.
 """
 
 
@@ -62,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--problem", choices=PROBLEMS, help="default: digits_mlp")
-    add("--data", type=Path, metavar="CSV", help="a table of your own instead of a problem")
+    add("--data", type=Path, metavar="FILE", help="a table of your own instead of a problem")
     add("--target", metavar="COLUMN", help="the column of --data to predict")
     add("--task", choices=("regression", "classification"), help="of --data; default: by the target")
     add(
@@ -72,6 +81,15 @@ def parser() -> argparse.ArgumentParser:
         help="standard deviation of the noise of --target; default: what a linear fit leaves",
     )
     add("--drop", nargs="+", default=[], metavar="COLUMN", help="columns of --data to leave out")
+    add(
+        "--categorical",
+        nargs="*",
+        metavar="COLUMN",
+        help="columns of --data to take as categories, of at most 50 values; none named: all that hold text",
+    )
+    add("--decimal", choices=".,", default=".", metavar="MARK", help="of the numbers in --data; default: .")
+    add("--thousands", choices=SEPARATORS, metavar="MARK", help="what stands between groups of three digits")
+    add("--encoding", type=_encoding, default="utf-8", metavar="NAME", help="of --data; default: utf-8")
     add(
         "--hidden",
         nargs="+",
@@ -86,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
         choices=OPTIMIZERS,
         default=[],
         metavar="NAME",
-        help=f"any of: {', '.join(OPTIMIZERS)}; of tables, the first five "
+        help=f"any of: {', '.join(OPTIMIZERS)}; of tables, but {' and '.join(_NOT_OF_TABLES)} "
         f"(default: {', '.join(DEFAULT)}, as far as there are settings)",
     )
     add(
@@ -116,16 +134,21 @@ def parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=_count,
         metavar="N",
-        help="default: that of the problem; of tables, what fits into a step",
+        help="default: that of the problem; of tables, all rows of small ones, else 512 or what fits",
     )
-    add("--epochs", type=_count, metavar="N", help=f"default: that of the problem; of tables, {EPOCHS}")
+    add(
+        "--epochs",
+        type=_count,
+        metavar="N",
+        help=f"default: that of the problem; of tables, {EPOCHS}, or what {STEPS} steps do",
+    )
     add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default: 0")
     add(
         "--curvature",
         choices=("dense", "gram"),
         help="default: that of the problem; of tables, the one with the smaller system",
     )
-    add("--target-loss", type=_positive, metavar="LOSS", help="loss to which steps and seconds are counted")
+    add("--target-loss", type=_positive, metavar="LOSS", help="to which steps and seconds are counted")
     add(
         "--out",
         type=writable,
@@ -142,8 +165,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     made = parser()
     options = made.parse_args(arguments)
     if options.data is None:
-        for name in ("target", "task", "noise", "drop", "hidden"):
-            if getattr(options, name):
+        for name in (
+            "target",
+            "task",
+            "noise",
+            "drop",
+            "hidden",
+            "categorical",
+            "decimal",
+            "thousands",
+            "encoding",
+        ):
+            if getattr(options, name) != made.get_default(name):
                 made.error(f"--{name} goes with --data")
         options.name = options.problem or "digits_mlp"
         known, default, reason = PROBLEMS[options.name].settings, DEFAULT, "has no settings for"
@@ -152,10 +185,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             made.error("--data and --problem exclude each other")
         if options.target is None:
             made.error("--data needs --target COLUMN, the column to predict")
-        options.name = options.data.stem
+        if options.decimal == options.thousands:
+            made.error(f"--decimal and --thousands cannot both be {options.decimal!r}")
+        unzipped = options.data.with_suffix("") if options.data.suffix == ".gz" else options.data
+        options.name = unzipped.stem
         if (options.out / f"{options.name}.csv").resolve() == options.data.resolve():
             made.error(f"the results would overwrite {options.data}. Pass another folder as --out")
-        known, default, reason = OF_TABLES, OF_TABLES, "has no grid for a table such as"
+        known, default, reason = OF_TABLES, DEFAULT, "has no settings for a table such as"
     options.optimizers = list(dict.fromkeys(options.optimizers)) or [n for n in default if n in known]
     options.learning_rates, options.dampings = dict(options.learning_rates), dict(options.dampings)
     for name in options.optimizers:
@@ -170,6 +206,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.seeds = list(dict.fromkeys(options.seeds))
     options.logdir = options.logdir or writable(options.out / "logs" / options.name)
     return options
+
+
+def _encoding(text: str) -> str:
+    try:
+        "a".encode(text)
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no encoding of text; say utf-8 or latin-1") from None
+    return text.lower()
 
 
 def _override(text: str) -> tuple[str, float]:

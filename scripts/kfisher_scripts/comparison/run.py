@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,19 +14,19 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import kfisher
-from kfisher_scripts.common.directions import directions
+from kfisher.callbacks import TensorBoard
+from kfisher_scripts.comparison.evaluation import Measurement, first, rows_of, size_of
 from kfisher_scripts.comparison.optimizers import OPTIMIZERS
 from kfisher_scripts.comparison.problem import Data, Problem, Setting
 
 # A curve needs no more points than this.
-_POINTS = 200
-# Rows of the exact system of the cosine, and of the verdict on the empirical Fisher.
-_PROBE = 1200
+_POINTS = 100
+# A run ends where its validation loss has not fallen for this part of its steps.
+PATIENCE = 0.5
+# Rows of the exact system of the verdict on the empirical Fisher, and examples for it.
 _JUDGED = 4000
-# Examples for the verdict.
+_PROBED = 256  # examples whose spectra are logged
 _EXAMPLES = 1000
-# A gradient this much smaller than at the start is rounding, and has no direction.
-_VANISHED = 1e-10
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Run:
         rows: Dictionaries with the columns of the CSV, NaN where not measured.
         verdict: On the empirical Fisher where it ended, if asked for and the loss is finite.
         judged: From how many examples.
+        kept: The row whose weights are kept: that of the least validation loss, or the last.
     """
 
     optimizer: str
@@ -44,6 +46,12 @@ class Run:
     rows: list[dict[str, float]] = field(default_factory=list)
     verdict: kfisher.Verdict | None = None
     judged: int = 0
+    kept: int = -1
+
+    @property
+    def end(self) -> dict[str, float]:
+        """The row whose weights are kept."""
+        return self.rows[self.kept]
 
     def column(self, name: str) -> np.ndarray:
         return np.array([row[name] for row in self.rows])
@@ -57,23 +65,36 @@ def train(
     seed: int,
     probe_damping: float | None,
     log_dir: Path,
+    watched: bool = True,
     judged: bool = False,
 ) -> Run:
-    """Trains through `compile` and `fit`; the seconds are those of training steps, without tracing."""
+    """Trains through `compile` and `fit`; the seconds are those of training steps, without tracing.
+
+    If `watched`, the log has spectra and verdicts beside the statistics of every step, and if `judged`, the
+    run has a verdict at its end.
+    """
     keras.utils.set_random_seed(seed)
     setting = problem.settings[optimizer]
     model = problem.model()
     model.compile(OPTIMIZERS[optimizer](setting, problem.curvature, seed), problem.loss())
     batches = batches_of(data, problem.batch_size, seed)
-    _warm_up(model, batches)
     run = Run(optimizer, seed, setting)
     steps = len(batches)
     measurement = Measurement(model, problem, data, probe_damping)
-    recorder = _Recorder(run, measurement, log_dir, steps, problem.epochs * steps)
-    model.fit(batches, epochs=problem.epochs, callbacks=[recorder], shuffle=False, verbose=0)
-    if judged and math.isfinite(run.rows[-1]["loss"]):
-        run.judged = min(len(data.x), _EXAMPLES, _JUDGED // _rows_of(model))
-        x, y = (tf.constant(part[: run.judged]) for part in (data.x, data.y))
+    clock = _Clock()
+    recorder = _Recorder(run, measurement, clock, steps, problem.epochs * steps)
+    for stale in log_dir.rglob("events.out.tfevents.*"):  # of an earlier comparison
+        stale.unlink()
+    # One fixed batch is measured: the same for all optimizers, and before the clock starts.
+    probe = first(data.x, _PROBED), first(data.y, _PROBED)
+    spectra = {"spectrum_freq": "logarithmic" if watched else 0, "probe": probe, "damping": probe_damping}
+    log = TensorBoard(str(log_dir), write_graph=False, **spectra)
+    # The clock stops before all others and starts after them.
+    callbacks = [clock.stops, recorder, log, clock.starts]
+    model.fit(batches, epochs=problem.epochs, callbacks=callbacks, shuffle=False, verbose=0)
+    if judged and math.isfinite(run.end["loss"]):
+        run.judged = min(size_of(data.x), _EXAMPLES, _JUDGED // rows_of(model))
+        x, y = first(data.x, run.judged), first(data.y, run.judged)
         run.verdict = kfisher.diagnose(model, x, y, damping=probe_damping)
     return run
 
@@ -82,97 +103,75 @@ def batches_of(data: Data, batch_size: int | None, seed: int) -> tf.data.Dataset
     """A `tf.data.Dataset`, since `fit` would round float64 arrays to float32."""
     examples = tf.data.Dataset.from_tensor_slices((data.x, data.y))
     if batch_size is None:
-        return examples.batch(len(data.x)).cache()
-    return examples.shuffle(len(data.x), seed=seed).batch(batch_size)
+        return examples.batch(size_of(data.x)).cache()
+    return examples.shuffle(size_of(data.x), seed=seed).batch(batch_size)
 
 
-def _rows_of(model: keras.Model) -> int:
-    """Of each example in the exact Fisher: C - 1 of a softmax."""
-    return max(1, model.output_shape[-1] - 1)
+class _Clock:
+    """Seconds of training steps alone; of the first, which is traced, those of the median of the others.
 
+    Attributes:
+        starts, stops: Callbacks, to be the last and the first in a list of them.
+    """
 
-def _warm_up(model: keras.Model, batches: tf.data.Dataset) -> None:
-    """One step, so that the training function is traced, and back to the start."""
-    model.optimizer.build(model.trainable_variables)
-    variables = model.variables + model.optimizer.variables
-    start = [v.numpy() for v in variables]
-    model.fit(batches.take(1), shuffle=False, verbose=0)
-    for variable, value in zip(variables, start):
-        variable.assign(value)
+    def __init__(self):
+        self._first, self._others, self._started = None, [], 0.0
+        self.starts = keras.callbacks.LambdaCallback(on_train_batch_begin=self._start)
+        self.stops = keras.callbacks.LambdaCallback(on_train_batch_end=self._stop)
 
+    def _start(self, batch: int, logs: Any = None) -> None:
+        self._started = time.perf_counter()
 
-class Measurement:
-    """Loss and accuracy in training and on what is held out, and the angle of the two natural gradients."""
+    def _stop(self, batch: int, logs: Any = None) -> None:
+        seconds = time.perf_counter() - self._started
+        if self._first is None:
+            self._first = seconds
+        else:
+            self._others.append(seconds)
 
-    def __init__(self, model: keras.Model, problem: Problem, data: Data, damping: float | None):
-        self._model, self._problem = model, problem
-        self._train = (tf.constant(data.x), tf.constant(data.y))
-        self._test = (tf.constant(data.x_test), tf.constant(data.y_test))
-        # The examples as they come: digits are not sorted by class, and regressions fit in whole.
-        size = max(1, _PROBE // _rows_of(model))
-        self._probe = (tf.constant(data.x[:size]), tf.constant(data.y[:size]))
-        self._curvature = None if damping is None else kfisher.curvature.get(problem.curvature)
-        self._damping = damping
-        self._start: float | None = None
+    @property
+    def others(self) -> float:
+        return sum(self._others)
 
-    def __call__(self) -> dict[str, float]:
-        loss, accuracy = self._evaluate(*self._train)
-        test_loss, test_accuracy = self._evaluate(*self._test) if len(self._test[0]) else (math.nan, math.nan)
-        measured = (loss, accuracy, test_loss, test_accuracy)
-        return dict(zip(("loss", "accuracy", "test_loss", "test_accuracy"), map(float, measured)))
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def _evaluate(self, x, y):
-        outputs = self._model(x, training=False)
-        loss = self._model.compute_loss(x, y, outputs, training=False)
-        if self._problem.correct is None:
-            return loss, tf.constant(math.nan)
-        return loss, tf.reduce_mean(tf.cast(self._problem.correct(outputs, y), tf.float32))
-
-    def cosine(self) -> float:
-        """cos of (EF + lambda I)^{-1} g and (F + lambda I)^{-1} g on the probe; NaN if it has no meaning."""
-        if self._curvature is None:
-            return math.nan
-        cosine, _, norm = self._directions(*self._probe)
-        if self._start is None:
-            self._start = float(norm)
-        return float(cosine) if norm > _VANISHED * self._start else math.nan
-
-    @tf.function(autograph=False)
-    def _directions(self, x, y):
-        return directions(self._model, x, y, self._curvature, tf.constant(self._damping, tf.float64))
+    @property
+    def first(self) -> float:
+        return float(np.median(self._others)) if self._others else self._first or 0.0
 
 
 class _Recorder(keras.callbacks.Callback):
-    """Fills a `Run` and its TensorBoard log, and shows the progress; the clock stops meanwhile."""
+    """Fills a `Run`, ends it where it only overfits, and shows the progress."""
 
-    def __init__(self, run: Run, measurement: Measurement, log_dir: Path, epoch: int, steps: int):
+    def __init__(self, run: Run, measurement: Measurement, clock: _Clock, epoch: int, steps: int):
         super().__init__()
-        self._run, self._measurement = run, measurement
+        self._run, self._measurement, self._clock = run, measurement, clock
         self._epoch, self._steps = epoch, steps
         self._every = max(1, steps // _POINTS)
-        self._seconds = 0.0
-        for stale in log_dir.glob("events.out.tfevents.*"):  # of an earlier comparison
-            stale.unlink()
-        self._writer = tf.summary.create_file_writer(str(log_dir))
+        self._best: tuple[float, int, list[np.ndarray]] = (math.inf, 0, [])
         name = f"{run.optimizer}, seed {run.seed}"
         self._bar = tqdm(total=steps, desc=f"{name:<32}", unit="step", dynamic_ncols=True)
 
     def on_train_begin(self, logs=None):
         self._record(0)
 
-    def on_train_batch_begin(self, batch, logs=None):
-        self._started = time.perf_counter()
-
     def on_train_batch_end(self, batch, logs=None):
-        self._seconds += time.perf_counter() - self._started
         step = int(self.model.optimizer.iterations)
         self._bar.update()
         if step % self._every == 0 or step % self._epoch == 0 or step == self._steps:
             self._record(step)
 
+    def on_epoch_end(self, epoch, logs=None):
+        """What is held out joins the logs that the next callback writes."""
+        row = self._run.rows[-1]
+        held_out = next((row[k] for k in ("validation_loss", "test_loss") if math.isfinite(row[k])), None)
+        if logs is not None and held_out is not None:
+            logs["val_loss"] = held_out
+
     def on_train_end(self, logs=None):
-        self._writer.close()
+        for row in self._run.rows[1:]:
+            row["seconds"] += self._clock.first
+        _, _, weights = self._best
+        if weights:
+            self.model.set_weights(weights)
         self._bar.close()
 
     def _record(self, step: int) -> None:
@@ -180,10 +179,12 @@ class _Recorder(keras.callbacks.Callback):
         # On full batches every step ends an epoch.
         wanted = step % self._epoch == 0
         measured["cosine"] = self._measurement.cosine() if wanted else math.nan
-        self._run.rows.append({"step": step, "seconds": self._seconds, **measured})
+        self._run.rows.append({"step": step, "seconds": self._clock.others, **measured})
         self._bar.set_postfix(loss=f"{measured['loss']:.3g}", refresh=False)
-        with self._writer.as_default(step=step):
-            for name, value in measured.items():
-                if math.isfinite(value):
-                    tf.summary.scalar(name, value)
-            tf.summary.scalar("seconds", self._seconds)
+        validation = measured["validation_loss"]
+        least, best, _ = self._best
+        if validation < least:
+            self._best = (validation, step, self.model.get_weights())
+            self._run.kept = len(self._run.rows) - 1
+        elif self._run.kept >= 0 and step - best > PATIENCE * self._steps:
+            self.model.stop_training = True

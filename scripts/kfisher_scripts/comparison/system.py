@@ -7,6 +7,8 @@ from kfisher_scripts.comparison.table_file import TableError
 # On one core, a step with a system of these sizes takes some tenths of a second.
 _GRAM = 2000
 _DENSE = 3000
+# More examples than these are taken in batches of so many, which every optimizer does.
+_WHOLE, _BATCH = 4000, 512
 # Numbers in the Jacobian of a batch, which "dense" forms: 256 MB in float64.
 _JACOBIAN = 2**25
 # What is asked for may be larger, but a matrix of this many rows takes 2 GB.
@@ -20,7 +22,8 @@ def system(
     """Curvature and batch size, `None` for the full batch; those that are given stand.
 
     An exact step solves a system of the size of the `rows` of each example of the batch ("gram"), or of the
-    parameters ("dense"). It is the smaller of the two; what is too large for either is taken in batches.
+    parameters ("dense"). It is the smaller of the two. Large tables, and what is too large for either system,
+    are taken in batches.
 
     Raises:
         TableError: If the system is too large to be solved.
@@ -32,7 +35,7 @@ def system(
         )
     if rows > _GRAM:
         raise TableError(f"The target has {rows + 1} classes, of which at most {_GRAM + 1} are taken here")
-    batch = min(batch_size or examples, examples)
+    batch = min(batch_size or (examples if examples <= _WHOLE else _BATCH), examples)
     if curvature is None:
         curvature = "dense" if parameters <= min(batch * rows, _DENSE) else "gram"
     if curvature == "dense" and parameters > _LARGEST:

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import numpy as np
 
-from kfisher_scripts.comparison.table_file import TableError
+from kfisher_scripts.comparison.numbers import Format, NotANumber, is_logical, numbers
+from kfisher_scripts.comparison.table_file import Table, TableError
 
 _CLASSES = 20  # whole numbers with no more different values than this are labels of classes
 _LISTED = 6
 
 
-def target_of(labels: list[str], name: str, task: str | None) -> tuple[np.ndarray, list[str]]:
+def target_of(table: Table, name: str, task: str | None, form: Format) -> tuple[np.ndarray, list[str]]:
     """Numbers or the indices of classes `(N,)`, and the names of the classes, none for a regression.
 
     Args:
-        labels: The entries of the column, none of them missing.
+        table: Its `labels` are the entries of the column, none of them missing.
         name: Of the column.
         task: "regression", "classification", or `None`: classification where the target is text or has few
             different whole numbers, each of them twice on average or more.
+        form: Of its numbers.
 
     Raises:
         TableError: If it is neither.
     """
-    text = [entry for entry in labels if not is_number(entry)]
-    if text and task != "classification":
-        _check_text(labels, text, name, task)
-    values = np.array(labels) if text else np.array(labels, np.float64)
-    if not text and not np.all(np.isfinite(values)):
+    labels, text = table.labels, False
+    try:
+        values = numbers(labels, form)
+        text = is_logical(labels) and task != "regression"
+    except NotANumber as error:
+        text = True
+        if task != "classification":
+            _check_text(table, error, name, task, form)
+    if text:
+        values = np.array(labels)
+    elif not np.all(np.isfinite(values)):
+        first = table.place(labels, int(np.argmin(np.isfinite(values))))
         raise TableError(
-            f"The target {name!r} holds numbers that are not finite. Mend those rows, or delete them"
+            f"The target {name!r} holds numbers that are not finite, {first}. Mend those rows, or delete them"
         )
     classes, y = np.unique(values, return_inverse=True)
     if len(classes) == 1:
@@ -43,19 +52,21 @@ def target_of(labels: list[str], name: str, task: str | None) -> tuple[np.ndarra
     if not repeated or not (text or whole):
         raise TableError(
             f"The target {name!r} has {len(classes)} different values in {len(values)} rows, such as "
-            f"{labels[0]!r}, which are no classes. {'Join some' if text else 'Pass --task regression'}"
+            f"{table.place(labels, 0)}, which are no classes. "
+            f"{'Join some' if text else 'Pass --task regression'}"
         )
     return y.astype(np.float64), [c if text else str(int(c)) for c in classes.tolist()]
 
 
 def check_classes(y: np.ndarray, classes: list[str], name: str) -> None:
     """Raises `TableError` for classes that no row to train on has."""
-    absent = [c for i, c in enumerate(classes) if i not in set(y)]
+    present = set(y)
+    absent = [c for i, c in enumerate(classes) if i not in present]
     if absent:
         raise TableError(
-            f"None of the rows to train on (four fifths, at random) has {name} = {shortened(absent)}. Delete "
-            "the rows of such rare classes, or join these with others; numbers can be regressed, with --task "
-            "regression"
+            f"None of the rows to train on (three fifths, at random) has {name} = {shortened(absent)}. "
+            "Delete the rows of such rare classes, or join these with others; numbers can be regressed, with "
+            "--task regression"
         )
 
 
@@ -64,26 +75,27 @@ def shortened(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + ", ..." * (len(names) > _LISTED)
 
 
-def is_number(entry: str) -> bool:
-    try:
-        float(entry)
-    except ValueError:
-        return False
-    return True
-
-
-def _check_text(labels: list[str], text: list[str], name: str, task: str | None) -> None:
+def _check_text(table: Table, error: NotANumber, name: str, task: str | None, form: Format) -> None:
     """Text is no class where it is a number written otherwise, or stands among numbers."""
-    example = f"{text[0]!r} in row {labels.index(text[0]) + 1}"
-    if all(is_number(entry.replace(",", ".")) for entry in text):
+    example = table.place(table.labels, error.index)
+    if error.way_out:
         raise TableError(
-            f"The target {name!r} has decimal commas: {example}. Write points instead; if these are classes, "
-            "pass --task classification"
+            f"The target {name!r} has numbers that are written otherwise, {example}: {error.way_out}. If "
+            "these are classes, pass --task classification"
         )
     if task == "regression":
         raise TableError(f"The target {name!r} holds text, {example}, which cannot be regressed. Mend it")
-    if 2 * len(text) < len(labels):
+    count = sum(_is_number(entry, form) for entry in table.labels)
+    if 2 * count > len(table.labels):
         raise TableError(
-            f"The target {name!r} holds {len(labels) - len(text)} numbers, and text: {example}. Mend it; if "
-            "these are classes, pass --task classification"
+            f"The target {name!r} holds {count} numbers, and text: {example}. Mend it; if these are classes, "
+            "pass --task classification"
         )
+
+
+def _is_number(entry: str, form: Format) -> bool:
+    try:
+        numbers([entry], form)
+    except NotANumber:
+        return False
+    return True

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from kfisher.plots.style import Picture
+from kfisher_scripts.common.looks import LOOKS
 from kfisher_scripts.reproduction.capacity import Capacity
 from kfisher_scripts.reproduction.grid import Objective
 from kfisher_scripts.reproduction.joint import Convergence
@@ -19,9 +21,9 @@ from kfisher_scripts.reproduction.models import double_precision, linear_model
 from kfisher_scripts.reproduction.optimization import METHODS, Result
 from kfisher_scripts.reproduction.vectorfield import LIMITS, STARTS, Field
 
-# The looks of scripts/compare.py for the same optimizers.
-COLOURS = {"GD": "#0072B2", "NGD": "#009E73", "EF": "#E69F00"}
-STYLES = {"GD": "-", "NGD": "-.", "EF": (0, (5, 1, 1, 1, 1, 1))}
+_OPTIMIZERS = {"GD": "sgd", "NGD": "natural_gradient", "EF": "empirical_fisher"}
+COLOURS = {method: LOOKS[name]["color"] for method, name in _OPTIMIZERS.items()}
+STYLES = {method: LOOKS[name]["linestyle"] for method, name in _OPTIMIZERS.items()}
 _CLASSES = ("#56B4E9", "#CC79A7")
 _TITLES = {
     "logistic, correct": "correct",
@@ -53,7 +55,7 @@ def save(figure: Figure, out: Path, name: str, pictures: Path | None = None) -> 
 
 def vectorfield(field: Field) -> Figure:
     """The data, and the field of each method over (b, theta) with its four trajectories."""
-    figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+    figure = Picture(figsize=(_WIDTH, 2.9), layout="constrained")
     data, *fields = figure.subplots(1, 4)
     data.plot(field.x, field.y, ".", markersize=3, alpha=0.35, color=_CLASSES[0], rasterized=True)
     line = np.array([0.0, 9.5])
@@ -82,7 +84,7 @@ def vectorfield(field: Field) -> Figure:
 
 def misspecification(found: list[AtMinimum]) -> Figure:
     """Above the data sets; below the loss, and the quadratic approximations by F and by EF."""
-    figure = Figure(figsize=(_WIDTH, 5.6), layout="constrained")
+    figure = Picture(figsize=(_WIDTH, 5.6), layout="constrained")
     rows = figure.subplots(2, 3)
     for axes, below, one in zip(*rows, found):
         axes.set_title(_TITLES[one.name])
@@ -138,7 +140,7 @@ def _ellipses(axes: Axes, one: AtMinimum) -> None:
 def optimization(results: list[Result], note: str = "") -> Figure:
     """Above the loss of each method; below the cosine of EF and NGD directions along EF's path."""
     size = _WIDTH if len(results) > 1 else 6.0, 4.6 if note else 4.0
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     rows = figure.subplots(2, len(results), height_ratios=(2, 1), squeeze=False, sharex="col")
     for above, below, result in zip(*rows, results):
         for method in METHODS:
@@ -165,7 +167,7 @@ def optimization(results: list[Result], note: str = "") -> Figure:
 
 
 def convergence(found: Convergence) -> Figure:
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    figure = Picture(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
     curves = (
         (found.conditional, "Fisher of the conditional", "NGD", "o"),
@@ -183,7 +185,7 @@ def convergence(found: Convergence) -> Figure:
 
 
 def capacity(found: Capacity) -> Figure:
-    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    figure = Picture(figsize=(8.0, 3.6), layout="constrained")
     misfit, distance = figure.subplots(1, 2)
     shades = np.linspace(0.15, 0.85, len(found.sizes))
     for j, (size, shade) in enumerate(zip(found.sizes, shades)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -135,25 +136,33 @@ def measure(name: str, kinds: Kinds = KINDS) -> AtMinimum:
     """Trains with the natural gradient at rate 1, and looks at both matrices where it ends."""
     kind = kind_of(name)
     with double_precision():
-        found = _at_minimum(name, SIZE, kinds)
+        found = at_minimum(name, SIZE, kinds)
         for size in _SIZES:
-            found.by_size[size] = _at_minimum(name, size, kinds).distance
+            found.by_size[size] = at_minimum(name, size, kinds).distance
         model = linear_model(found.x.shape[1], kind, use_bias=kind == "linear")
         found.likelihood = _likelihood(model, kind, found)
     return found
 
 
-def _at_minimum(name: str, size: int, kinds: Kinds) -> AtMinimum:
+@functools.cache
+def _model(kind: str, features: int, kinds: Kinds) -> keras.Model:
+    """One for all data of a kind: its step keeps nothing but the parameters, and takes seconds to trace."""
+    return linear_model(features, kind, optimizer_of("NGD", 1.0, 1e-12, kinds), use_bias=kind == "linear")
+
+
+def at_minimum(name: str, size: int = SIZE, kinds: Kinds = KINDS) -> AtMinimum:
+    """Both matrices at the minimum of one sample, in double precision."""
     x, y = data(name, size=size)
     kind = kind_of(name)
-    optimizer = optimizer_of("NGD", 1.0, 1e-12, kinds)
-    model = linear_model(x.shape[1], kind, optimizer, use_bias=kind == "linear")
-    start = np.linalg.norm(gradient(model, x, y))
-    train(model, x, y, _STEPS)
-    f, ef = matrices(model, x, y, kinds)
-    outputs = model(x).numpy()[:, 0]
+    with double_precision():
+        model = _model(kind, x.shape[1], kinds)
+        set_parameters(model, 0 * parameters(model))
+        start = np.linalg.norm(gradient(model, x, y))
+        train(model, x, y, _STEPS)
+        f, ef = matrices(model, x, y, kinds)
+        outputs = model(x).numpy()[:, 0]
+        end = np.linalg.norm(gradient(model, x, y)) / start
     accuracy = np.mean((outputs > 0) == y) if kind == "logistic" else np.nan
-    end = np.linalg.norm(gradient(model, x, y)) / start
     return AtMinimum(name, x, y, parameters(model), float(end), f, ef, float(accuracy))
 
 

@@ -1,0 +1,88 @@
+"""The finding at a minimum: is EF the curvature there, direction by direction?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from kfisher.diagnosis import chance
+from kfisher.diagnosis.basis import Frame
+from kfisher.diagnosis.measurement import Finding
+from kfisher.diagnosis.thresholds import Thresholds
+
+
+def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Finding:
+    """At a minimum that is shown to be one: whether the eigenvalues of F⁻¹ EF are 1.
+
+    Never by their sum: 0.41 + 1.59 = 2 = 1 + 1.
+    """
+    curved, number = int(np.sum(frame.values > frame.damping)), chance.effective_number(frame)
+    if curved == 0:
+        return _unknown("No direction is curved enough to compare EF with F.")
+    if number < thresholds.examples * curved:
+        return _unknown(
+            f"A minimum is not shown: F has {curved} directions above the damping, which takes "
+            f"{thresholds.examples * curved} examples."
+        )
+    gradient = chance.gradient_over_noise(frame, curved, thresholds.confidence)
+    values = {"gradient_over_noise": math.sqrt(gradient.found), "at_most": math.sqrt(gradient.bound)}
+    if not gradient.within_noise:
+        times = math.sqrt(number * gradient.found / curved)
+        return _unknown(f"No minimum: the gradient is {times:.2g} times what noise makes of it.", values)
+    if not gradient.bound < thresholds.gradient:
+        return _unknown(
+            f"A minimum is not shown: the gradient may be {math.sqrt(gradient.bound):.2g} times the noise of "
+            f"one example, and up to {math.sqrt(thresholds.gradient):.2g} would do.",
+            values,
+        )
+    # Weights that were fitted to these very examples have taken a part of the noise away.
+    fitted = (number - curved) / number if gradient.bound == 0 else 1.0
+    return _at_a_minimum(frame, min(thresholds.directions, curved), fitted, thresholds, seed)
+
+
+def _at_a_minimum(frame: Frame, size: int, fitted: float, thresholds: Thresholds, seed: int) -> Finding:
+    moments = chance.moments(frame, size)
+    if len(moments.sampled) < 2:
+        return _unknown("What chance does is known from two draws of labels on; one was drawn.")
+    confidence, replicates = thresholds.confidence, thresholds.replicates
+    differences = moments.empirical - moments.exact
+    found = 1 + np.linalg.eigvalsh(differences.sum(0))
+    half = chance.half_width(differences, confidence, replicates, seed)
+    drawn, sums = chance.extremes_of_draws(moments.sampled, confidence, replicates, seed)
+    least, most = max(fitted * (1 + drawn.low), 0.0), 1 + drawn.high
+    low, high = np.maximum(found - half, 0), found + half
+    # A sum beyond chance can convict, but none can clear: that of 0.4 and 1.6 is that of 1 and 1.
+    beyond = found.sum() > size + sums.high, found.sum() < fitted * (size + sums.low)
+    larger = found[-1] > thresholds.ratio and (found[-1] > most or beyond[0])
+    smaller = found[0] < 1 / thresholds.ratio and (found[0] < least or beyond[1])
+    values = {
+        "smallest": float(found[0]),
+        "largest": float(found[-1]),
+        "eigenvalues": found[::-1].tolist(),
+        "low": low[::-1].tolist(),
+        "high": high[::-1].tolist(),
+        "sampled_low": least,
+        "sampled_high": most,
+        "trace": float(found.sum()),
+        "directions": size,
+    }
+    said = (
+        f"At a minimum the eigenvalues of F^-1 EF in the {size} most curved directions lie between "
+        f"{found[0]:.2f} [{low[0]:.2f}, {high[0]:.2f}] and {found[-1]:.2f} [{low[-1]:.2f}, {high[-1]:.2f}] "
+        f"({confidence:.0%} intervals); all are 1 if the model describes the labels, and for labels drawn "
+        f"from it they lie between {least:.2f} and {most:.2f}"
+    )
+    if larger or smaller:
+        if found[-1] < thresholds.ratio**2 * found[0]:
+            said += "; here by about one factor in all directions: the noise is not that of the loss"
+        return Finding("specification", "bad", f"{said}.", {**values, "verdict": "misspecified"})
+    if np.all(high <= thresholds.ratio**2) and np.all(low >= thresholds.ratio**-2):
+        return Finding("specification", "fine", f"{said}.", values)
+    wide = np.any((high - low > 1) | (high > thresholds.ratio**2 * low))
+    why = "too wide to tell" if wide else "too close to what drawn labels do to tell"
+    return Finding("specification", "unknown", f"{said}: {why}.", values)
+
+
+def _unknown(text: str, values: dict | None = None) -> Finding:
+    return Finding("specification", "unknown", text, values or {})

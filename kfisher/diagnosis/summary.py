@@ -1,0 +1,112 @@
+"""Summary of the verdicts of a run: from when to when, how sure, and the numbers that decide."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from kfisher.diagnosis._from_json import from_json
+from kfisher.diagnosis.measurement import without_nan
+
+# Of a verdict on one measurement.
+SENTENCES = {
+    "fine": "The empirical Fisher is fine here.",
+    "distorted": "Do not trust the empirical Fisher here: it distorts the step.",
+    "opposite": "Do not trust the empirical Fisher here: its step opposes the natural-gradient step.",
+    "inverted": "Do not trust the empirical Fisher here: its steps grow while the gradient shrinks.",
+    "misspecified": "Do not trust the empirical Fisher here: it is not the curvature of this minimum, as the "
+    "model does not describe the labels.",
+    "unknown": "What was measured does not suffice to accuse the empirical Fisher here, nor to clear it.",
+}
+# What decides a verdict of each finding: two of its numbers, and how they are called.
+NUMBERS = {
+    "direction": {"cosine": "cosine of EF's step with the natural one", "sampled_cosine": "drawn labels'"},
+    "length": {
+        "length_ratio": "length of EF's step over the natural one's",
+        "sampled_length_ratio": "drawn labels'",
+    },
+    "inversion": {
+        "correlation": "rank correlation of EF's step length with the gradient norm",
+        "natural_correlation": "the natural step's",
+    },
+    "specification": {"smallest": "eigenvalues of F^-1 EF from", "largest": "to"},
+    "sufficiency": {"examples": "examples", "directions": "directions"},
+}
+_SAYS = {
+    "fine": "EF is fine",
+    "distorted": "EF distorts the step",
+    "opposite": "EF's step opposes the natural-gradient step",
+    "inverted": "EF's steps grow while the gradient shrinks",
+    "misspecified": "a minimum, and EF is not its curvature",
+    "unknown": "what was measured does not suffice to tell",
+}
+
+
+@dataclass
+class Period:
+    """Measurements in a row with one verdict.
+
+    Attributes:
+        verdict: As in `Verdict`.
+        first, last: Steps.
+        agreeing, measurements: How many of the measurements say so by themselves, of all in it.
+        finding: The name of the finding that decides it.
+        numbers: The two numbers that decide, medians over those that agree.
+    """
+
+    verdict: str
+    first: int
+    last: int
+    agreeing: int
+    measurements: int
+    finding: str
+    numbers: dict[str, float]
+
+    def __str__(self) -> str:
+        steps = f"step {self.first}" if self.first == self.last else f"steps {self.first} to {self.last}"
+        names = NUMBERS[self.finding]
+        said = ", ".join(f"{names[name]} {value:.3g}" for name, value in self.numbers.items())
+        return (
+            f"{steps}: {_SAYS[self.verdict]} ({self.agreeing} of {self.measurements} measurements say so by "
+            f"themselves; {said})"
+        )
+
+
+@dataclass
+class Summary:
+    """Summary of the verdicts of a run.
+
+    Attributes:
+        periods: From the first measurement to the last.
+        measurements: How many there were.
+    """
+
+    periods: list[Period]
+    measurements: int
+
+    def __str__(self) -> str:
+        count = f"{self.measurements} measurement" + "s" * (self.measurements != 1)
+        first, last = self.periods[0].first, self.periods[-1].last
+        head = f"The empirical Fisher from step {first} to step {last}, by {count}:"
+        return "\n".join([head, *(f"  {period}" for period in self.periods)])
+
+    def to_json(self) -> str:
+        return json.dumps(without_nan(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Summary:
+        """Read back from what `to_json` wrote.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        found = from_json(cls, text)
+        known = all(p.finding in NUMBERS and p.verdict in _SAYS for p in found.periods)
+        if (
+            not found.periods
+            or not known
+            or any(set(p.numbers) - set(NUMBERS[p.finding]) for p in found.periods)
+        ):
+            raise ValueError(f"A summary has periods with known verdicts. Received: {text!r}")
+        return found

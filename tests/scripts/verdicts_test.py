@@ -1,0 +1,77 @@
+"""verdicts.py: its arithmetic, its truths, and a part of its table, bars included."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import verdicts
+from kfisher_scripts.verdicts.families import FAMILIES, matrices, minimum
+from kfisher_scripts.verdicts.settings import HELD_OUT, PLACES, TABLE, Truth
+from kfisher_scripts.verdicts.table import Cell, as_markdown, measure, summary
+
+WRONG = Truth(np.nan, np.nan, 3.5, 4.0)
+RIGHT = Truth(np.nan, np.nan, 0.95, 1.05)
+
+
+def cell(truth, size=256, **counts):
+    return Cell("labels", "minimum", size, truth, Counter(counts))
+
+
+def test_alarms_are_false_and_clearances_wrong_by_what_is_true():
+    right = cell(RIGHT, fine=40, misspecified=4, unknown=6)
+    assert (right.false_alarms, right.misses, right.falsely_cleared) == (0.08, 0, 0)
+    wrong = cell(WRONG, fine=5, misspecified=30, opposite=5, unknown=10)
+    assert wrong.false_alarms == 0.1  # nothing opposes
+    assert wrong.misses == pytest.approx(0.3) and wrong.falsely_cleared == 0.1
+    text = summary([right, wrong])
+    assert "false alarms: 9.0 % over all cells, 10 % in the worst" in text
+    assert "misses at 256 examples and more: 15.0 % over all cells, 30 % in the worst" in text
+    table = as_markdown([right, cell(WRONG, size=1000, misspecified=50)])
+    assert "| labels | minimum | right: eigenvalues 0.95 to 1.05 | 8 / 80 | 100 / 0 |" in table
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_and_matrices_are_those_of_the_loss(family):
+    """By differences of the loss; at the minimum its Hessian is F, as the links are natural."""
+    rng, own = np.random.default_rng(0), FAMILIES[family]
+    setting = next(s for s in HELD_OUT if s.family == family)
+    x, y = setting.draw(rng, 400)
+    w = minimum(own, x, y)
+    assert np.abs(matrices(own, w, x, y).gradient).max() < 1e-5
+
+    def slope(direction, at):
+        step = 1e-4
+        loss = lambda t: own.loss(np.c_[x, np.ones(400)] @ (at + t * direction), y).mean()
+        return (loss(step) - loss(-step)) / (2 * step)
+
+    w = w + 0.1
+    found, direction = matrices(own, w, x, y), rng.normal(size=w.shape)
+    assert slope(direction, w) == pytest.approx(found.gradient @ direction.ravel(), rel=1e-5)
+    second = (slope(direction, w + 1e-3 * direction) - slope(direction, w - 1e-3 * direction)) / 2e-3
+    assert second == pytest.approx(direction.ravel() @ found.exact @ direction.ravel(), rel=1e-3)
+
+
+def test_the_truth_of_each_setting_is_what_its_name_says():
+    for setting in (*TABLE, *HELD_OUT):
+        truth = setting.truth("minimum")
+        right = setting.name.endswith("well specified")
+        assert bool(truth.wrong) != right, (setting.name, str(truth))
+
+
+def test_false_alarms_and_misses_keep_their_bars_on_a_part_of_the_table():
+    """Ten seeds of it; the bars allow one of ten where the truth is a twentieth, so sums are judged."""
+    cells = measure(TABLE, 8, (8, 256))
+    few, many = ([c for c in cells if c.size == size] for size in (8, 256))
+    assert {c.place for c in cells} == set(PLACES)
+    assert np.mean([c.false_alarms for c in cells]) <= 0.05
+    assert np.mean([c.misses for c in many]) <= 0.1
+    assert all(c.verdicts["unknown"] >= 7 for c in few)
+
+
+def test_the_command_prints_both_tables(capsys, monkeypatch):
+    monkeypatch.setattr(verdicts, "HELD_OUT", HELD_OUT[-1:])
+    monkeypatch.setattr(verdicts, "TABLE", TABLE[:1])
+    verdicts.main(["--seeds", "2", "--sizes", "16"])
+    out = capsys.readouterr().out
+    assert "| well specified | untrained |" in out and "| counts, heteroscedastic | minimum |" in out
+    assert out.count("false alarms: ") == 2
