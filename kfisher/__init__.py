@@ -103,5 +103,6 @@ def __dir__() -> list[str]:
 # Keras finds a class in a saved model if the module that registers it was imported, so all that can be
 # saved is loaded now. Not where TensorBoard looks for plugins: TensorFlow would start for a web page.
 if "tensorboard.default" not in sys.modules or "keras" in sys.modules:
+    importlib.import_module("kfisher._keras.requirements").check_backend()
     for _room in ("model", "fisher", "losses", "damping", "curvature", "optimizers"):
         importlib.import_module(f"kfisher.{_room}")

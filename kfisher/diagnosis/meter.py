@@ -123,7 +123,7 @@ class Meter:
     ) -> tuple[JointRoot, Layout]:
         with no_strategy():
             found = self._pass(x, y, sample_weight, self._seed_of(step), self._values(held))
-        arrays = {name: np.from_dlpack(t) for name, t in found.items()}
+        arrays = {name: _as_array(t) for name, t in found.items()}
         return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]
 
     def _values(self, held: Any) -> list[tf.Tensor]:
@@ -161,6 +161,11 @@ def variables_of(model: keras.Model) -> list[keras.Variable]:
     """All that is measured of a model and its optimizer."""
     own = [*model.trainable_variables, *model.non_trainable_variables]
     return own + second_moments(inner(model.optimizer))
+
+
+def _as_array(tensor: tf.Tensor) -> np.ndarray:
+    """The memory of a tensor as an array, or a copy where TensorFlow (2.18) does not lend it."""
+    return np.from_dlpack(tensor) if hasattr(type(tensor), "__dlpack__") else tensor.numpy()
 
 
 def _shapes(x: Any) -> tuple:

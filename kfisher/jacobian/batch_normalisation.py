@@ -21,7 +21,7 @@ def hold_statistics(layer: Any, call: Any, args: Any, kwargs: Any) -> dict[str, 
     """
     if not kwargs.get("training") or not layer.trainable:
         return kwargs
-    if layer.renorm:
+    if getattr(layer, "renorm", False):  # older versions of Keras have none
         raise ValueError(
             "BatchNormalization(renorm=True) couples the examples of a batch in a way that leaves no Fisher "
             f"matrix of one example. Use `renorm=False`. Received: layer={layer.name!r}"

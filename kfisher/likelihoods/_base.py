@@ -23,13 +23,6 @@ import tensorflow as tf
 register = keras.saving.register_keras_serializable("kfisher")
 
 
-def tfd() -> Any:
-    """TensorFlow Probability's distributions, loaded when the first is used: that takes seconds."""
-    import tensorflow_probability
-
-    return tensorflow_probability.distributions
-
-
 class Likelihood:
     """p(y | f) of one output of a model; positions are all axes of f but the last.
 

@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import function
-from kfisher.likelihoods._base import Likelihood, register, tfd
+from kfisher._keras.requirements import distributions as tfd
+from kfisher.likelihoods._base import Likelihood, register
 from kfisher.likelihoods.bernoulli import Bernoulli
 from kfisher.likelihoods.categorical import Categorical
 from kfisher.likelihoods.poisson import Poisson

@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from kfisher._common.checks import positive
-from kfisher.likelihoods._base import Independent, register, tfd
+from kfisher._keras.requirements import distributions as tfd
+from kfisher.likelihoods._base import Independent, register
 
 
 @register

@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import checked
-from kfisher.likelihoods._base import Independent, register, tfd
+from kfisher._keras.requirements import distributions as tfd
+from kfisher.likelihoods._base import Independent, register
 
 
 @register

@@ -15,11 +15,12 @@ _LENGTH = 160
 _FIELDS = ("optimizer", "curvature", "fisher", "weights", "blocks", "state")
 
 
-class Identity:
+class Identity(tf.train.experimental.PythonState):
     """The optimizer and the model that state belongs to, as text in a variable that is saved with it.
 
     State is saved by position: that of another optimizer, or of the same one for other layers, may fit into
-    its place without being meant for it.
+    its place without being meant for it. Where it does not fit, TensorFlow speaks of shapes: a
+    `tf.train.Checkpoint` keeps the text once more, as Python's state, which it hands over before variables.
 
     Args:
         add_variable: That of the optimizer. The variable comes before all others that are made with it, so
@@ -59,6 +60,16 @@ class Identity:
         if self.text:
             with tf.init_scope():
                 self._compare(_read(self.variable.numpy()))
+
+    def serialize(self) -> str:
+        """Called by a `tf.train.Checkpoint` that is written."""
+        return self.text
+
+    def deserialize(self, value: bytes) -> None:
+        """Called by a `tf.train.Checkpoint` that is read, before anything is restored."""
+        found = value.decode(errors="replace")
+        if self.text and found:  # else it was written, or is read, before there is any state
+            self._compare(found)
 
     def assertion(self) -> None:
         """Check while a graph runs, for state that is replaced after it was traced."""

@@ -104,7 +104,9 @@ class SophiaG(ObservingOptimizer):
         self.averages = self.add_optimizer_variables(variables, "average")
 
     def take_step(self, batch: Any, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
-        finite = tf.math.is_finite(tf.linalg.global_norm(gradient)) & self.curvature.ready()
+        # What a step is divided by, too: the clip makes nothing finite of a NaN.
+        kept = [h.value for averages in self.curvature.averages for h in averages]
+        finite = tf.math.is_finite(tf.linalg.global_norm([*gradient, *kept])) & self.curvature.ready()
         steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]
         finite = replicas.everywhere(finite & stays_finite(self, steps, variables))
 

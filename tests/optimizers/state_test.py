@@ -94,6 +94,7 @@ def files(tmp_path_factory, models):
     for name, model in models.items():
         model.save_weights(folder / f"{name}.weights.h5")
         tf.train.Checkpoint(optimizer=model.optimizer).write(str(folder / name))
+    tf.train.Checkpoint(model=models["kfac"]).write(str(folder / "model"))
     return folder
 
 
@@ -101,16 +102,17 @@ def files(tmp_path_factory, models):
 def test_the_state_of_another_optimizer_is_refused(here, files, models):
     model = models[here]
     checkpoint = tf.train.Checkpoint(optimizer=model.optimizer)
+    before = [v.numpy() for v in model.optimizer.variables]
     for saved in OPTIMIZERS:
         if saved == here:
             continue
         with pytest.raises(ValueError, match=r"(?s)not that of this optimizer and model.* instead of "):
             model.load_weights(files / f"{saved}.weights.h5")
             pytest.fail(f"the weights of {saved} were taken")
-        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=" instead of |shape|dtype"):
+        with pytest.raises(ValueError, match=r"(?s)not that of this optimizer and model.* instead of "):
             checkpoint.read(str(files / saved))
-            model.optimizer.check(model)
             pytest.fail(f"the state of {saved} was taken")
+    assert all(np.array_equal(a, v) for a, v in zip(before, model.optimizer.variables))
     checkpoint.read(str(files / here)).assert_consumed()
     model.load_weights(files / f"{here}.weights.h5")
     model.optimizer.check(model)
@@ -120,14 +122,15 @@ def test_the_difference_is_named(files, models):
     with pytest.raises(ValueError, match="optimizer='SophiaG' instead of 'NaturalGradient'"):
         models["diagonal"].load_weights(files / "sophia.weights.h5")
     model = built(OPTIMIZERS["gram"]())
-    tf.train.Checkpoint(optimizer=model.optimizer).read(str(files / "exact"))
     with pytest.raises(ValueError, match="fisher='Exact' instead of 'Sampled'"):
-        model.fit(X, Y, verbose=0)
+        tf.train.Checkpoint(optimizer=model.optimizer).read(str(files / "exact"))
 
 
 def test_the_state_of_another_architecture_is_refused(files):
     """Three hidden units have as many variables as two."""
     model = built(OPTIMIZERS["kfac"](), width=3)
+    with pytest.raises(ValueError, match="weights='4 with 11 entries .*' instead of '4 with 16 entries"):
+        tf.train.Checkpoint(model=model).read(str(files / "model"))
     store = {str(i): v.numpy() for i, v in enumerate(built(OPTIMIZERS["kfac"]()).optimizer.variables)}
     with pytest.raises(ValueError, match="weights='4 with 11 entries .*' instead of '4 with 16 entries"):
         model.optimizer.load_own_variables(store)
@@ -143,10 +146,11 @@ def test_a_backup_of_another_optimizer_is_refused(saved, tmp_path):
 
 
 @pytest.mark.parametrize("eager", [False, True])
-def test_state_that_is_replaced_between_two_steps_is_noticed(eager, files):
+def test_state_that_is_replaced_between_two_steps_is_noticed(eager, models):
     model = network(OPTIMIZERS["gram"](), run_eagerly=eager)
     model.train_on_batch(X, Y)
-    tf.train.Checkpoint(optimizer=model.optimizer).read(str(files / "exact"))
+    for variable, other in zip(model.optimizer.variables, models["exact"].optimizer.variables):
+        variable.assign(other)
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="not that of this optimizer"):
         model.train_on_batch(X, Y)
 
