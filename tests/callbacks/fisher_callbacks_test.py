@@ -481,6 +481,10 @@ def test_verdicts_are_logged_kept_and_printed_when_they_change(model, tmp_path, 
     printed = capsys.readouterr().out
     assert printed.count("\nStep ") == len(changes)
     assert all(f"Step {v.step}: {v}" in printed for v in changes)
+    summary = history.fisher_summary  # one, wherever one looks
+    assert summary == diagnosis.summary == kfisher.read_log(tmp_path).summary
+    assert printed.endswith(f"\n{summary}\n") and summary.measurements == 8
+    assert (summary.periods[0].first, summary.periods[-1].last) == (0, 7)
 
 
 # --- TensorBoard -----------------------------------------------------------------------------------
