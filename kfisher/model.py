@@ -151,9 +151,8 @@ def attach(model: keras.Model) -> keras.Model:
 
     A sequential or functional model of Keras becomes one of kfisher, in place, and so survives saving,
     copying and pickling, and a functional one cloning, too (`clone_model` makes a plain `keras.Sequential`).
-    A class of your own stays what it is: there it is kept in the instance, and a model that is loaded,
-    cloned, copied or unpickled must be attached again (or its class be derived from `kfisher.FisherMixin`).
-    Attaching twice is the same as once.
+    A class of your own stays what it is: there a model that is loaded, cloned, copied or unpickled must be
+    attached again, or its class be derived from `kfisher.FisherMixin`. Attaching twice is the same as once.
 
     Args:
         model: Any `keras.Model`.
@@ -244,7 +243,7 @@ def _train(model: keras.Model, train_step: Callable, data: Any) -> Any:
 
 
 # What stands for methods of an attached model: functions of the model, the method, and its arguments.
-_ATTACHED = {"train_step": _train, "make_train_function": _prepared, **METHODS}
+_ATTACHED: dict[str, Callable] = {"train_step": _train, "make_train_function": _prepared, **METHODS}
 
 
 def _is_attached(model: keras.Model) -> bool:

@@ -186,8 +186,8 @@ def require_supported(name: str) -> None:
         name: That of the class that asks.
     """
     strategy = tf.distribute.get_strategy()
-    known = (tf.distribute.OneDeviceStrategy, tf.distribute.MirroredStrategy)
-    known = (*known, tf.distribute.MultiWorkerMirroredStrategy)
+    of_one = (tf.distribute.OneDeviceStrategy, tf.distribute.MirroredStrategy)
+    known = (*of_one, tf.distribute.MultiWorkerMirroredStrategy)
     if tf.distribute.has_strategy() and not isinstance(strategy, known):
         raise ValueError(
             f"{name} runs on replicas of `tf.distribute.MirroredStrategy` and "

@@ -226,7 +226,8 @@ def _leading(
 
     def lift(a: np.ndarray) -> np.ndarray:
         parts = np.split(basis @ a, np.cumsum([block.shape[1] for _, block in columns])[:-1])
-        return sum(_placed(block @ part, rows, len(gram)) for (rows, block), part in zip(columns, parts))
+        placed = [_placed(block @ part, rows, len(gram)) for (rows, block), part in zip(columns, parts)]
+        return np.sum(placed, axis=0)
 
     return images @ basis, lift
 

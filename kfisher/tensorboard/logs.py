@@ -109,8 +109,8 @@ class Logs:
         layers = {found[0] for tag in tags if (found := schema.layer_and_name(tag))}
         ours = {tag: tag.removeprefix(schema.STEP) for tag in tags if tag.startswith(schema.STEP)}
         last = max((s.max_step for series in listed.values() for s in series.values()), default=0)
-        found = self._lines(run, ours)
-        return {**found, "last_step": last, "layers": sorted(layers), "held_out": self._held_out(run)}
+        lines = self._lines(run, ours)
+        return {**lines, "last_step": last, "layers": sorted(layers), "held_out": self._held_out(run)}
 
     def layers(self, run: str, statistic: str) -> dict[str, Any]:
         """One statistic of the steps of each layer; as `steps`, the names being those of layers.

@@ -473,7 +473,7 @@ def test_a_batch_that_is_not_finite_gives_one_warning(model, tmp_path):
 
 def test_verdicts_are_logged_kept_and_printed_when_they_change(model, tmp_path, capsys):
     diagnosis = spectra(tmp_path, FisherDiagnosis, freq=1, verbose=1)
-    fit(model, diagnosis)
+    history = fit(model, diagnosis)
     verdicts = kfisher.read_log(tmp_path).verdicts
     assert [v.step for v in verdicts] == list(range(8))
     assert verdicts[-1].to_json() == diagnosis.verdict.to_json()
