@@ -94,13 +94,15 @@ class StepRecorder:
         """The weights from which distances count, a variable for each trainable one."""
         return [self._start[id(v)] for v in self._trainable_variables]
 
-    def _start_of(self, variable: keras.Variable) -> tf.Variable:
+    def _start_of(self, variable: keras.Variable) -> tf.Tensor:
         """The same for one, which a model may make only when it sees its first batch."""
         if id(variable) not in self._start:
             with tf.init_scope():
+                if not variable.value.is_initialized():  # TensorFlow traces again when it has a value
+                    return tf.fill(variable.shape, tf.constant(float("nan"), variable.dtype))
                 self._start[id(variable)] = _plain(tf.convert_to_tensor(variable.value))
             self._trainable_variables.append(variable)
-        return self._start[id(variable)]
+        return tf.convert_to_tensor(self._start[id(variable)])
 
     def start_here(self) -> None:
         """Distances count from the weights as they are now."""
@@ -183,7 +185,7 @@ class StepRecorder:
     ) -> tf.Tensor:
         """All that is recorded of one step; a weight without a gradient counts in nothing."""
         loss, *values = values
-        start = [tf.convert_to_tensor(self._start_of(v)) for v in variables]
+        start = [self._start_of(v) for v in variables]
         if not self._layers:
             updates, after, grads, start = map(few, (updates, after, grads, start))
         squares = {

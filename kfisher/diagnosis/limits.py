@@ -114,9 +114,9 @@ def _entries_of_row(recorded: Recorded) -> int:
     entries = 2 * sum(math.prod(head.eta.shape[1:]) for head in recorded.loss.heads)
     for call in recorded.layer_calls:
         entries += 2 * _entries(call.z)
-        if rule_for([call.layer]) is not DenseRule or _positions(call.z) > 1:
+        if rule_for([call.tap]) is not DenseRule or _positions(call.z) > 1:
             entries += _entries((call.args, call.kwargs))
-            entries += sum(math.prod(v.shape) for v in call.layer.trainable_variables)
+            entries += sum(math.prod(v.shape) for v in call.tap.variables)
     return entries
 
 
