@@ -229,8 +229,7 @@ class StepRecorder:
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Steps and rows since the last call, `(S,)` and `(S, len(tags))`."""
-        last = self.steps
-        self._parts = parts_taken(self._optimizer)
+        last, self._parts = self.steps, parts_taken(self._optimizer)
         steps = np.arange(self._read + 1, last + 1)
         steps = steps[steps % self._every == 0][-self.capacity :]
         self._read = last

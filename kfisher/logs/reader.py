@@ -68,7 +68,7 @@ class Log:
     def _repr_html_(self) -> str:
         """The last verdict, and the first and last value of each column that has one, for a notebook."""
         tables = {"step": self.steps, "measurement": self.spectra, "epoch": self.train}
-        tables["validation"] = self.validation
+        tables[schema.VALIDATION_FOLDER] = self.validation
         rows = []
         for name, columns in tables.items():
             for column, values in list(columns.items())[1:]:

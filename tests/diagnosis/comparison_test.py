@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from helpers import oracle
 
 import kfisher
-from kfisher.diagnosis.limits import TooManyRows
+from kfisher.diagnosis.limits import MEMORY, TooManyRows
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.meter import Meter, examples
 
@@ -360,7 +360,8 @@ def truncated(request, float64_module):
     d = dense(model, x, y, w, weights, 2)
     values = {"exact": np.linalg.eigvalsh(d.exact)[::-1], "empirical": np.linalg.eigvalsh(d.empirical)[::-1]}
     damping = 0.01 * values["exact"][0]
-    found, frame = Meter(model, 2, SEED)(*examples((x, y, w), None), damping=damping)
+    meter = Meter(model, 2, SEED, max_memory=2 * MEMORY)  # in float64
+    found, frame = meter(*examples((x, y, w), None), damping=damping)
     return found, frame, d, values, damping, request.param[0] == 1
 
 
