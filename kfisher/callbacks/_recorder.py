@@ -185,9 +185,8 @@ class StepRecorder:
     ) -> tf.Tensor:
         """All that is recorded of one step; a weight without a gradient counts in nothing."""
         loss, *values = values
-        start = [self._start_of(v) for v in variables]
-        if not self._layers:
-            updates, after, grads, start = map(few, (updates, after, grads, start))
+        lists = updates, after, grads, [self._start_of(v) for v in variables]
+        updates, after, grads, start = lists if self._layers else map(few, lists)
         squares = {
             schema.UPDATE_NORM: squares_of(updates),
             schema.GRADIENT_NORM: squares_of(grads),

@@ -129,7 +129,9 @@ def _logged(stack: list[TracedCall], has_batch: Callable, graph: tf.Graph, batch
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             node, inner = TracedCall(layer), layer.call
             first = graph.version
-            stack[-1].children.append(node)
+            # Where the trace builds a model, Keras calls its layers once for the shapes; a pass does not.
+            if not any(isinstance(t, keras.KerasTensor) for t in keras.tree.flatten((args, kwargs))):
+                stack[-1].children.append(node)
             stack.append(node)
 
             @functools.wraps(inner)
