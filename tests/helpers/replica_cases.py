@@ -173,7 +173,9 @@ def refusals():
     central = tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"], "CPU:0")
     others = {
         "strategy=CentralStorageStrategy": central.scope(),
-        "On TensorFlow `keras.distribution` distributes": keras.distribution.DataParallel(["cpu:0"]).scope(),
+        "On TensorFlow `keras.distribution` distributes": keras.distribution.DataParallel(
+            devices=["cpu:0"]
+        ).scope(),
     }
     for part, scope in others.items():
         with scope:
