@@ -72,6 +72,7 @@ def test_less_than_any_factor_leaves_diagonals_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("name", ["ResNet50V2", "EfficientNetV2B0", "DenseNet121"])
 def test_large_models_keep_to_four_times_their_parameters(name):
     model = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=10)

@@ -71,7 +71,7 @@ def found():
     return json.loads(process.stdout)
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.by_hand]
 
 
 @pytest.mark.parametrize("place", ["inside", "outside"])

@@ -10,6 +10,7 @@ from kfisher_scripts.common import workers
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_gradients_cross_once_and_factors_at_every_update():
     command = [sys.executable, "-m", "kfisher_scripts.benchmarking.worker", "64"]
     for told in workers.run(command, 2, seconds=900):

@@ -58,7 +58,7 @@ def found(folder):
     return [json.loads(text.splitlines()[-1]) for text in workers.run(command, 2, seconds=900)]
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.by_hand]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -76,7 +76,7 @@ def found(folder):
     return json.loads(process.stdout)
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.by_hand]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -16,12 +16,14 @@ def test_kfac_takes_the_step_of_the_whole_batch_and_what_is_bad_on_one_is_skippe
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("curvature, fisher, replicas", CASES)
 def test_every_curvature_and_kind(on_devices, curvature, fisher, replicas):
     on_devices(cases.equals_one, curvature, fisher, replicas)
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
 def test_conjugate_gradients_up_to_their_tolerance(on_devices, fisher):
     settings = {"max_iterations": 100, "tolerance": 1e-10}
@@ -30,6 +32,7 @@ def test_conjugate_gradients_up_to_their_tolerance(on_devices, fisher):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize(
     "settings",
     [
@@ -47,11 +50,13 @@ def test_all_that_belongs_to_a_step(on_devices, settings):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_scaled_losses(on_devices):
     on_devices(cases.losses_are_scaled)
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size"])
 def test_parts_of_several_sizes_and_none(on_devices, reduction):
     on_devices(cases.ragged, reduction=reduction)
@@ -62,20 +67,24 @@ def test_drawn_labels_are_those_of_a_single_draw(on_devices):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_state_is_saved_once_and_goes_on_anywhere(on_devices, tmp_path):
     on_devices(cases.state_goes_on, str(tmp_path))
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_strategy_with_one_replica(on_devices):
     on_devices(cases.one_replica_alone)
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_what_cannot_be_is_refused(on_devices):
     on_devices(cases.refusals)
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_loop_of_ones_own_with_a_subclassed_model(on_devices):
     on_devices(cases.a_loop_of_ones_own)

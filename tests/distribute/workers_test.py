@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import replicated, worker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.by_hand]
 
 
 @pytest.fixture

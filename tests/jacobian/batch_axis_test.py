@@ -144,6 +144,7 @@ def ended(code):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_product_that_is_avoided_still_spoils_memory():
     """A canary: where this fails, `pull_back._map` and what is called `broadcasts` may go.
 
@@ -171,6 +172,7 @@ model.fit(x, np.roll(x, -1, 1), batch_size=8, epochs=4, verbose=0, callbacks={ca
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize(
     "model, optimizer, callbacks",
     [

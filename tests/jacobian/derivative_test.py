@@ -184,9 +184,10 @@ STEPS = [(Laplacian, "gram"), (Laplacian, "dense"), (EnergyAndForces, "matrix_fr
 MORE = [pair for pair in itertools.product(MODELS, ["gram", "dense", "matrix_free"]) if pair not in STEPS]
 
 
-@pytest.mark.parametrize(
-    "make, curvature", STEPS + [pytest.param(*pair, marks=pytest.mark.slow) for pair in MORE]
-)
+BY_HAND = [pytest.mark.slow, pytest.mark.by_hand]
+
+
+@pytest.mark.parametrize("make, curvature", STEPS + [pytest.param(*pair, marks=BY_HAND) for pair in MORE])
 def test_a_step_solves_with_the_matrix_of_autodiff(make, curvature):
     damping = 1e-2
     if curvature == "matrix_free":

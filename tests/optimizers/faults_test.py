@@ -212,6 +212,7 @@ SCALED = [
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("name, scaled", [(name, False) for name in OPTIMIZERS] + SCALED)
 def test_no_fault_makes_a_weight_not_finite(name, scaled):
     optimizer = OPTIMIZERS[name]()

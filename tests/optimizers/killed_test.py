@@ -27,6 +27,7 @@ def journal(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize(
     "kind, save_freq, seed",
     [("default", "epoch", 0), ("default", 3, 1), ("ekfac", 3, 2), ("spring", 6, 3), ("sophia", "epoch", 4)],

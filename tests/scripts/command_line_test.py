@@ -45,6 +45,7 @@ def test_what_is_not_installed_is_named_with_the_way_to_get_it(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_wheel_has_the_command_which_starts_without_a_word_of_tensorflow(tmp_path):
     source = tmp_path / "source"  # a build leaves files behind
     shutil.copytree(

@@ -29,6 +29,7 @@ def test_a_row_holds_what_each_optimizer_made_of_the_model(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("name", [name for name, case in AVAILABLE.items() if case.quick])
 def test_a_model_trains_with_no_argument(name):
     found = measure.run(AVAILABLE[name], "default", 12)

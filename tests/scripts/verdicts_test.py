@@ -59,6 +59,7 @@ def test_the_truth_of_each_setting_is_what_its_name_says():
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_false_alarms_and_misses_keep_their_bars_on_a_part_of_the_table():
     """Eight seeds of it, too few to judge a cell by: sums are."""
     cells = measure(TABLE, 8, (8, 256))
