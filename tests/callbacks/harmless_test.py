@@ -35,7 +35,7 @@ def trained(callbacks, optimizer=None):
         (step_statistics, "StepRecorder", StepStatistics),
         (step_statistics, "ScalarWriter", StepStatistics),
         (fisher_spectra, "Meter", FisherSpectra),
-        (fisher_spectra, "is_due", FisherSpectra),
+        (fisher_spectra, "due_steps", FisherSpectra),
         (fisher_spectra, "damping_of", FisherSpectra),
     ],
 )
