@@ -114,7 +114,7 @@ def test_a_call_that_the_user_replaced_is_put_back():
     assert layer.call is mine and calls
 
 
-@pytest.mark.parametrize("eager", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("eager", [pytest.param(False, marks=[pytest.mark.slow, pytest.mark.by_hand]), True])
 def test_statistics_and_seeds_after_a_step_are_those_of_keras(eager):
     """One step of each from the same weights; only the trainable weights may differ."""
     plain, ours = network(), network(kfisher.Sequential)

@@ -564,6 +564,7 @@ def sentence():
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("make, shape", [(picture, (4, 3, 4)), (sentence, (5,))])
 def test_sizes_unknown_while_tracing(make, shape):
     model = randomise(make())

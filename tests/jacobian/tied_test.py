@@ -121,7 +121,7 @@ def made(name):
     return model, x
 
 
-SLOW = {"lstm": pytest.mark.slow, "simple": pytest.mark.slow}
+SLOW = dict.fromkeys(("lstm", "simple"), [pytest.mark.slow, pytest.mark.by_hand])
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in MODELS])
@@ -200,7 +200,11 @@ def test_a_layer_that_only_looks_like_a_product_is_none():
 
 
 @pytest.mark.parametrize(
-    "curvature", ["kfac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ekfac", "gram"))]
+    "curvature",
+    [
+        "kfac",
+        *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.by_hand]) for name in ("ekfac", "gram")),
+    ],
 )
 def test_a_step_forms_no_gradient_of_single_examples(curvature, monkeypatch):
     def formed(*_):

@@ -5,7 +5,7 @@ import pytest
 
 import kfisher
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.by_hand]
 
 STEPS = 30
 

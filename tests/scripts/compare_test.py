@@ -87,6 +87,7 @@ def test_every_run_has_a_log_of_the_callback_which_the_tab_reads(wine):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(tmp_path, capsys):
     compare.main(["--problem", "digits_mlp", "--optimizers", "adam", "empirical_fisher", "--epochs", "1",
                   "--batch-size", "500", "--seeds", "7", "--target-loss", "100",

@@ -19,6 +19,7 @@ def shown(source, names):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_notebook_shows_the_three_panels(capsys):
     cells = json.loads(BOOK.read_text(encoding="utf-8"))["cells"]
     names = {}

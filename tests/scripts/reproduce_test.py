@@ -375,12 +375,14 @@ def everything(tmp_path_factory):
 
 
 @slow
+@pytest.mark.by_hand
 def test_all_statements_hold(everything):
     found = re.findall(r"^(holds|DOES NOT HOLD) +(\d)\. ", everything[1], re.M)
     assert found == [("holds", str(n)) for n in range(1, 10)]
 
 
 @slow
+@pytest.mark.by_hand
 def test_every_experiment_leaves_its_figures_numbers_and_place_in_the_report(everything):
     out, _ = everything
     text = (out / "report.html").read_text(encoding="utf-8")
@@ -509,6 +511,7 @@ OTHERS = [name for name in optimization.PROBLEMS if name != "Wine"]
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("name", ["Wine", *(pytest.param(n, marks=pytest.mark.full_grid) for n in OTHERS)])
 def test_the_best_cell_of_the_published_grid_is_the_printed_one_or_ties_with_it(name, tmp_path):
     result = optimization.run(name, False, tmp_path)

@@ -131,7 +131,8 @@ def test_the_weights_of_the_least_validation_loss_are_kept_and_half_of_all_steps
 
 
 @pytest.mark.parametrize(
-    "kind", ["two classes", pytest.param("three classes, network", marks=pytest.mark.slow)]
+    "kind",
+    ["two classes", pytest.param("three classes, network", marks=[pytest.mark.slow, pytest.mark.by_hand])],
 )
 def test_a_classification_by_text_labels(kind, table, capsys):
     labels, more = LABEL, []
@@ -169,6 +170,7 @@ def test_the_verdict_on_a_regression_is_that_of_its_noise(noise, verdict, warnin
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_many_classes_are_judged_from_fewer_examples(table, capsys):
     x = RNG.normal(size=(1300, 2))
     label = np.digitize(x[:, 0], np.linspace(-1.5, 1.5, 9))

@@ -143,6 +143,7 @@ def test_a_run_does_not_depend_on_those_before_it():
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("name, epochs", [("wine classes", 10), ("yacht", 10)])
 def test_every_default_learns_untuned_and_the_natural_gradient_is_ahead_of_adam(name, epochs):
     ends = {}

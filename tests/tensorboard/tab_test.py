@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from helpers.fisher_logs import write_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.by_hand]
 
 LONG_NAMES = [
     f"experiment-2026-11-28/a-network-with-a-long-name/rate-{10**-i:.0e}-seed-{j}"
