@@ -121,4 +121,6 @@ def summary(cells: list[Cell]) -> str:
 
 def _all(shares: Iterable[float]) -> str:
     shares = list(shares)
+    if not shares:
+        return "no cells"
     return f"{100 * np.mean(shares):.1f} % over all cells, {100 * max(shares):.0f} % in the worst"
