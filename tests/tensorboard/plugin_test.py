@@ -170,9 +170,9 @@ def test_what_is_malformed_is_left_out_and_told_of_once(loader, tmp_path, caplog
 
 
 def test_a_time_that_is_not_a_number_leaves_the_list_of_runs_json(tmp_path):
+    (tmp_path / "fisher").mkdir()
     for part, tag in (("spectra", "fisher/measurement"), ("steps", "step/a")):
-        (tmp_path / part).mkdir()
-        with tf.io.TFRecordWriter(str(tmp_path / part / "events.out.tfevents.1.host")) as file:
+        with tf.io.TFRecordWriter(str(tmp_path / "fisher" / f"events.out.tfevents.1.{part}")) as file:
             event = tf.compat.v1.Event(step=7, wall_time=np.nan)
             text = make_measurement(7, 0.2, np.random.default_rng(0)).to_json()
             values = [writer.text(tag, text, "fisher")] if part == "spectra" else writer.scalars({tag: 1.0})
