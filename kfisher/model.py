@@ -188,11 +188,14 @@ def _counterpart(model: keras.Model) -> type | None:
     """The class of kfisher for a model whose class is one of Keras' own."""
     if type(model) is keras.Sequential:
         return Sequential
+    return _functional().get(type(model))
+
+
+@functools.cache
+def _functional() -> dict[type, type]:
+    """Keras' class of functional models → that of kfisher, which Keras makes functional with the first."""
     inputs = keras.Input((1,))
-    functional = keras.Model(inputs, inputs)
-    if type(model) is not type(functional):
-        return None
-    return type(Functional(inputs, inputs))  # which Keras makes functional when it makes the first
+    return {type(keras.Model(inputs, inputs)): type(Functional(inputs, inputs))}
 
 
 def detach(model: keras.Model) -> keras.Model:

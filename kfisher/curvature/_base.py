@@ -19,13 +19,11 @@ class Curvature:
     Attributes:
         needs_blocks: Whether its state is made for the blocks of the model.
         averages_batches: Whether F is an average over batches; otherwise it is that of one, as drawn.
-        keeps_state: Whether it belongs to the variables that it was built for.
         accumulates: Whether it can average over several batches, as `gradient_accumulation_steps` asks.
     """
 
     needs_blocks = False
     averages_batches = False
-    keeps_state = False
     accumulates = False
 
     def build(
@@ -80,10 +78,6 @@ class Curvature:
     ) -> tf.Tensor:
         """xᵀ (F + damping I) x of a solution, in float64: by default gradient . x, which is the same."""
         return dot(gradient, solution)
-
-    def quadratic(self, batch: Batch, vectors: Tensors, damping: tf.Tensor) -> tf.Tensor:
-        """vᵀ (F + diag(ridge) + damping I) v of any vector, in float64."""
-        raise NotImplementedError
 
     def remember(self, solution: Tensors) -> None:
         """Called with what `solve` returned, if the step is taken."""

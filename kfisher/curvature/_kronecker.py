@@ -53,10 +53,6 @@ class Kronecker(Running):
         self._path_factorised = self.add((), tf.float32, "path_since_factorisation")
         self._reported = self.add((), tf.int32, "failures_reported")
 
-    def block_times(self, number: int, matrix: Any) -> Any:
-        a, b = (tf.convert_to_tensor(v.value) for v in self.averages[number])
-        return times_right(times(a, matrix), b)
-
     def moved(self, share: Any) -> None:
         super().moved(share)
         self._path_factorised.assign_add(tf.cast(share, tf.float32))

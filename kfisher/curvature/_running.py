@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, probability
-from kfisher._common.vectors import Tensors, dot, path_of
+from kfisher._common.vectors import Tensors, path_of
 from kfisher.curvature._base import Curvature
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
@@ -40,7 +40,6 @@ class Running(Curvature):
     corrected = True
     needs_blocks = True
     averages_batches = True
-    keeps_state = True
     accumulates = True
 
     def __init__(self, decay: float, update_every: int, max_examples: int | None):
@@ -108,10 +107,6 @@ class Running(Curvature):
         """The solution for one block, `(groups, inputs, outputs)`, with `damping` that includes its ridge."""
         raise NotImplementedError
 
-    def block_times(self, number: int, matrix: tf.Tensor) -> tf.Tensor:
-        """F times a matrix `(groups, inputs, outputs)` for one block, without ridge and damping."""
-        raise NotImplementedError
-
     # --- one step ---------------------------------------------------------------------------------
 
     def observe(self, batch: Batch, step: Any, damping: Any, part: Any) -> None:
@@ -124,6 +119,10 @@ class Running(Curvature):
         batch = batch.part(self.max_examples)
         root = batch.square_root
         shares, total_weight = example_weights(root.loss.heads)
+        if replicas.count() > 1:  # of the whole batch: what is a mean over it is a sum over its parts
+            own_weight = total_weight
+            (total_weight,) = replicas.total([own_weight])
+            shares *= tf.math.divide_no_nan(own_weight, total_weight)
         by_variables = {
             tuple(id(v) for v in block.variables): products
             for rule in root.rules
@@ -149,7 +148,7 @@ class Running(Curvature):
         if batch.counts is not None:
             size *= tf.cast(batch.counts, size.dtype)
         if replicas.count() > 1:
-            measured, total_weight, size, loss = self._of_all(measured, total_weight, size, loss)
+            measured, size, loss = self._of_all(measured, size, loss)
         if self._partial:
             measured = self._accumulated(measured, total_weight, part)
         usable = tf.reduce_all([self.is_finite(t) for terms in measured for t in terms])
@@ -165,27 +164,28 @@ class Running(Curvature):
 
         replicas.cond(last & usable, take_in, lambda: None)
 
-    def _of_all(self, measured: list[Tensors], weight: tf.Tensor, size: tf.Tensor, loss: tf.Tensor) -> tuple:
+    def _of_all(self, measured: list[Tensors], size: tf.Tensor, loss: tf.Tensor) -> tuple:
         """Statistics of the whole batch from those of its parts on all replicas, and the sums of the rest."""
         parts, means = [], []
         for block, terms in zip(self.blocks, measured):
-            for term, share in zip(terms, self.shares(block, terms, weight)):
+            for term, share in zip(terms, self.shares(block, terms, None)):
                 means.append(share is not None)
                 parts += [term] if share is None else [tf.cast(share, term.dtype) * term, share]
-        *crossed, weight, size, loss = replicas.total([*parts, weight, size, loss])
+        *crossed, size, loss = replicas.total([*parts, size, loss])
         sums, is_mean = iter(crossed), iter(means)
 
         def whole() -> tf.Tensor:
             term = next(sums)
             return tf.math.divide_no_nan(term, tf.cast(next(sums), term.dtype)) if next(is_mean) else term
 
-        return [[whole() for _ in terms] for terms in measured], weight, size, loss
+        return [[whole() for _ in terms] for terms in measured], size, loss
 
     def _accumulated(self, measured: list[Tensors], weight: tf.Tensor, part: tf.Tensor) -> list[Tensors]:
         """The statistics of all batches of a step so far: those of one large batch, after the last.
 
         Sums over examples carry the weights of a loss that is a mean over its batch, so they are averaged;
-        means over examples count by what they are a mean of.
+        means over examples count by what they are a mean of. The factors of a matrix with several uses are no
+        means: they are those of the large batch only as far as its parts are alike.
         """
         found = []
         for block, sums, counts, terms in zip(self.blocks, self._partial, self._counts, measured):
@@ -199,13 +199,14 @@ class Running(Curvature):
             found.append(row)
         return found
 
-    def shares(self, block: Block, terms: Tensors, weight: tf.Tensor) -> list[tf.Tensor | None]:
+    def shares(self, block: Block, terms: Tensors, weight: tf.Tensor | None) -> list[tf.Tensor | None]:
         """For each statistic that is a mean over examples, the total that it is a mean of; `None` for sums.
 
         Args:
             block: The block.
             terms: Its statistics on one batch.
-            weight: The sum of w_n over that batch.
+            weight: The sum of w_n over that batch; `None` for a part of a batch, the means over which are
+                already those of the examples in the whole.
         """
         return [None] * len(terms)
 
@@ -249,13 +250,6 @@ class Running(Curvature):
 
     def moved(self, share: Any) -> None:
         self._path.assign_add(tf.cast(share, tf.float32))
-
-    def quadratic(self, batch: Batch, vectors: Any, damping: Any) -> Any:
-        parts = []
-        for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
-            matrix = tf.cast(block.to_matrix([vectors[i] for i in block.variables]), dtype)
-            parts += [dot([matrix], [self.block_times(number, matrix)]), ridge * dot([matrix], [matrix])]
-        return tf.add_n(parts) + tf.cast(damping, tf.float64) * dot(vectors, vectors)
 
     def ready(self) -> tf.Tensor:
         """True if there is something to solve with; until then steps are skipped."""

@@ -42,12 +42,8 @@ class Dense(Curvature):
         batch.whole_square_root  # noqa: B018  its pass runs now
 
     def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
-        return self.quadratic(batch, solution, damping)
-
-    def quadratic(self, batch: Any, vectors: Any, damping: Any) -> Any:
-        return batch.whole_square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
-            vectors, vectors
-        )
+        own = batch.whole_square_root.squared_length(solution)
+        return own + tf.cast(damping, tf.float64) * dot(solution, solution)
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
         root = batch.whole_square_root

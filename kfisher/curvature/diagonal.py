@@ -61,9 +61,6 @@ class Diagonal(Running):
     def solve_block(self, number: int, gradient: Any, damping: Any, xla: bool) -> Any:
         return gradient / (self.averages[number][0].value + damping)
 
-    def block_times(self, number: int, matrix: Any) -> Any:
-        return self.averages[number][0].value * matrix
-
     def describe(self, block: Any, blocks: Any) -> str:
         return f"diagonal {block.groups * block.inputs * block.outputs}"
 

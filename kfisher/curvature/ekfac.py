@@ -134,13 +134,6 @@ class EKFAC(Kronecker):
         rotated = rotated if left is None else times(left, rotated)
         return rotated if right is None else times_right(rotated, right, transpose=True)
 
-    def block_times(self, number: int, matrix: Any) -> Any:
-        left, right = self._basis(number)
-        rotated = matrix if left is None else times(left, matrix, transpose=True)
-        rotated = (rotated if right is None else times_right(rotated, right)) * self.eigenvalues[number].value
-        rotated = rotated if left is None else times(left, rotated)
-        return rotated if right is None else times_right(rotated, right, transpose=True)
-
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "basis_every": self.basis_every}
 

@@ -49,7 +49,6 @@ class Gram(Curvature):
 
     def __init__(self, momentum: float = 0.0):
         self.momentum = probability("momentum", momentum)
-        self.keeps_state = momentum > 0
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         if self.momentum:
@@ -66,12 +65,8 @@ class Gram(Curvature):
         return self._previous if self.momentum else []
 
     def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
-        return self.quadratic(batch, solution, damping)
-
-    def quadratic(self, batch: Any, vectors: Any, damping: Any) -> Any:
-        return batch.whole_square_root.squared_length(vectors) + tf.cast(damping, tf.float64) * dot(
-            vectors, vectors
-        )
+        own = batch.whole_square_root.squared_length(solution)
+        return own + tf.cast(damping, tf.float64) * dot(solution, solution)
 
     def get_config(self) -> dict[str, Any]:
         return {"momentum": self.momentum}

@@ -37,8 +37,6 @@ class MatrixFree(Curvature):
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.MatrixFree())
     """
 
-    keeps_state = True
-
     def __init__(self, max_iterations: int = 50, tolerance: float = 1e-4):
         self.max_iterations = positive_integer("max_iterations", max_iterations)
         self.tolerance = between_0_and_1("tolerance", tolerance)
@@ -83,12 +81,8 @@ class MatrixFree(Curvature):
         return self._start
 
     def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
-        return self.quadratic(batch, solution, damping)
-
-    def quadratic(self, batch: Any, vectors: Any, damping: Any) -> Any:
-        return batch.linearization.quadratic([vectors])[0, 0] + tf.cast(damping, tf.float64) * dot(
-            vectors, vectors
-        )
+        own = batch.linearization.quadratic([solution])[0, 0]
+        return own + tf.cast(damping, tf.float64) * dot(solution, solution)
 
     def get_config(self) -> dict[str, Any]:
         return {"max_iterations": self.max_iterations, "tolerance": self.tolerance}

@@ -42,7 +42,7 @@ _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 def product_of(layer: keras.layers.Layer, variables: list[keras.Variable]) -> Product | None:
     """What the layer does with `variables`, those that its calls use; `None` if it is something else."""
-    key = tuple(id(v) for v in variables)
+    key = (id(vars(layer).get("activation")), *(id(v) for v in variables))
     if key not in _known.setdefault(layer, {}):
         with tf.init_scope():
             _known[layer][key] = _tried(layer, variables)

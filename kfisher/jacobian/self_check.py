@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,8 +101,7 @@ class SelfCheck:
         found = [tf.convert_to_tensor(g) for g in found]
         count = len(self._variables)
         expected = {id(v): a + b for v, a, b in zip(self._variables, found[:count], found[count:])}
-        # Copies, for what a rule keeps must not come from inside of a branch.
-        actual = [copy.copy(rule).rmatvec(tf.cast(u, grads.dtype)) for rule in rules]
+        actual = [rule.rmatvec(tf.cast(u, grads.dtype)) for rule in rules]
         reference = [[expected[id(v)] for v in rule.variables] for rule in rules]
         for v in self._left(rules):
             reference.append([expected[id(v)]])

@@ -25,9 +25,9 @@ def share_of(momentum: Any, automatic: bool) -> float:
 class Momentum:
     """A running average of gradients, without bias towards its start at zero.
 
-        m ← momentum m + (1 - momentum) g,    w ← momentum w + (1 - momentum)
+        w ← momentum w + 1 - momentum,    m ← m + (1 - momentum) / w (g - m)
 
-    and m / w stands for the gradient. It is averaged before it is preconditioned: so the length of the step
+    and m stands for the gradient. It is averaged before it is preconditioned: so the length of the step
     is known from the one solve, past steps included, and a step that the trust region shortens does not
     shorten what is remembered.
 
@@ -50,20 +50,22 @@ class Momentum:
         return [*self.averages, self._weight] if self._share else []
 
     def averaged(self, gradient: Tensors) -> Tensors:
-        """m / w with `gradient` taken in."""
-        weight = self._mixed(self._weight, 1.0) if self._share else None
-        return [m / tf.cast(weight, m.dtype) for m in self._with(gradient)] if self._share else gradient
+        """The average with `gradient` taken in."""
+        if not self._share:
+            return gradient
+        rate = (1 - self._share) / self._next_weight()
+        found = []
+        for average, g in zip(self.averages, gradient):
+            old = tf.convert_to_tensor(average.value)
+            found.append(old + tf.cast(rate, old.dtype) * (tf.cast(g, old.dtype) - old))
+        return found
 
-    def keep(self, gradient: Tensors) -> None:
-        """Called when the step is taken."""
+    def keep(self, average: Tensors) -> None:
+        """Called with what `averaged` returned, if the step is taken."""
         if self._share:
-            for average, value in zip(self.averages, self._with(gradient)):
-                average.assign(value)
-            self._weight.assign(self._mixed(self._weight, 1.0))
+            for variable, value in zip(self.averages, average):
+                variable.assign(value)
+            self._weight.assign(self._next_weight())
 
-    def _with(self, gradient: Tensors) -> Tensors:
-        return [self._mixed(m, g) for m, g in zip(self.averages, gradient)]
-
-    def _mixed(self, average: keras.Variable, value: Any) -> tf.Tensor:
-        old = tf.convert_to_tensor(average.value)
-        return old + (1 - self._share) * (tf.cast(value, old.dtype) - old)
+    def _next_weight(self) -> tf.Tensor:
+        return self._share * tf.convert_to_tensor(self._weight.value) + (1 - self._share)

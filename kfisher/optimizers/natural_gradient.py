@@ -214,14 +214,16 @@ class NaturalGradient(ObservingOptimizer):
 
     def take_step(self, batch: Batch, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         damping = tf.convert_to_tensor(self.damping)
-        own = self.weighed(batch, gradient)
-        average = self._average.averaged(own)
+        average = self._average.averaged(self.weighed(batch, gradient))
         solution = self.solve(batch, average, damping)
-        prepared = functools.partial(self._prepared, batch, own, average, solution, damping)
-        solved = tf.math.is_finite(tf.linalg.global_norm(solution))
+        prepared = functools.partial(self._prepared, batch, average, solution, damping)
+
+        def solved() -> tf.Tensor:  # where a step is left out alone: it takes a pass over all parameters
+            return tf.math.is_finite(tf.linalg.global_norm(solution))
+
         if self.guard is None:
             finite, take = prepared(None, variables, missing)
-            replicas.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, solved))
+            replicas.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, solved()))
             return
         # 1. What this batch says of the last step, and of itself.
         judgement = self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
@@ -230,16 +232,15 @@ class NaturalGradient(ObservingOptimizer):
         finite, take = prepared(radius, variables, missing)
 
         def go_on() -> None:
-            self._adaptive.after_step(
-                judgement, gradient, lambda: self.guard.last_update(variables), self.curvature.examples
-            )
+            last = functools.partial(self.guard.last_update, variables)
+            self._adaptive.after_step(judgement, gradient, last, self.curvature.examples)
             self.guard.keep()
             take()
             self.guard.accept(judgement)
             self.succeeded(batch.xla)
 
         def skip() -> None:
-            self.skip(batch, judgement.loss, gradient, solved, judgement.outlier)
+            self.skip(batch, judgement.loss, gradient, solved(), judgement.outlier)
             self.guard.count_outlier(judgement)
 
         def take_back() -> None:
@@ -257,13 +258,12 @@ class NaturalGradient(ObservingOptimizer):
     def _prepared(
         self,
         batch: Batch,
-        gradient: Any,
         average: Any,
         solution: Any,
         damping: Any,
         radius: Any,
         variables: Any,
-        missing: set[int],
+        missing: Any,
     ) -> Any:
         """A pair: whether there is a step, and the function that takes it."""
         steps, factor, share = self._bounded(batch, average, solution, damping, radius)
@@ -278,7 +278,7 @@ class NaturalGradient(ObservingOptimizer):
 
         def move() -> None:
             self.curvature.remember(solution)
-            self._average.keep(gradient)
+            self._average.keep(average)
             self.apply_steps(steps, variables)
             if share is not None:
                 self.curvature.moved(tf.minimum(share, 1))

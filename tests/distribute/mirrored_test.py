@@ -24,6 +24,20 @@ def test_every_curvature_and_kind(on_devices, curvature, fisher, replicas):
 
 @pytest.mark.slow
 @pytest.mark.by_hand
+@pytest.mark.parametrize("model", ["tied", "recurrent", "embedded"])
+@pytest.mark.parametrize("curvature", ["kfac", "gram"])
+def test_every_kind_of_layer(on_devices, curvature, model):
+    on_devices(cases.equals_one, curvature, "sampled", 2, model=model)
+
+
+@pytest.mark.slow
+@pytest.mark.by_hand
+def test_a_step_is_taken_back_on_all(on_devices):
+    on_devices(cases.all_take_back_together)
+
+
+@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
 def test_conjugate_gradients_up_to_their_tolerance(on_devices, fisher):
     settings = {"max_iterations": 100, "tolerance": 1e-10}

@@ -19,12 +19,12 @@ from helpers.replicated import (
 )
 
 
-def equals_one(curvature, fisher, replicas, tolerance=1e-12, **settings):
+def equals_one(curvature, fisher, replicas, tolerance=1e-12, model="dense", **settings):
     """The weights after six steps of the whole batch, and all copies of all state."""
-    make = optimizer(curvature, fisher, **settings)
-    one = trained(None, make)
-    several = trained(mirrored(replicas), make)
-    assert moved(one) > 0.1
+    make, make_model = optimizer(curvature, fisher, **settings), replicated.MODELS[model]
+    one = trained(None, make, make_model)
+    several = trained(mirrored(replicas), make, make_model)
+    assert moved(one, make_model) > 0.1
     assert distance(one, several) < tolerance
     assert copies_are_equal(several)
     assert int(several.optimizer.iterations.numpy()) == int(one.optimizer.iterations.numpy()) > 0
@@ -50,6 +50,18 @@ def equals_one_and_skips_together(curvature="kfac", fisher="sampled"):
     assert copies_are_equal(model)
 
 
+def all_take_back_together():
+    """Weights that something outside has spoilt: all replicas go back by one step."""
+    one, two = trained(None, optimizer(), steps=3), trained(mirrored(2), optimizer(), steps=3)
+    for model in (one, two):
+        for variable in model.trainable_variables:
+            variable.assign(50 * variable)
+        again(model)
+        assert int(model.optimizer.rejected_steps.numpy()) == 1
+    assert distance(one, two) < 1e-12
+    assert copies_are_equal(two)
+
+
 def losses_are_scaled():
     """With a LossScaleOptimizer around it the steps are the same, and NaN on one is skipped by all."""
 
@@ -57,6 +69,7 @@ def losses_are_scaled():
         return keras.optimizers.LossScaleOptimizer(optimizer()(), initial_scale=8.0)
 
     one, two = trained(None, scaled, steps=3), trained(mirrored(2), scaled, steps=3)
+    assert moved(one) > 0.05
     assert distance(one, two) < 1e-12
     x = X.copy()
     x[20, 0] = np.nan
@@ -131,6 +144,7 @@ def state_goes_on(folder):
     """Saved on two, loaded on one or four: it goes on as if nothing had been."""
     path = f"{folder}/model.keras"
     two = trained(mirrored(2), optimizer(), steps=2)
+    assert moved(two) > 0.05
     two.save(path)
     again(two, 2)
     for strategy in (None, mirrored(4)):
@@ -143,6 +157,7 @@ def state_goes_on(folder):
 
 def one_replica_alone():
     one, alone = trained(None, optimizer(), steps=3), trained(mirrored(1), optimizer(), steps=3)
+    assert moved(one) > 0.05
     assert distance(one, alone) == 0.0
 
 
@@ -244,5 +259,6 @@ def a_loop_of_ones_own():
 
     one, two = trained_by_hand(None), trained_by_hand(mirrored(2))
     assert int(two.optimizer.iterations.numpy()) == 3
+    assert int(one.optimizer.skipped_steps.numpy()) == int(two.optimizer.skipped_steps.numpy()) == 0
     assert distance(one, two) < 1e-12
     assert copies_are_equal(two)

@@ -52,6 +52,42 @@ def dense(loss=None):
     return model, loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+def crossentropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@keras.saving.register_keras_serializable("kfisher_tests")
+class Back(keras.layers.Layer):
+    """Multiplies by the transpose of the kernel of another layer."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.other.kernel))
+
+
+def tied():
+    """A kernel with two uses."""
+    there = keras.layers.Dense(3, "tanh")
+    return kfisher.Sequential([keras.Input((5,)), there, Back(there), keras.layers.Dense(3)]), crossentropy()
+
+
+def recurrent():
+    layers = [keras.Input((5,)), keras.layers.Reshape((5, 1)), keras.layers.GRU(3), keras.layers.Dense(3)]
+    return kfisher.Sequential(layers), crossentropy()
+
+
+def embedded():
+    layers = [keras.Input((5,)), keras.layers.Lambda(lambda x: keras.ops.cast(x > 0, "int32"))]
+    layers += [keras.layers.Embedding(2, 3), keras.layers.Conv1D(4, 2, activation="tanh")]
+    return kfisher.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(3)]), crossentropy()
+
+
+MODELS = {"dense": dense, "tied": tied, "recurrent": recurrent, "embedded": embedded}
+
+
 def trained(strategy, make_optimizer, make_model=dense, data=(X, LABELS), steps=6, **compiled):
     """A model after some steps of `fit`, each on the whole of `data`."""
     with scope(strategy):

@@ -24,7 +24,7 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.rows import map_rows
 from kfisher._keras.state import raw_state_of, unnoticed
-from kfisher.jacobian.layer_calls import LayerCall, floating, repeat
+from kfisher.jacobian.layer_calls import LayerCall, floating, gathered_call, repeat
 from kfisher.jacobian.layers.blocks import Block, Piece
 from kfisher.jacobian.layers.outer_products import Formed
 from kfisher.jacobian.plan import Tap
@@ -90,9 +90,12 @@ class Rule:
             kept: Tensors that were gathered for another rule, by `id`, beside the whole.
         """
         whole = Rule(self.variables, self.layer_calls)
-        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        whole._kept[graph] = [replicas.gathered(u, 1) for u in self.rows()]
+        whole.once(lambda: [replicas.gathered(u, 1) for u in self.rows()])
         return whole
+
+    def of_gathered_calls(self, kept: dict) -> Rule:
+        """The same, where inputs and gradients say all: they are less than the rows that they make."""
+        return type(self)(self.variables, [gathered_call(call, kept) for call in self.layer_calls])
 
     def _make_rows(self) -> list[tf.Tensor]:
         rows = []

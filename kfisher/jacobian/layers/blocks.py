@@ -48,6 +48,12 @@ class Piece:
         return tf.reshape(matrix, shape)
 
 
+def matrix(variable: keras.Variable) -> Piece:
+    """A variable with two axes, as it is."""
+    shape = tuple(variable.shape)
+    return Piece(variable, shape, (0, 1), (1, *shape))
+
+
 @dataclass(frozen=True)
 class Block:
     """Variables whose gradients form `groups` matrices of `inputs` x `outputs`.
@@ -56,7 +62,8 @@ class Block:
         pieces: Its variables. Where there are several, their matrices are stacked along the inputs, or along
             the outputs if the gradients are formed.
         form: `"positions"`: gradients are sums of a ⊗ g over positions. `"lookup"`: the same with one-hot
-            a. `"formed"`: the gradient of each example is formed as a matrix.
+            a. `"tied"`: sums of l ⊗ r over several uses of one matrix. `"formed"`: the gradient of each
+            example is formed as a matrix.
     """
 
     pieces: tuple[Piece, ...]

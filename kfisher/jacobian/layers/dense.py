@@ -17,9 +17,9 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.rows import flatten_positions
-from kfisher.jacobian.layer_calls import LayerCall, gathered_call
+from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.base import AffineRule, formed, outer
-from kfisher.jacobian.layers.blocks import Block, Piece
+from kfisher.jacobian.layers.blocks import Block, Piece, matrix
 from kfisher.jacobian.layers.outer_products import Formed, Positions
 
 # Columns of U that are formed at a time where forming some is cheaper than pairing positions.
@@ -31,9 +31,7 @@ class MatrixRule(AffineRule):
 
     parameters = ("kernel", "bias")
 
-    def of_all(self, kept: dict) -> Any:
-        # Inputs and gradients are less than the rows that they make.
-        return type(self)(self.variables, [gathered_call(call, kept) for call in self.layer_calls])
+    of_all = AffineRule.of_gathered_calls
 
     def inputs(self, layer_call: LayerCall) -> tf.Tensor:
         """a, shape `(N, S, G, I)` for S positions, G groups, I inputs of a group."""
@@ -152,8 +150,7 @@ class DenseRule(MatrixRule):
 
     @classmethod
     def kernel_piece(cls, layer: Any) -> Any:
-        shape = tuple(layer.kernel.shape)
-        return Piece(layer.kernel, shape, (0, 1), (1, *shape))
+        return matrix(layer.kernel)
 
     def inputs(self, layer_call: LayerCall) -> tf.Tensor:
         a = layer_call.args[0]

@@ -8,9 +8,9 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.rows import flatten_positions
-from kfisher.jacobian.layer_calls import LayerCall, gathered_call
+from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.base import AffineRule
-from kfisher.jacobian.layers.blocks import Block, Piece
+from kfisher.jacobian.layers.blocks import Block, matrix
 from kfisher.jacobian.layers.outer_products import Lookup
 
 
@@ -21,8 +21,7 @@ class EmbeddingRule(AffineRule):
     layers = (keras.layers.Embedding,)
     parameters = ("embeddings",)
 
-    def of_all(self, kept: dict) -> Any:
-        return type(self)(self.variables, [gathered_call(call, kept) for call in self.layer_calls])
+    of_all = AffineRule.of_gathered_calls
 
     def _positions(self) -> tuple[tf.Tensor, tf.Tensor]:
         indices = [_flat_indices(layer_call) for layer_call in self.layer_calls]
@@ -40,8 +39,7 @@ class EmbeddingRule(AffineRule):
 
     @classmethod
     def structure(cls, variables: Any, layers: Any) -> list[Block]:
-        shape = tuple(variables[0].shape)
-        return [Block((Piece(variables[0], shape, (0, 1), (1, *shape)),), "lookup")]
+        return [Block((matrix(variables[0]),), "lookup")]
 
     def outer_products(self) -> Any:
         indices, grads = self._positions()

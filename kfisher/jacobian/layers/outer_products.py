@@ -20,6 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.rows import broadcast_counts
 
 # Entries of M that are formed at a time.
@@ -145,11 +146,15 @@ class Tied:
                     t *= scale[:, tf.newaxis, tf.newaxis]
                 sides.append(_second_moment(t[:, :, :, tf.newaxis], kept))
             pairs.append(sides)
+        # They are combined in a way that is not linear: those of the whole batch first.
+        crossed = replicas.total([side for pair in pairs for side in pair])
+        pairs = [crossed[i : i + 2] for i in range(0, len(crossed), 2)]
         traces = [[_trace(side) for side in pair] for pair in pairs]
         total = tf.add_n([left * right for left, right in traces])
         a = tf.add_n([right * pair[0] for pair, (_, right) in zip(pairs, traces)])
         b = tf.add_n([left * pair[1] for pair, (left, _) in zip(pairs, traces)])
-        return tf.math.divide_no_nan(a, total), b
+        # The sum over replicas is taken of what is returned.
+        return tf.math.divide_no_nan(a, total), b / replicas.count()
 
     def squares(self, left: Any = None, right: Any = None) -> tf.Tensor:
         # Every pair (r, n) as an example.

@@ -16,7 +16,7 @@ import tensorflow as tf
 from kfisher._common.rows import flatten_positions
 from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.base import formed
-from kfisher.jacobian.layers.blocks import Block, Piece
+from kfisher.jacobian.layers.blocks import Block, matrix
 from kfisher.jacobian.layers.outer_products import Formed, Tied
 from kfisher.jacobian.layers.sums import SumRule
 from kfisher.jacobian.products import product_of
@@ -58,6 +58,8 @@ class ProductRule(SumRule):
                 found.append((block, Formed(block.to_matrix([self.formed_rows(variable)], 2))))
         return found
 
+    of_all = SumRule.of_gathered_calls
+
     def _uses(self, variable: keras.Variable) -> list[Use]:
         return [use for call in self.layer_calls for use in [_use(call, variable)] if use is not None]
 
@@ -71,8 +73,7 @@ class ProductRule(SumRule):
 
 
 def _matrix(variable: keras.Variable) -> Block:
-    shape = tuple(variable.shape)
-    return Block((Piece(variable, shape, (0, 1), (1, *shape)),), "tied")
+    return Block((matrix(variable),), "tied")
 
 
 def _looks_up(layer: Any) -> bool:

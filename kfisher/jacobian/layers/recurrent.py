@@ -14,11 +14,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._keras.calls import in_mode
 from kfisher._keras.patching import replaced
 from kfisher.jacobian.layer_calls import LayerCall, floating
 from kfisher.jacobian.layers.base import formed, split_tensors
-from kfisher.jacobian.layers.blocks import Block, Piece
+from kfisher.jacobian.layers.blocks import Block, Piece, matrix
 from kfisher.jacobian.layers.outer_products import Formed, Positions
 from kfisher.jacobian.layers.sums import SumRule
 
@@ -52,7 +53,7 @@ class RecurrentRule(SumRule):
             elif variable is layer.cell.bias:
                 alone.append(formed([variable]))
             else:
-                pieces.append(_matrix(variable))
+                pieces.append(matrix(variable))
         if isinstance(layer, keras.layers.GRU):  # the two kernels have gradients of their own
             return [Block((piece,)) for piece in pieces] + alone
         return ([Block(tuple(pieces))] if pieces else []) + alone
@@ -82,6 +83,15 @@ class RecurrentRule(SumRule):
     def prepare(self) -> None:
         self._gates()
 
+    def of_all(self, kept: dict) -> Any:
+        inputs, states, at_inputs, at_states = self._gates()
+        whole = RecurrentRule(self.variables, self.layer_calls)
+        gathered = [replicas.gathered(inputs), replicas.gathered(states), replicas.gathered(at_inputs, 1)]
+        same = at_states is at_inputs
+        gathered.append(gathered[-1] if same else replicas.gathered(at_states, 1))
+        whole.once(lambda: gathered)
+        return whole
+
     def sides(self, variable: Any) -> Any:
         cell = self.layer_calls[0].layer.cell
         inputs, states, at_inputs, at_states = self._gates()
@@ -107,11 +117,6 @@ _CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCel
 def _parameters(layer: Any) -> list[keras.Variable]:
     cell = layer.cell
     return [cell.kernel, cell.recurrent_kernel, *([] if cell.bias is None else [cell.bias])]
-
-
-def _matrix(variable: keras.Variable) -> Piece:
-    shape = tuple(variable.shape)
-    return Piece(variable, shape, (0, 1), (1, *shape))
 
 
 def _gates_of(call: LayerCall) -> list[tf.Tensor]:
