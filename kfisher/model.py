@@ -40,11 +40,8 @@ def _prepared(model: keras.Model, make: Callable, *args: Any, **kwargs: Any) -> 
     prepare(model)
     before = model.train_function
     made = make(*args, **kwargs)
-    if (
-        model.train_function is not before
-        and model.jit_compile
-        and hasattr(inner(model.optimizer), "trouble")
-    ):
+    new = model.train_function is not before
+    if new and model.jit_compile and hasattr(inner(model.optimizer), "trouble"):
         model.train_function = _saying(model, model.train_function)
     return made
 
