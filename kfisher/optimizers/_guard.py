@@ -18,7 +18,7 @@ SHARE = 0.003
 _WINDOW = 20.0
 # A loss that exceeds its average by so many times its size is no batch of this problem ...
 _OUTLIER = 100.0
-# ... unless so many come in a row: then the problem has changed.
+# ... unless so many come in a row, and twice as many as ever did by accident: then the problem has changed.
 _PATIENCE = 3
 # A step that is taken back shortens the next ones; they grow again by a twentieth each.
 _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
@@ -59,6 +59,10 @@ class Guard:
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
     on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
 
+    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share of the labels is bad such
+    batches come in a row now and then; a row that an ordinary batch ended was an accident. Only one of three or
+    more, and twice as long as any accident, is taken for a new problem.
+
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
             only the loss before it is known.
@@ -83,6 +87,7 @@ class Guard:
         self.start = scalar("first_loss")
         self.judged = scalar("judged_steps", dtype="int32")
         self.outliers = scalar("outliers_in_a_row", dtype="int32")
+        self.accident = scalar("most_outliers_by_accident", dtype="int32")
         self.confidence = scalar("confidence", 1.0)
         self.can_return = scalar("can_return", dtype="int32")
         self._kept = kept
@@ -147,8 +152,7 @@ class Guard:
         tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * own_size
         failed = far & can_return & tf.math.is_finite(old)
         failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
-        patient = self.outliers.value < _PATIENCE
-        large = far & patient & (size > 0) & (loss - self.level.value > _OUTLIER * size)
+        large = far & self._is_patient() & (size > 0) & (loss - self.level.value > _OUTLIER * size)
         return Judgement((~tf.math.is_finite(loss) | large) & ~failed, failed, loss, old)
 
     # --- what follows from it ---------------------------------------------------------------------
@@ -163,7 +167,11 @@ class Guard:
         loss, none = judgement.loss, tf.zeros_like(judgement.loss)
         first = tf.equal(self.judged.value, 0)
         self.start.assign(tf.where(first, loss, self.start.value))
-        anew = first | (self.outliers.value >= _PATIENCE)
+        patient, outliers = self._is_patient(), tf.convert_to_tensor(self.outliers.value)
+        self.accident.assign(
+            tf.where(patient, tf.maximum(self.accident.value, outliers), self.accident.value)
+        )
+        anew = first | ~patient
         level, spread = tf.where(anew, loss, self.level.value), tf.where(anew, none, self.spread.value)
         steps = tf.where(anew, 0, self.judged.value) + 1
         rate = 1 / tf.minimum(tf.cast(steps, tf.float64), _WINDOW)
@@ -174,6 +182,10 @@ class Guard:
         self.can_return.assign(1)
         grown = self.confidence.value * _RECOVERY
         self.confidence.assign(tf.minimum(grown, tf.ones_like(grown)))
+
+    def _is_patient(self) -> tf.Tensor:
+        """False if so many batches were left out in a row that the problem has changed."""
+        return self.outliers.value < tf.maximum(2 * self.accident.value, _PATIENCE)
 
     def count_outlier(self, judgement: Judgement) -> None:
         """Called when a batch was left out."""

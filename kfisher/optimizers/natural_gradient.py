@@ -53,7 +53,7 @@ class NaturalGradient(ObservingOptimizer):
        If that has jumped, the same batch is tried with the weights before the step; if these are better out
        of all proportion to c, the step is taken back, with all that it changed (weights, momentum, EMA,
        statistics of BatchNormalization), the damping is raised, and the next steps are shorter. A batch out
-       of all proportion itself is left out; three in a row are taken for a new problem, and followed.
+       of all proportion itself is left out, until more come in a row than by accident: a new problem.
 
     The last step of a `fit` is bounded, but nothing comes after it to judge it.
 
