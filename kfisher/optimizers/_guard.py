@@ -59,9 +59,9 @@ class Guard:
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
     on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
 
-    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share of the labels is bad such
-    batches come in a row now and then; a row that an ordinary batch ended was an accident. Only one of three or
-    more, and twice as long as any accident, is taken for a new problem.
+    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share of the labels is bad
+    such batches come in a row now and then; a row that an ordinary batch ended was an accident. Only one of
+    three or more, and twice as long as any accident, is taken for a new problem.
 
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
