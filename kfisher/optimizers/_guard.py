@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.vectors import path_of
+from kfisher.curvature import Curvature
+from kfisher.fisher import Fisher
 from kfisher.jacobian.batch import Batch
 
 # The KL divergence of one step, as a share of the loss.
@@ -51,7 +53,7 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s (EF: 0.003 s²)  bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
+        c = 0.003 s (EF: 0.003 s² / Σ w_n)  bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
         l_t - before > (s / 2 + 8 √(c s) + 4 c) max(1, |before| / s)     takes it back.
 
@@ -66,11 +68,11 @@ class Guard:
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
             only the loss before it is known.
-        divergence: `Fisher.divergence`.
+        fisher, curvature: What the region is measured by.
     """
 
-    def __init__(self, radius: str | float | None, divergence: Callable[[tf.Tensor], tf.Tensor]):
-        self._radius, self._divergence = radius, divergence
+    def __init__(self, radius: str | float | None, fisher: Fisher, curvature: Curvature):
+        self._radius, self._fisher, self._curvature = radius, fisher, curvature
 
     def build(self, add_variable: Callable, kept: list[keras.Variable]) -> None:
         """Makes all state. `kept` is what a step changes, and what is put back if it fails."""
@@ -108,7 +110,8 @@ class Guard:
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
         size = tf.where(tf.equal(self.judged.value, 0), tf.abs(tf.cast(first, tf.float64)), self.size())
-        return SHARE * self._divergence(size) * self.confidence.value
+        divergence = self._fisher.divergence(size, self._curvature.weight)
+        return SHARE * divergence * self.confidence.value
 
     # --- what the batch after it says -------------------------------------------------------------
 
