@@ -57,7 +57,7 @@ class Fisher:
         return Exact()
 
     def divergence(self, size: tf.Tensor, weight: tf.Tensor | float) -> tf.Tensor:
-        """The size of δᵀ F δ for a step that changes the loss, with Σ w_n = `weight`, by as much as its `size`."""
+        """δᵀ F δ of a step that changes the loss, of examples that weigh Σ w_n, by as much as its `size`."""
         return size
 
     def check_labels(self, y: Any) -> None:
@@ -228,7 +228,7 @@ class Empirical(Fisher):
     needs_labels = True
 
     def divergence(self, size: Any, weight: Any) -> Any:
-        """δᵀ EF δ = Σ_n w_n (g_n . δ)², of which (Σ_n w_n g_n . δ)² / Σ_n w_n is the part of a common change."""
+        """δᵀ EF δ = Σ_n w_n (g_n . δ)², where all losses change alike (Σ_n w_n g_n . δ)² / Σ_n w_n."""
         return tf.math.divide_no_nan(size**2, tf.cast(weight, size.dtype))
 
     def gradient_coordinates(self, likelihood: Likelihood, eta: Any, labels: Any) -> Any:
