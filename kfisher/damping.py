@@ -73,12 +73,14 @@ class Constant(Damping):
 class Cautious(Damping):
     """Large while F is known from few examples, and ten times as large after a step that is taken back.
 
-        λ = clip(initial min(1, 16 / n) caution, minimum, maximum)
+        λ = W clip(initial min(1, 16 / n) caution, minimum, maximum)
 
-    with n the examples that the running averages of F hold: at first those of one batch, among whose
-    gradients most directions of a large network are not; at most B / (1 - decay) for batches of B. A step
+    with W = Σ w_n what the examples of a batch weigh in the loss together, on average over batches: 1 for
+    a mean without weights, so that a loss in other units is trained alike. n is how many examples the running
+    averages of F hold: at first those of one batch, among whose gradients most directions of a large
+    network are not; at most B / (1 - decay) for batches of B. A step
     that is taken back multiplies the caution by 10, each good one takes 5 % of it back. Curvatures of a
-    single batch have `minimum` for `initial`. `damping="auto"` means this with its defaults.
+    single batch have `minimum` for `initial`, and W = 1. `damping="auto"` means this with its defaults.
 
     Args:
         initial: Positive float, λ in the units of F (loss / parameter²) for up to 16 examples. Defaults

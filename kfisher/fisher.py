@@ -56,8 +56,8 @@ class Fisher:
         """The kind without the noise of drawn labels."""
         return Exact()
 
-    def divergence(self, size: tf.Tensor) -> tf.Tensor:
-        """The size of δᵀ F δ for a step that changes the loss by as much as its `size`."""
+    def divergence(self, size: tf.Tensor, weight: tf.Tensor | float) -> tf.Tensor:
+        """δᵀ F δ of a step that changes the loss, of examples that weigh Σ w_n, by as much as its `size`."""
         return size
 
     def check_labels(self, y: Any) -> None:
@@ -227,9 +227,9 @@ class Empirical(Fisher):
 
     needs_labels = True
 
-    def divergence(self, size: Any) -> Any:
-        """δᵀ EF δ = Σ_n w_n (g_n . δ)², the mean square change of the losses of examples."""
-        return size**2
+    def divergence(self, size: Any, weight: Any) -> Any:
+        """δᵀ EF δ = Σ_n w_n (g_n . δ)², where all losses change alike (Σ_n w_n g_n . δ)² / Σ_n w_n."""
+        return tf.math.divide_no_nan(size**2, tf.cast(weight, size.dtype))
 
     def gradient_coordinates(self, likelihood: Likelihood, eta: Any, labels: Any) -> Any:
         return -tf.ones_like(eta[..., :1])

@@ -92,6 +92,11 @@ class Curvature:
         """Over how many examples F is averaged; infinite where it is that of one batch, as it is."""
         return float("inf")
 
+    @property
+    def weight(self) -> tf.Tensor | float:
+        """What the examples of a batch weigh together, on average: 1 for a loss that is a mean over them."""
+        return 1.0
+
     def moved(self, share: tf.Tensor) -> None:
         """Called when a step was taken.
 

@@ -64,6 +64,7 @@ class Running(Curvature):
         self._add_variable = add_variable
         self.updates = self.add((), tf.int32, "updates")
         self._examples = self.add((), tf.float32, "examples")
+        self._weight = self.add((), tf.float32, "weight_of_batch")
         self._path = self.add((), tf.float32, "path_since_update")
         self.names = [path_of(variables[block.variables[0]]) for block in blocks]
         self.averages = [
@@ -159,7 +160,7 @@ class Running(Curvature):
             self.updates.assign_add(1)
             self._path.assign(0.0)
             self._examples.assign(self.decay * self._examples.value + size)
-            self.mix(self.averages, measured)
+            self.mix([*self.averages, [self._weight]], [*measured, [tf.cast(total_weight, tf.float32)]])
             self.refine(products, step, batch.xla)
 
         replicas.cond(last & usable, take_in, lambda: None)
@@ -247,6 +248,10 @@ class Running(Curvature):
     @property
     def examples(self) -> Any:
         return self._examples.value
+
+    @property
+    def weight(self) -> Any:
+        return self._weight.value
 
     def moved(self, share: Any) -> None:
         self._path.assign_add(tf.cast(share, tf.float32))

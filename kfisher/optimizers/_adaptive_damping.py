@@ -12,6 +12,7 @@ from kfisher import damping as dampings
 from kfisher._common import replicas
 from kfisher._common.checks import positive
 from kfisher._common.vectors import Tensors, dot
+from kfisher.curvature import Curvature
 from kfisher.optimizers._guard import Judgement
 
 
@@ -101,7 +102,7 @@ class AdaptiveDamping:
             self.bent.assign(-1)
 
     def after_step(
-        self, judgement: Judgement, gradient: Tensors, last: Callable[[], Tensors], examples: Any
+        self, judgement: Judgement, gradient: Tensors, last: Callable[[], Tensors], curvature: Curvature
     ) -> None:
         """Called before the next step is taken.
 
@@ -112,13 +113,13 @@ class AdaptiveDamping:
             judgement: What this batch says of the last step.
             gradient: Its gradient.
             last: δ.
-            examples: Over how many examples F is averaged.
+            curvature: What says how well F is known.
         """
         bent = self.bent
         if self.caution is not None:
             self.caution.assign(tf.maximum(0.95 * self.caution.value, 1.0))
-            damping = self.policy.cautious(self.caution.value, tf.cast(examples, tf.float32))
-            self.variable.assign(tf.cast(damping, self.variable.dtype))
+            damping = self.policy.cautious(self.caution.value, tf.cast(curvature.examples, tf.float32))
+            self.variable.assign(tf.cast(damping * curvature.weight, self.variable.dtype))
         if bent is None:
             return
 

@@ -73,10 +73,23 @@ def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
         if replicas.index() > 0:
             told.assign(1)
             return
-        with tf.control_dependencies([tf.numpy_function(say, [], tf.int64, name=_WARN)]):
+        # Read here, so that the graph calls Python after all that changes what it will look at.
+        with tf.control_dependencies([tf.convert_to_tensor(v) for v in _looked_at(optimizer)]):
+            said = tf.numpy_function(say, [], tf.int64, name=_WARN)
+        with tf.control_dependencies([said]):
             told.assign(1)
 
     tf.cond(wanted & tf.equal(told.value, 0), tell, lambda: None)
+
+
+def _looked_at(optimizer: Any) -> list[Any]:
+    """The variables that `trouble` speaks of."""
+    counts = [optimizer.failed_steps, optimizer.skipped_steps, getattr(optimizer, "rejected_steps", None)]
+    guard = optimizer.guard
+    counts += (
+        [optimizer.damping] if guard is None else [guard.judged, guard.start, guard.level, optimizer.damping]
+    )
+    return [v for v in counts if v is not None]
 
 
 def _number(value: Any) -> float:

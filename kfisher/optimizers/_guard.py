@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.vectors import path_of
+from kfisher.curvature import Curvature
+from kfisher.fisher import Fisher
 from kfisher.jacobian.batch import Batch
 
 # The KL divergence of one step, as a share of the loss.
@@ -18,7 +20,7 @@ SHARE = 0.003
 _WINDOW = 20.0
 # A loss that exceeds its average by so many times its size is no batch of this problem ...
 _OUTLIER = 100.0
-# ... unless so many come in a row: then the problem has changed.
+# ... unless so many come in a row, and twice as many as ever did by accident: then the problem has changed.
 _PATIENCE = 3
 # A step that is taken back shortens the next ones; they grow again by a twentieth each.
 _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
@@ -51,7 +53,7 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s (EF: 0.003 s²)  bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
+        c = 0.003 s (EF: 0.003 s² / Σ w_n)  bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
         l_t - before > (s / 2 + 8 √(c s) + 4 c) max(1, |before| / s)     takes it back.
 
@@ -59,14 +61,18 @@ class Guard:
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
     on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
 
+    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share of the labels is bad
+    such batches come in a row now and then; a row that an ordinary batch ended was an accident. Only one of
+    three or more, and twice as long as any accident, is taken for a new problem.
+
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
             only the loss before it is known.
-        divergence: `Fisher.divergence`.
+        fisher, curvature: What the region is measured by.
     """
 
-    def __init__(self, radius: str | float | None, divergence: Callable[[tf.Tensor], tf.Tensor]):
-        self._radius, self._divergence = radius, divergence
+    def __init__(self, radius: str | float | None, fisher: Fisher, curvature: Curvature):
+        self._radius, self._fisher, self._curvature = radius, fisher, curvature
 
     def build(self, add_variable: Callable, kept: list[keras.Variable]) -> None:
         """Makes all state. `kept` is what a step changes, and what is put back if it fails."""
@@ -83,6 +89,7 @@ class Guard:
         self.start = scalar("first_loss")
         self.judged = scalar("judged_steps", dtype="int32")
         self.outliers = scalar("outliers_in_a_row", dtype="int32")
+        self.accident = scalar("most_outliers_by_accident", dtype="int32")
         self.confidence = scalar("confidence", 1.0)
         self.can_return = scalar("can_return", dtype="int32")
         self._kept = kept
@@ -103,7 +110,8 @@ class Guard:
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
         size = tf.where(tf.equal(self.judged.value, 0), tf.abs(tf.cast(first, tf.float64)), self.size())
-        return SHARE * self._divergence(size) * self.confidence.value
+        divergence = self._fisher.divergence(size, self._curvature.weight)
+        return SHARE * divergence * self.confidence.value
 
     # --- what the batch after it says -------------------------------------------------------------
 
@@ -147,8 +155,7 @@ class Guard:
         tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * own_size
         failed = far & can_return & tf.math.is_finite(old)
         failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
-        patient = self.outliers.value < _PATIENCE
-        large = far & patient & (size > 0) & (loss - self.level.value > _OUTLIER * size)
+        large = far & self._is_patient() & (size > 0) & (loss - self.level.value > _OUTLIER * size)
         return Judgement((~tf.math.is_finite(loss) | large) & ~failed, failed, loss, old)
 
     # --- what follows from it ---------------------------------------------------------------------
@@ -163,7 +170,11 @@ class Guard:
         loss, none = judgement.loss, tf.zeros_like(judgement.loss)
         first = tf.equal(self.judged.value, 0)
         self.start.assign(tf.where(first, loss, self.start.value))
-        anew = first | (self.outliers.value >= _PATIENCE)
+        patient, outliers = self._is_patient(), tf.convert_to_tensor(self.outliers.value)
+        self.accident.assign(
+            tf.where(patient, tf.maximum(self.accident.value, outliers), self.accident.value)
+        )
+        anew = first | ~patient
         level, spread = tf.where(anew, loss, self.level.value), tf.where(anew, none, self.spread.value)
         steps = tf.where(anew, 0, self.judged.value) + 1
         rate = 1 / tf.minimum(tf.cast(steps, tf.float64), _WINDOW)
@@ -174,6 +185,10 @@ class Guard:
         self.can_return.assign(1)
         grown = self.confidence.value * _RECOVERY
         self.confidence.assign(tf.minimum(grown, tf.ones_like(grown)))
+
+    def _is_patient(self) -> tf.Tensor:
+        """False if so many batches were left out in a row that the problem has changed."""
+        return self.outliers.value < tf.maximum(2 * self.accident.value, _PATIENCE)
 
     def count_outlier(self, judgement: Judgement) -> None:
         """Called when a batch was left out."""

@@ -53,7 +53,7 @@ class NaturalGradient(ObservingOptimizer):
        If that has jumped, the same batch is tried with the weights before the step; if these are better out
        of all proportion to c, the step is taken back, with all that it changed (weights, momentum, EMA,
        statistics of BatchNormalization), the damping is raised, and the next steps are shorter. A batch out
-       of all proportion itself is left out; three in a row are taken for a new problem, and followed.
+       of all proportion itself is left out, until more come in a row than by accident: a new problem.
 
     The last step of a `fit` is bounded, but nothing comes after it to judge it.
 
@@ -74,7 +74,7 @@ class NaturalGradient(ObservingOptimizer):
             there is a trust region, else 0.
         trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
             With labels drawn by a curvature of one batch, F above is the exact one of the batch; with the
-            empirical Fisher c is 0.003 s²: δᵀ EF δ is the mean square by which the losses of
+            empirical Fisher c is 0.003 s² / Σ w_n: δᵀ EF δ is the mean square by which the losses of
             examples change. `None` is the textbook update: nothing is bounded, judged or taken back.
             Defaults to `"auto"`.
         step: `"fixed"`, or `"quadratic_model"`: learning rate and momentum are chosen anew at each step, as
@@ -201,7 +201,7 @@ class NaturalGradient(ObservingOptimizer):
 
     def build_guard(self, variables: Any, kept: Any) -> None:
         if self.trust_region is not None or self._adaptive.every is not None:
-            self.guard = Guard(self.trust_region, self.fisher.divergence)
+            self.guard = Guard(self.trust_region, self.fisher, self.curvature)
             self.rejected_steps = self.add_variable((), dtype="int", name="rejected_steps")
             own = [*self._average.variables, *self._last]
             kept = [*variables, *kept, *own, *self.curvature.remembered]
@@ -233,7 +233,7 @@ class NaturalGradient(ObservingOptimizer):
 
         def go_on() -> None:
             last = functools.partial(self.guard.last_update, variables)
-            self._adaptive.after_step(judgement, gradient, last, self.curvature.examples)
+            self._adaptive.after_step(judgement, gradient, last, self.curvature)
             self.guard.keep()
             take()
             self.guard.accept(judgement)
