@@ -89,6 +89,21 @@ def test_wrong_arguments_are_named(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    "curvature, trust_region, share",
+    [
+        ("kfac", "auto", 0.5),
+        ("diagonal", 1.0, 0.5),
+        ("kfac", None, 0.0),
+        ("gram", "auto", 0.0),
+        ("dense", "auto", 0.0),
+        ("matrix_free", "auto", 0.0),
+    ],
+)
+def test_gradients_are_averaged_where_curvature_is_and_steps_are_bounded(curvature, trust_region, share):
+    assert NaturalGradient(curvature=curvature, trust_region=trust_region).momentum == share
+
+
 @pytest.mark.parametrize("name", ["damping", "momentum", "trust_region", "step", "fisher", "curvature"])
 def test_sophia_refuses_what_its_steps_leave_no_room_for(name):
     with pytest.raises((TypeError, ValueError), match=f"argument.*'{name}'|Argument.*'{name}': 0.5"):
