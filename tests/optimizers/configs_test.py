@@ -68,6 +68,7 @@ def test_every_argument_is_in_the_config():
         (lambda: MatrixFree(max_iterations=0), "max_iterations=0"),
         (lambda: MatrixFree(tolerance=0.0), "tolerance=0.0"),
         (lambda: Gram(momentum=1.0), "momentum=1.0"),
+        (lambda: NaturalGradient(momentum="fast"), "momentum=.fast"),
         (lambda: Constant(0.0), "initial=0.0"),
         (lambda: Cautious(-1.0), "initial=-1.0"),
         (lambda: Cautious(10.0, 0.1, 1.0), "initial=10.0, minimum=0.1, maximum=1.0"),
