@@ -168,3 +168,10 @@ def test_two_draws_spread_as_two_numbers_do():
     spread = np.sqrt(np.var(sampled, 0, ddof=1).sum())
     assert np.allclose([low, high], spread * scipy.stats.norm.ppf([0.05, 0.95]), rtol=0.05)
     assert np.allclose(total, [low, high])
+
+
+def test_the_half_width_of_one_direction_is_that_of_a_normal_sum():
+    differences = np.random.default_rng(0).normal(1, 1, size=(400, 1, 1))
+    half = chance.half_width(differences, 0.9, 4000, 0)
+    expected = scipy.stats.norm.ppf(0.95) * np.sqrt(np.square(differences - differences.mean()).sum())
+    assert half == pytest.approx(expected, rel=0.05)
