@@ -4,8 +4,8 @@
     python scripts/compare.py --data my.csv --target price --hidden 32 32
 
 Every optimizer starts from the same weights and sees the same batches, through `compile` and `fit`. Prints
-a table, and writes a CSV, a picture, and one TensorBoard run for each optimizer and seed. Where kfisher is
-installed, `kfisher compare` is the same.
+a table, and writes a CSV, a picture, and one TensorBoard run for each optimizer and seed. `kfisher compare`
+is the same.
 """
 
 from kfisher_scripts.command_line import compare

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lints, checks types, and runs the whole suite: quick tests first, then the slow ones.
+# Lints, checks types, and runs the suite but for what is marked by_hand or full_grid: quick tests first, then slow ones.
 # With --oldest: the quick tests alone, in an environment of their own, on the oldest versions that setup.cfg allows.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"

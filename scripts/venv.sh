@@ -27,7 +27,8 @@ install() {
             floors=(--constraint "$venv/floors.txt")
         fi
         echo "== installing .[$extras] (TensorFlow is large; a first time takes minutes)"
-        "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable ".[$extras]" "${floors[@]}"
+        "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable ".[$extras]" \
+            ${floors[@]+"${floors[@]}"} # an empty array is unset to the bash of macOS
         echo "$wanted" >"$stamp"
     fi
 }

@@ -73,7 +73,10 @@ def gathered(tensor: tf.Tensor, axis: int = 0) -> tf.Tensor:
     dtype = tensor.dtype
     wide = tf.float32 if dtype == tf.bfloat16 else dtype  # which cannot be gathered
     tensor = tf.cast(tensor, wide)
-    return tf.cast(tf.distribute.get_replica_context().all_gather(tensor, axis), dtype)
+    whole = tf.distribute.get_replica_context().all_gather(tensor, axis)
+    sizes = tensor.shape.as_list()  # which TensorFlow forgets
+    sizes[axis] = None
+    return tf.cast(tf.ensure_shape(whole, sizes), dtype)
 
 
 def placed(size: int | tf.Tensor) -> tuple[int | tf.Tensor, int | tf.Tensor]:

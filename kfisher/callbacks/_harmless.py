@@ -13,11 +13,12 @@ _Class = TypeVar("_Class", bound=type)
 def harmless(callback: _Class) -> _Class:
     """A class of callbacks, those of whose `on_...` methods that it defines do not raise into `fit`.
 
-    What goes wrong gives one warning, and the callback does nothing more until the next `fit`.
+    What goes wrong gives one warning, and the callback does nothing more until the next `fit`. So
+    `on_train_begin` counts as its own where it is inherited, too.
     """
-    for name, method in list(vars(callback).items()):
+    for name in {*vars(callback), "on_train_begin"}:
         if name.startswith("on_"):
-            setattr(callback, name, _guarded(name, method))
+            setattr(callback, name, _guarded(name, getattr(callback, name)))
     return callback
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from kfisher.callbacks._train_function import Hook
+from kfisher.callbacks.train_function import Hook
 from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.measurement import Measurement
 

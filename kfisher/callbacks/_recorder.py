@@ -151,7 +151,7 @@ class StepRecorder:
         """Ears for the update, and what records the step when it is done."""
         trained = [i for i, g in enumerate(grads) if g is not None]
         variables, kept = [variables[i] for i in trained], [tf.convert_to_tensor(grads[i]) for i in trained]
-        kept = replicas.total(kept)
+        *kept, loss = replicas.total([*kept, self._loss_of_step()])  # Keras has divided it among them
         if not is_first_here():
             return Updates(self._optimizer, variables), lambda: None
         step = self._count + 1
@@ -160,7 +160,7 @@ class StepRecorder:
         values = [v.value if isinstance(v, keras.Variable) else v for v in values]
         # Read now: a variable that is cast to its own dtype is handed on as it is.
         values = [tf.cast(tf.convert_to_tensor(v), tf.float64) for v in values]
-        scale, loss = tf.cast(self._scale(), tf.float64), self._loss_of_step()
+        scale = tf.cast(self._scale(), tf.float64)
         heard = Updates(self._optimizer, variables)
 
         def record() -> None:

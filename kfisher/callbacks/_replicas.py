@@ -23,11 +23,8 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def is_first_here() -> bool:
     """True in the first replica of this process, and where there are none; also while a graph is traced."""
-    context = tf.distribute.get_replica_context()
-    if context is None or not tf.distribute.has_strategy():
-        return True
-    number = int(tf.get_static_value(tf.convert_to_tensor(context.replica_id_in_sync_group)))
-    return number % len(context.strategy.extended.worker_devices) == 0
+    number = replicas.index()
+    return number == 0 or number % len(tf.distribute.get_strategy().extended.worker_devices) == 0
 
 
 def of_chief(strategy: tf.distribute.Strategy, tensors: list[tf.Tensor]) -> list[tf.Tensor]:

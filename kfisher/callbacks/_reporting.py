@@ -17,6 +17,7 @@ class Reporting:
     measurements: Any
     write_images: bool
     _writer: Any
+    _measures: bool
     _budget: Any
     _said: dict[str, str]
     _step: int
@@ -40,7 +41,8 @@ class Reporting:
         return writer.text(schema.NOTES_TAG, json.dumps([n for n in notes if n]), schema.PLUGIN)
 
     def _write(self, step: int, values: list[Any]) -> None:
-        self._writer.write([(step, time.time(), values)])
+        if self._measures:  # of several workers one
+            self._writer.write([(step, time.time(), values)])
 
     def warn(self, kind: str, message: str) -> None:
         """Each kind of trouble once."""

@@ -12,21 +12,18 @@ from kfisher._common.checks import number, positive_integer
 Frequency = int | str | Callable[[int], bool]
 
 
-def is_due(frequency: Frequency, first: int, count: int, epoch_begins: bool) -> bool:
-    """True if one of the steps `first`, ..., `first + count - 1` is to be measured."""
-    if frequency == "epoch":
-        return epoch_begins
+def is_due(frequency: Frequency, step: int) -> bool:
+    """True if a step is to be measured, by any frequency but "epoch"."""
     if isinstance(frequency, int):
-        return -first % frequency < count
-    chosen = frequency if callable(frequency) else _logarithmic
-    return any(chosen(step) for step in range(first, first + count))
+        return step % frequency == 0
+    return bool(frequency(step) if callable(frequency) else _logarithmic(step))
 
 
 def due_steps(frequency: Frequency, first: int, count: int, epoch_begins: bool) -> int:
     """How many of the steps `first`, ..., `first + count - 1` are to be measured."""
     if frequency == "epoch":
         return int(epoch_begins)
-    return sum(is_due(frequency, step, 1, False) for step in range(first, first + count))
+    return sum(is_due(frequency, step) for step in range(first, first + count))
 
 
 def _logarithmic(step: int) -> bool:

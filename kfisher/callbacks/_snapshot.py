@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._keras.patching import replaced
 from kfisher.callbacks._replicas import is_first_here, plain
 from kfisher.diagnosis.meter import variables_of
@@ -75,8 +76,7 @@ class Snapshot:
         if not all(isinstance(tensor, tf.Tensor) for tensor in tensors):
             return
         self._batch = tf.nest.pack_sequence_as(data, [leaf is not None or None for leaf in leaves])
-        context = tf.distribute.get_replica_context()
-        number = int(tf.get_static_value(tf.convert_to_tensor(context.replica_id_in_sync_group)))
+        number = replicas.index()
         variables = variables_of(self._model) if is_first_here() else []
         self._variables = variables or self._variables
 

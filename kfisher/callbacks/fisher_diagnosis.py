@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 from kfisher._common.checks import boolean
@@ -104,7 +103,7 @@ class FisherDiagnosis(FisherSpectra):
             writer.text(schema.VERDICT_TEXT_TAG, _markdown(self.verdict), "text"),
             writer.text(schema.SUMMARY_TAG, self.summary.to_json(), schema.PLUGIN),
         ]
-        self._writer.write([(measurement.step, time.time(), values)])
+        self._write(measurement.step, values)
         if self.verbose and (last is None or last.verdict != self.verdict.verdict):
             print(f"\nStep {measurement.step}: {self.verdict}", flush=True)
 
@@ -116,7 +115,7 @@ class FisherDiagnosis(FisherSpectra):
             self.model.history.fisher_summary = self.summary
         text = str(self.summary).replace("\n  ", "\n- ")
         value = writer.text(schema.SUMMARY_TEXT_TAG, text, "text")
-        self._writer.write([(self.measurements[-1].step, time.time(), [value])])
+        self._write(self.measurements[-1].step, [value])
         if self.verbose:
             print(f"\n{self.summary}", flush=True)
 

@@ -19,7 +19,7 @@ from kfisher.callbacks._replicas import is_chief
 from kfisher.callbacks._reporting import Reporting
 from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, checked_share, due_steps
 from kfisher.callbacks._snapshot import Snapshot
-from kfisher.callbacks._train_function import Hook
+from kfisher.callbacks.train_function import Hook
 from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.limits import MEMORY, TooManyRows
 from kfisher.diagnosis.measurement import Measurement
@@ -42,9 +42,9 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
     (F + λ I)⁻¹ (EF + λ I), and the cosine, length and quality gamma of the steps that they give; and of the
     step that the optimizer then takes, whichever it is (not with `steps_per_execution`, where several steps
     are one). Second moments, as Adam keeps them, are compared with the diagonals of F and EF.
-    `kfisher.measurement.Measurement` describes each number. Regularisers are left out: they are the same in
-    both. Works with every Keras optimizer and model whose loss has a likelihood; training ends in the same
-    weights as without it.
+    `kfisher.Measurement` describes each number. Regularisers are left out: they are the same in both. Works
+    with every Keras optimizer and model whose loss has a likelihood; training ends in the same weights as
+    without it.
 
     The numbers go to the sub-directory `fisher` of `log_dir`: the tab "Fisher" of TensorBoard shows them
     all, "Scalars" and "Images" the most important ones. What cannot be measured or written gives one warning;
@@ -229,8 +229,8 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
             self.warn("drawn", f"{message} take more than max_memory. Received: max_memory={self.max_memory}")
         self.measurements.append(measurement)
         self._open = Open(self, cut, measurement, frame, held)
+        self._budget.charge(time.perf_counter() - started, traced)  # what comes after the step is added to it
         self._open.wait(self._hook) if held is None else self._open.close()
-        self._budget.charge(time.perf_counter() - started, traced)
 
     def finish(self, done: Open) -> None:
         """Logs a measurement, after the step."""

@@ -14,7 +14,7 @@ from kfisher.callbacks import _start
 from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks._recorder import StepRecorder
 from kfisher.callbacks._replicas import is_chief, of_chief
-from kfisher.callbacks._train_function import Hook
+from kfisher.callbacks.train_function import Hook
 from kfisher.logs import schema
 from kfisher.logs.writer import ScalarWriter, shared
 

@@ -163,7 +163,7 @@ def _scikit_learn(name: str) -> Data:
         from sklearn import datasets
     except ImportError as error:
         raise ImportError(
-            f"The data set {name!r} ships with scikit-learn. Install it with: pip install kfisher[scripts]"
+            f"The data set {name!r} ships with scikit-learn. Install it with: pip install 'kfisher[scripts]'"
         ) from error
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     return x.astype(np.float64), y.astype(np.float64)

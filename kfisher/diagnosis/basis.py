@@ -15,7 +15,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 
 from kfisher.diagnosis.limits import SMALL
-from kfisher.diagnosis.rows import JointRoot, Layout
+from kfisher.diagnosis.rows import EMPIRICAL, EXACT, JointRoot, Layout, draws
 from kfisher.spectra import quadrature
 
 Lift = Callable[[np.ndarray], np.ndarray]
@@ -82,12 +82,9 @@ class Frame:
         return rows.T @ rows
 
 
-EXACT, EMPIRICAL = ("exact", None), ("empirical", None)
-
-
-def draws(layout: Layout) -> list[tuple[str, int | None]]:
-    """The keys of all draws of labels."""
-    return [("sampled", i) for i in range(layout.counts["sampled"])]
+def curved_directions(frame: Frame) -> int:
+    """In how many directions, the first ones, F rises above the damping."""
+    return int(np.sum(frame.values > frame.damping))
 
 
 def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:

@@ -9,8 +9,9 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
-from kfisher.diagnosis.basis import EMPIRICAL, EXACT, Frame, draws
+from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.measurement import Measurement
+from kfisher.diagnosis.rows import EMPIRICAL, EXACT, draws
 
 _GROUPS = 16  # of examples, which the jackknife leaves out in turn
 _RECENT = 5  # measurements, whose spread over draws is pooled
@@ -52,7 +53,7 @@ class Interval(NamedTuple):
     high: float
 
 
-_ANY = Interval(-np.inf, np.inf)
+ANY = Interval(-np.inf, np.inf)
 
 
 def over_examples(frame: Frame, cosine: float, length: float, confidence: float) -> tuple[Interval, Interval]:
@@ -65,13 +66,13 @@ def over_examples(frame: Frame, cosine: float, length: float, confidence: float)
     count, size = rows.shape
     scale = np.linalg.norm(frame.gradient)
     if np.linalg.norm(rows.T @ roots + frame.gradient) > 1e-2 * scale or np.isnan(cosine + length):
-        return _ANY, _ANY  # the gradient is no sum of these rows: positions have weights of their own
+        return ANY, ANY  # the gradient is no sum of these rows: positions have weights of their own
     groups = min(_GROUPS, count)
     if groups < 2:
-        return _ANY, _ANY
+        return ANY, ANY
     found = np.array([_without(frame, rows, roots, np.arange(count) % groups != g) for g in range(groups)])
     if not np.all(np.isfinite(found)):
-        return _ANY, _ANY
+        return ANY, ANY
     error = np.sqrt((groups - 1) * np.var(found, 0))
     half = scipy.stats.t.ppf((1 + confidence) / 2, groups - 1) * error
     low, high = np.array([cosine, np.log(length)]) - half, np.array([cosine, np.log(length)]) + half

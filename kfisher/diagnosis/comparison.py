@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from kfisher.diagnosis._parts import Curved, LayerTraces, SpectrumError
-from kfisher.diagnosis.basis import EMPIRICAL, EXACT, Frame, draws
+from kfisher.diagnosis.basis import Frame, curved_directions
 from kfisher.diagnosis.measurement import Measurement, Spectrum
-from kfisher.diagnosis.rows import JointRoot
+from kfisher.diagnosis.rows import EMPIRICAL, EXACT, JointRoot, draws
 
 _CURVED = 256  # directions, at most: all of a thousand would take as long as everything else
 _OVERLAPS = (1, 2, 5, 10, 20, 50)
@@ -49,7 +49,6 @@ def compare(frame: Frame, root: JointRoot, step: int) -> Measurement:
             "empirical": overlap[EMPIRICAL],
         },
         ratio_eigenvalues=ratio_eigenvalues(matrices[EMPIRICAL], frame).tolist(),
-        sampled_ratio_eigenvalues=ratio_eigenvalues(matrices[sampled[0]], frame).tolist(),
         trace_ratio=_trace_ratio(matrices[EMPIRICAL], frame),
         cosine=_by_kind(cosine, sampled),
         step_norm=_by_kind(norm, sampled),
@@ -75,7 +74,7 @@ def ratio_eigenvalues(matrix: np.ndarray, frame: Frame) -> np.ndarray:
 
 def curved_ratios(matrix: np.ndarray, frame: Frame) -> Curved:
     """The same in the span of the directions above the damping, beside the curvature of each eigenvector."""
-    size = min(int(np.sum(frame.values > frame.damping)), _CURVED)  # the first, as they descend
+    size = min(curved_directions(frame), _CURVED)  # the first, as they descend
     root = 1 / np.sqrt(frame.values[:size] + frame.damping)
     damped = matrix[:size, :size] + frame.damping * np.eye(size)
     ratios, vectors = np.linalg.eigh(damped * root * root[:, np.newaxis])

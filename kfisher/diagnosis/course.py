@@ -17,8 +17,9 @@ _WINDOW, _MAJORITY = 5, 3  # the verdict of a run changes when three of the last
 def deciding(verdict: Verdict) -> Finding:
     """The finding that made the verdict."""
     found = {f.name: f for f in verdict.findings}
-    if verdict.verdict == "unknown":
-        return found["sufficiency"]
+    if verdict.verdict == "unknown":  # too few examples for anything, or a step that cannot be told
+        names = ("sufficiency", "direction", "length")
+        return next(found[name] for name in names if found[name].level == "unknown")
     if verdict.verdict == "fine":
         return found["specification" if found["specification"].level == "fine" else "direction"]
     against = [f for f in verdict.findings if f.values.get("verdict") == verdict.verdict]

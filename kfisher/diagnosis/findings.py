@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats
 
 from kfisher.diagnosis import chance
-from kfisher.diagnosis.basis import Frame
+from kfisher.diagnosis.basis import Frame, curved_directions
 from kfisher.diagnosis.measurement import Finding, Measurement
 from kfisher.diagnosis.thresholds import Thresholds
 
@@ -58,7 +58,7 @@ class Steps:
         self.nothing = _nothing(frame)
         cosine, ratio = self.now.cosine["empirical"], self.now.length_ratio
         known = not self.nothing and np.isfinite(cosine) and np.isfinite(ratio) and ratio > 0
-        self.cosine, self.log_length = (chance.Interval(-np.inf, np.inf),) * 2
+        self.cosine, self.log_length = chance.ANY, chance.ANY
         if known and self.accuses:
             self.cosine, self.log_length = chance.over_examples(frame, cosine, ratio, confidence)
         if not known and not self.nothing:
@@ -154,9 +154,9 @@ def _nothing(frame: Frame) -> str:
     """Why there is no step to speak of; empty if there is."""
     if not np.any(frame.values):
         return "F is zero here, as the model is certain of every label: a step has no direction."
-    if not np.any(frame.values > frame.damping):
+    curved = curved_directions(frame)
+    if not curved:
         return "The damping is larger than every eigenvalue of F, so that every step is the gradient."
-    curved = int(np.sum(frame.values > frame.damping))
     square = np.sum(frame.gradient**2 / (frame.values + frame.damping))
     # N ∇Lᵀ F⁻¹ ∇L for each direction, of the mean loss: 1 on average if only noise is left.
     if chance.effective_number(frame) * square / frame.total_weight / curved < _VANISHED:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from kfisher.diagnosis._from_json import from_json
+from kfisher.diagnosis._as_json import AsJson
 from kfisher.diagnosis._parts import Curved, LayerTraces, SpectrumError
 from kfisher.logs import schema
 from kfisher.logs.schema import fisher_tag
@@ -42,7 +40,7 @@ class Spectrum:
 
 
 @dataclass
-class Measurement:
+class Measurement(AsJson):
     """F (exact), the same with drawn labels, and EF (labels of the data), on the same examples.
 
     Attributes:
@@ -56,8 +54,6 @@ class Measurement:
         overlap: By kind ("sampled", "empirical"): for each k, || U_kᵀ V_k ||_F² / k between the leading
             eigenspaces of F and of that kind: 1 for the same space, about k / P for unrelated ones.
         ratio_eigenvalues: Of (F + λ I)⁻¹ (EF + λ I) in the joint span, descending; 1 if EF = F.
-        sampled_ratio_eigenvalues: The same for one draw of labels in place of those of the data: how the
-            former would spread if the labels came from the model.
         trace_ratio: tr((F + λ I)⁻¹ EF); the effective dimension of F, if EF = F. NaN unless `complete`.
         cosine: By kind ("sampled", "empirical"), between its (M + λ I)⁻¹ ∇L and that of F; and between
             the step that was "taken" and the latter, if that is known.
@@ -91,7 +87,6 @@ class Measurement:
     overlap_sizes: list[int]
     overlap: dict[str, list[float]]
     ratio_eigenvalues: list[float]
-    sampled_ratio_eigenvalues: list[float]
     trace_ratio: float
     cosine: dict[str, float]
     step_norm: dict[str, float]
@@ -130,20 +125,9 @@ class Measurement:
             found |= {fisher_tag(name, kind): v for kind, v in getattr(self, name).items()}
         return found
 
-    def to_json(self) -> str:
-        return json.dumps(without_nan(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Measurement:
-        """Read back from what `to_json` wrote.
-
-        Raises:
-            ValueError: If it is something else.
-        """
-        found = from_json(cls, text)
-        if not {"exact", "empirical"} <= set(found.step_norm):
-            raise ValueError(f"`step_norm` must have F and EF. Received: {found.step_norm}")
-        return found
+    def _check(self) -> None:
+        if not {"exact", "empirical"} <= set(self.step_norm):
+            raise ValueError(f"`step_norm` must have F and EF. Received: {self.step_norm}")
 
 
 @dataclass
@@ -164,7 +148,7 @@ class Finding:
 
 
 @dataclass
-class Verdict:
+class Verdict(AsJson):
     """Verdict on whether the empirical Fisher can stand in for the Fisher matrix here.
 
     Attributes:
@@ -200,24 +184,3 @@ class Verdict:
     def __str__(self) -> str:
         findings = [f"{f.name}: {f.text}" for f in self.findings]
         return "\n  ".join([self.sentence, *findings, *self.notes])
-
-    def to_json(self) -> str:
-        return json.dumps(without_nan(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Verdict:
-        """Read back from what `to_json` wrote.
-
-        Raises:
-            ValueError: If it is something else.
-        """
-        return from_json(cls, text)
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity; `null` stands for them."""
-    if isinstance(value, dict):
-        return {key: without_nan(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -70,6 +70,14 @@ class Layout:
         return slice(first * self.examples, (first + count) * self.examples)
 
 
+EXACT, EMPIRICAL = ("exact", None), ("empirical", None)
+
+
+def draws(layout: Layout) -> list[tuple[str, int | None]]:
+    """The keys of all draws of labels."""
+    return [("sampled", i) for i in range(layout.counts["sampled"])]
+
+
 def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[JointRoot, Layout]:
     """One recorded pass over `batch`, with the vectors of all three kinds pulled back together.
 

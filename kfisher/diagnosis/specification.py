@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from kfisher.diagnosis import chance
-from kfisher.diagnosis.basis import Frame
+from kfisher.diagnosis.basis import Frame, curved_directions
 from kfisher.diagnosis.measurement import Finding
 from kfisher.diagnosis.thresholds import Thresholds
 
@@ -17,7 +17,7 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
 
     Never by their sum: 0.41 + 1.59 = 2 = 1 + 1.
     """
-    curved, number = int(np.sum(frame.values > frame.damping)), chance.effective_number(frame)
+    curved, number = curved_directions(frame), chance.effective_number(frame)
     if curved == 0:
         return _unknown("No direction is curved enough to compare EF with F.")
     if number < thresholds.examples * curved:

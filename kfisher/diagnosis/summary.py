@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 
-from kfisher.diagnosis._from_json import from_json
-from kfisher.diagnosis.measurement import without_nan
+from kfisher.diagnosis._as_json import AsJson
 
 # Of a verdict on one measurement.
 SENTENCES = {
@@ -63,6 +60,12 @@ class Period:
     finding: str
     numbers: dict[str, float]
 
+    @property
+    def known(self) -> bool:
+        """True if the verdict and what decides it are among those that are given."""
+        of_verdict = self.finding in NUMBERS and self.verdict in _SAYS
+        return of_verdict and set(self.numbers) <= set(NUMBERS[self.finding])
+
     def __str__(self) -> str:
         steps = f"step {self.first}" if self.first == self.last else f"steps {self.first} to {self.last}"
         names = NUMBERS[self.finding]
@@ -74,7 +77,7 @@ class Period:
 
 
 @dataclass
-class Summary:
+class Summary(AsJson):
     """Summary of the verdicts of a run.
 
     Attributes:
@@ -91,22 +94,6 @@ class Summary:
         head = f"The empirical Fisher from step {first} to step {last}, by {count}:"
         return "\n".join([head, *(f"  {period}" for period in self.periods)])
 
-    def to_json(self) -> str:
-        return json.dumps(without_nan(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Summary:
-        """Read back from what `to_json` wrote.
-
-        Raises:
-            ValueError: If it is something else.
-        """
-        found = from_json(cls, text)
-        known = all(p.finding in NUMBERS and p.verdict in _SAYS for p in found.periods)
-        if (
-            not found.periods
-            or not known
-            or any(set(p.numbers) - set(NUMBERS[p.finding]) for p in found.periods)
-        ):
-            raise ValueError(f"A summary has periods with known verdicts. Received: {text!r}")
-        return found
+    def _check(self) -> None:
+        if not self.periods or not all(p.known for p in self.periods):
+            raise ValueError(f"`periods` must have known verdicts. Received: {self.periods}")

@@ -91,7 +91,7 @@ def read_log(log_dir: str | os.PathLike) -> Log:
         log_dir: String or path, the `log_dir` that the callbacks were given.
 
     Returns:
-        A `kfisher.log.Log`.
+        A `kfisher.Log`.
 
     Raises:
         FileNotFoundError: If nothing was logged in `log_dir`, or if it is deleted meanwhile.

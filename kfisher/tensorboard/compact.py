@@ -44,17 +44,17 @@ def compact_measurement(measurement: dict[str, Any], ranks: dict[str, tuple[int,
     """A measurement as the page draws it: long lists thinned, numbers to five digits.
 
     Args:
-        measurement: The fields of a `kfisher.measurement.Measurement`, from its JSON.
+        measurement: The fields of a `kfisher.Measurement`, from its JSON.
         ranks: Filled with the ranks that were kept of a list of so many numbers, by that count: lists of
             the same length share them.
 
     Returns:
-        The same fields; each list of eigenvalues is `{"count": ..., "values": ...}`.
+        The same fields but for `ratio_eigenvalues`, which the page does not draw; each list of eigenvalues
+        is `{"count": ..., "values": ...}`.
     """
     small = dict(measurement)
     small["spectra"] = {kind: _spectrum(s, ranks) for kind, s in (measurement.get("spectra") or {}).items()}
-    for name in ("ratio_eigenvalues", "sampled_ratio_eigenvalues"):
-        small[name] = _thin(measurement.get(name) or [], ranks)
+    small.pop("ratio_eigenvalues", None)
     small["curved"] = {
         kind: {name: _thin(values, ranks)["values"] for name, values in lists.items()}
         for kind, lists in (measurement.get("curved") or {}).items()

@@ -18,11 +18,11 @@ from kfisher.callbacks import (
     StepStatistics,
     TensorBoard,
     _schedule,
-    _train_function,
     fisher_spectra,
+    train_function,
 )
 from kfisher.callbacks._schedule import ALLOWANCE, Budget, due_steps, first_measurements, is_due
-from kfisher.callbacks._train_function import Hook
+from kfisher.callbacks.train_function import Hook
 from kfisher.diagnosis import limits
 from kfisher.diagnosis import meter as meters
 from kfisher.diagnosis.meter import Meter, examples
@@ -186,19 +186,11 @@ def test_the_steps_that_are_measured_are_those_of_the_schedule(freq, expected, m
 
 
 def test_logarithmic_means_eight_in_each_doubling():
-    due = np.array([step for step in range(4096) if is_due("logarithmic", step, 1, False)])
+    due = np.array([step for step in range(4096) if is_due("logarithmic", step)])
     assert list(due[:8]) == list(range(8))
     for k in range(3, 12):
         assert np.sum((due >= 2**k) & (due < 2 ** (k + 1))) == 8
     assert np.all(np.diff(due[due >= 64]) / due[due >= 64][:-1] < 2 ** (1 / 8) - 1 + 1 / 32)
-
-
-@pytest.mark.parametrize("count", [1, 3, 4])
-@pytest.mark.parametrize("freq", [1, 2, 5, 7, "logarithmic", lambda s: s % 10 == 3])
-def test_of_several_steps_at_once_one_is_due_if_any_of_them_is(freq, count):
-    single = [is_due(freq, step, 1, False) for step in range(60)]
-    for first in range(0, 60, count):
-        assert is_due(freq, first, count, False) == any(single[first : first + count])
 
 
 def test_a_measurement_is_that_of_the_batch_and_the_weights_before_the_step(model, shared, tmp_path):
@@ -291,7 +283,7 @@ def test_ten_to_twenty_measurements_are_spread_over_a_run_that_is_too_short_for_
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     budget, at, pending = Budget(0.05), [], False
     for step in range(length):
-        pending = pending or is_due("logarithmic", step, 1, False)
+        pending = pending or is_due("logarithmic", step)
         if pending and budget.allows(step):
             now[0] += 0.25
             budget.charge(0.25)
@@ -316,7 +308,7 @@ def test_the_first_measurements_end_with_their_allowance(monkeypatch):
 
 @pytest.mark.parametrize("freq", [1, 2, 5, "logarithmic", lambda s: s % 10 == 3])
 def test_steps_that_are_due_are_counted(freq):
-    single = [is_due(freq, step, 1, False) for step in range(60)]
+    single = [is_due(freq, step) for step in range(60)]
     assert [due_steps(freq, first, 4, False) for first in range(0, 60, 4)] == [
         sum(single[first : first + 4]) for first in range(0, 60, 4)
     ]
@@ -378,7 +370,7 @@ def notes(log_dir):
 
 def test_all_that_comes_with_a_measurement_is_charged(model, monkeypatch, tmp_path):
     """Also what it takes to give the batch back, and a batch that is looked at in vain."""
-    now, make = [0.0], _train_function._iterator
+    now, make = [0.0], train_function._iterator
 
     def slow(batches, spec):
         now[0] += 3.0
@@ -387,10 +379,28 @@ def test_all_that_comes_with_a_measurement_is_charged(model, monkeypatch, tmp_pa
     fit(model, spectra(tmp_path, freq=1), epochs=1)  # traced
     model.optimizer.iterations.assign(0)
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    monkeypatch.setattr(_train_function, "_iterator", slow)
+    monkeypatch.setattr(train_function, "_iterator", slow)
     callback = spectra(tmp_path, freq=lambda step: step in (0, 3))
     fit(model, callback, x=X[:34], y=Y[:34], epochs=1)  # the last batch is not whole
     assert steps(callback) == [0] and callback._budget.spent == 6.0
+
+
+def test_a_measurement_after_the_step_is_charged_once(model, monkeypatch, tmp_path):
+    """As where replicas train: then what follows the step follows at once."""
+    now = [0.0]
+
+    class Slow(FisherSpectra):
+        def measured(self, measurement, frame):
+            now[0] += 2.0
+
+    fit(model, spectra(tmp_path, freq=1), epochs=1)  # traced
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    callback = spectra(tmp_path / "log", Slow)
+    callback.set_model(model)
+    callback.on_train_begin()
+    callback._look(lambda: ((X[:10], Y[:10]), []), None, 0)
+    assert steps(callback) == [0] and not callback._said
+    assert (callback._budget.spent, callback._budget._last) == (2.0, 2.0)
 
 
 def test_a_batch_that_is_given_back_costs_the_training_function_no_trace(tmp_path):
@@ -400,7 +410,7 @@ def test_a_batch_that_is_given_back_costs_the_training_function_no_trace(tmp_pat
     fit(model, x=X[:34], y=Y[:34], epochs=1)
     before = len(traces)
     spec = (tf.TensorSpec([None, 3], tf.float32), tf.TensorSpec([None], tf.int64))
-    given = [_train_function._iterator([(X[:n], Y[:n])], spec) for n in (10, 4, 7)]
+    given = [train_function._iterator([(X[:n], Y[:n])], spec) for n in (10, 4, 7)]
     for iterator in given:
         model.train_function(iterator)
     assert len(traces) == before
@@ -539,6 +549,14 @@ def test_tuners_know_it_by_its_name_and_redirect_all_of_it(model, tmp_path):
         fit(model, callback, epochs=1)
         assert {"fisher", "train"} <= set(os.listdir(tmp_path / trial))
     assert not (tmp_path / "original").exists()
+
+
+@pytest.mark.parametrize("cls", [FisherSpectra, FisherDiagnosis], ids=lambda c: c.__name__)
+def test_a_worker_that_is_not_the_chief_writes_nothing(cls, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(fisher_spectra, "is_chief", lambda strategy: False)
+    callback = spectra(tmp_path, cls, freq=1)
+    fit(model, callback, epochs=1)
+    assert not callback.measurements and files(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

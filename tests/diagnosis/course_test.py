@@ -7,7 +7,7 @@ from kfisher.diagnosis.measurement import Finding, Verdict
 from kfisher.diagnosis.summary import SENTENCES, Summary
 
 
-def alone(step, name, cosine=0.1):
+def alone(step, name, cosine=0.1, enough=True):
     """A verdict on one measurement."""
     levels = {"fine": "fine", "unknown": "unknown", "misspecified": "unknown", "distorted": "warning"}
     level = levels[name]
@@ -23,7 +23,7 @@ def alone(step, name, cosine=0.1):
             "",
             {"smallest": 3.0, "largest": 4.0, **at_minimum},
         ),
-        Finding("sufficiency", "fine", "", {"examples": 64.0, "directions": 3.0}),
+        Finding("sufficiency", "fine" if enough else "unknown", "", {"examples": 64.0, "directions": 3.0}),
     ]
     return Verdict(step, name, SENTENCES[name], findings)
 
@@ -33,7 +33,7 @@ NAMES = {"f": "fine", "u": "unknown", "d": "distorted", "m": "misspecified"}
 
 def given(letters):
     course = Course()
-    verdicts = [course.add(alone(10 * i, NAMES[c], cosine=i / 100)) for i, c in enumerate(letters)]
+    verdicts = [course.add(alone(10 * i, NAMES[c], i / 100, c != "u")) for i, c in enumerate(letters)]
     short = {name: letter for letter, name in NAMES.items()}
     return "".join(short[v.verdict] for v in verdicts), course, verdicts
 
@@ -93,7 +93,11 @@ def test_a_summary_comes_back_from_json_and_nothing_else_does():
 def test_the_finding_that_decides_is_the_worst_that_says_so():
     assert deciding(alone(0, "misspecified")).name == "specification"
     assert deciding(alone(0, "distorted")).name == "direction"
-    assert deciding(alone(0, "unknown")).name == "sufficiency"
+    assert deciding(alone(0, "unknown", enough=False)).name == "sufficiency"
+    unclear = alone(0, "unknown")  # of examples that suffice
+    assert deciding(unclear).name == "direction"
+    unclear.findings[0].level = "fine"
+    assert deciding(unclear).name == "length"
     at_minimum = alone(0, "fine")
     at_minimum.findings[3].level = "fine"
     assert deciding(at_minimum).name == "specification"

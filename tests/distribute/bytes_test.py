@@ -4,8 +4,7 @@ import json
 import sys
 
 import pytest
-from kfisher_scripts.benchmarking.replicas import wire
-from kfisher_scripts.benchmarking.scaling import UPDATE_EVERY
+from kfisher_scripts.benchmarking.scaling import UPDATE_EVERY, bytes_of_sum
 from kfisher_scripts.common import workers
 
 
@@ -16,5 +15,5 @@ def test_gradients_cross_once_and_factors_at_every_update():
     for told in workers.run(command, 2, seconds=900):
         adam, kfac = (json.loads(told.splitlines()[-1])["64"][name] for name in ("Adam", "K-FAC"))
         numbers = sum(n * n for n in kfac["factors"]) / UPDATE_EVERY
-        assert adam["bytes"] == pytest.approx(wire(2, adam["parameters"]), rel=0.1)
-        assert kfac["bytes"] == pytest.approx(wire(2, kfac["parameters"] + numbers), rel=0.1)
+        assert adam["bytes"] == pytest.approx(bytes_of_sum(2, adam["parameters"]), rel=0.1)
+        assert kfac["bytes"] == pytest.approx(bytes_of_sum(2, kfac["parameters"] + numbers), rel=0.1)

@@ -9,6 +9,12 @@ from helpers import replicated
 TIMEOUT = 300
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the trainings of a module write."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.fixture(scope="session")
 def on_devices():
     """Calls a function of `helpers.replica_cases` in that process; what takes too long is a failure."""

@@ -10,6 +10,10 @@ CASES = [  # "kfac" with drawn labels on two is the quick test
     *((curvature, "sampled", 2) for curvature in ("ekfac", "diagonal", "gram", "dense")),
 ]
 
+# The F of one batch has fewer rows here than there are weights, so that steps divide by the damping itself,
+# and magnify what is lost to rounding.
+OF_ONE_BATCH = {"gram": {"damping": 0.02}, "dense": {"damping": 0.02}}
+
 
 def test_kfac_takes_the_step_of_the_whole_batch_and_what_is_bad_on_one_is_skipped_on_all(on_devices):
     on_devices(cases.equals_one_and_skips_together)
@@ -19,7 +23,7 @@ def test_kfac_takes_the_step_of_the_whole_batch_and_what_is_bad_on_one_is_skippe
 @pytest.mark.by_hand
 @pytest.mark.parametrize("curvature, fisher, replicas", CASES)
 def test_every_curvature_and_kind(on_devices, curvature, fisher, replicas):
-    on_devices(cases.equals_one, curvature, fisher, replicas)
+    on_devices(cases.equals_one, curvature, fisher, replicas, **OF_ONE_BATCH.get(curvature, {}))
 
 
 @pytest.mark.slow
@@ -27,7 +31,7 @@ def test_every_curvature_and_kind(on_devices, curvature, fisher, replicas):
 @pytest.mark.parametrize("model", ["tied", "recurrent", "embedded"])
 @pytest.mark.parametrize("curvature", ["kfac", "gram"])
 def test_every_kind_of_layer(on_devices, curvature, model):
-    on_devices(cases.equals_one, curvature, "sampled", 2, model=model)
+    on_devices(cases.equals_one, curvature, "sampled", 2, model=model, **OF_ONE_BATCH.get(curvature, {}))
 
 
 @pytest.mark.slow

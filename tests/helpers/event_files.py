@@ -90,7 +90,6 @@ def measurement(step, progress=0.0, examples=64, parameters=12_000, seed=0):
             "empirical": [float((0.7 - 0.5 * progress) / (1 + 0.05 * k)) for k in sizes],
         },
         ratio_eigenvalues=[float(v) for v in 10 ** (spread * (0.5 + progress))],
-        sampled_ratio_eigenvalues=[float(v) for v in 10 ** (spread * 0.2)],
         trace_ratio=float(examples * (0.5 + progress)),
         cosine={"sampled": 0.93, "empirical": float(0.8 - 1.1 * progress)},
         step_norm={

@@ -103,7 +103,6 @@ def make_measurement(step, progress, generator, examples=256, parameters=1345, m
             "empirical": [(0.9 - 0.08 * i) * (1 - 0.7 * drift) for i in range(6)],
         },
         ratio_eigenvalues=np.exp(-joint * (0.4 + 2.0 * drift) + 0.3 * drift).tolist(),
-        sampled_ratio_eigenvalues=np.exp(-(joint**3) * 0.5).tolist(),
         trace_ratio=float(120 * (1 - 0.5 * drift)),
         cosine={"sampled": 0.95 + wiggle[1] / 3, "empirical": float(0.85 - 1.1 * drift + wiggle[2])},
         step_norm={

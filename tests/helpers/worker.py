@@ -5,28 +5,18 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+from kfisher_scripts.common.workers import free_ports
 
 
 def launch(case, workers, folder, **settings):
     """Starts the workers of a case; they write to `folder`."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    addresses = [f"localhost:{port}" for port in free_ports(workers)]
     started = []
     for index in range(workers):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

@@ -1,14 +1,15 @@
 """`kfisher compare` from its command line to its files; every number checked is NumPy's, in float64."""
 
 import csv
+import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from kfisher_scripts.comparison import command as compare
-from kfisher_scripts.comparison import report
+from kfisher_scripts.comparison import report, run
 from kfisher_scripts.comparison.problem import Data, Setting
 from kfisher_scripts.comparison.problems import PROBLEMS
-from kfisher_scripts.comparison.run import Run
 
 import kfisher
 from kfisher import datasets
@@ -86,6 +87,26 @@ def test_every_run_has_a_log_of_the_callback_which_the_tab_reads(wine):
         assert log.measurements[0].damping == 2e-6 and log.verdicts
 
 
+def test_seconds_are_those_of_steps_and_not_of_what_is_measured(monkeypatch, tmp_path):
+    now = [0.0]
+
+    def tick():
+        now[0] += 1.0
+        return now[0]
+
+    def slow(self, measurement, frame):
+        now[0] += 1000.0
+
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=tick))
+    monkeypatch.setattr(kfisher.callbacks.FisherDiagnosis, "measured", slow)
+    wine = PROBLEMS["wine"]
+    found = run.train(
+        dataclasses.replace(wine, epochs=3), wine.data(), "sgd", seed=0, probe_damping=1e-3, log_dir=tmp_path
+    )
+    assert now[0] > 2000  # it was measured
+    assert [row["seconds"] for row in found.rows] == [0.0, 1.0, 2.0, 3.0]
+
+
 @pytest.mark.slow
 @pytest.mark.by_hand
 def test_a_network_is_compared_with_accuracies_a_picture_and_a_table(tmp_path, capsys):
@@ -117,7 +138,7 @@ def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed():
         nan = float("nan")
         row = dict(accuracy=nan, test_loss=nan, test_accuracy=nan, cosine=0.5)
         rows = [dict(row, step=i, seconds=i / 10, loss=loss) for i, loss in enumerate(losses)]
-        return Run(optimizer, seed, Setting(0.1), rows)
+        return run.Run(optimizer, seed, Setting(0.1), rows)
 
     runs = [measured("sgd", 0, [3, 2, 1]), measured("sgd", 1, [3, 1, 0.5]),
             measured("adam", 0, [3, 1, 2]), measured("adam", 1, [3, 2, 2])]  # fmt: skip

@@ -16,8 +16,8 @@ def test_a_row_holds_what_each_optimizer_made_of_the_model(monkeypatch):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     found = {
-        "adam": measure.Run(2.0, 0.01, 0.5, 1.0, 0.9),
-        "default": measure.Run(5.0, 0.02, 0.75, 1.0, 0.5),
+        "adam": measure.Run(2.0, 0.01, 0.5, 0.9),
+        "default": measure.Run(5.0, 0.02, 0.75, 0.5),
         "gram": measure.Run(error="ValueError: no"),
     }
     monkeypatch.setattr(script, "run", lambda case, optimizer, steps: found[optimizer])

@@ -61,11 +61,14 @@ def test_tables_come_from_what_workers_measured():
         return {"seconds": seconds, "each": each, **common}
 
     found = {
-        1: {"64": {"Adam": of(1.0, 0), "K-FAC": of(2.0, 0, [100, 100])}},
-        2: {"64": {"Adam": of(1.0, 4000), "K-FAC": of(2.0, 8000, [100, 100])}},
+        1: {"64": {"Adam": of(1.0, 0), "K-FAC": of(3.0, 0, [100, 100])}},
+        2: {"64": {"Adam": of(1.0, 4000), "K-FAC": of(3.0, 8000, [100, 100])}},
     }
-    assert costs(found, 64) == Costs(1000, [100, 100], 1.0, 2.0, pytest.approx(0.5), pytest.approx(0.3), 1)
-    assert "2.00" in table(found, [64]).splitlines()[3]  # K-FAC's bytes over Adam's
+    assert costs(found, 64) == Costs(1000, [100, 100], 1.0, 3.0, pytest.approx(0.5), pytest.approx(0.3), 1)
+    lines = [line.split() for line in table(found, [64]).splitlines()]
+    #                 w, workers, ms of both, ratio, MB of Adam and by the formula, of K-FAC, ratio
+    assert lines[2] == "64 1 1000.0 3000.0 3.00 0.00 0.00 0.00 0.00 nan".split()
+    assert lines[3] == "64 2 1000.0 3000.0 3.00 0.00 0.00 0.01 0.01 2.00".split()
     assert on_paper(64, COSTS).count("shared out") == 24
 
 

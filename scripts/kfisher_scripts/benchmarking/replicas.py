@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kfisher_scripts.benchmarking.scaling import NETWORKS, UPDATE_EVERY, Costs
+from kfisher_scripts.benchmarking.scaling import NETWORKS, UPDATE_EVERY, Costs, bytes_of_sum
 from kfisher_scripts.common import workers
 
 WIDTHS = (64, 256, 1024)
@@ -31,11 +31,6 @@ def run(widths: Sequence[int] = WIDTHS, counts: Sequence[int] = WORKERS) -> None
         print(on_paper(width, costs(found, width)))
 
 
-def wire(count: int, numbers: float) -> float:
-    """Bytes that each worker receives for a sum of so many numbers over all."""
-    return 2 * (count - 1) / count * 4 * numbers
-
-
 def costs(found: dict[int, Any], width: int) -> Costs:
     """What a step takes on one worker, and how often its gradients cross between two."""
     one = found[1][str(width)]
@@ -43,17 +38,17 @@ def costs(found: dict[int, Any], width: int) -> Costs:
     plain = statistics.median(t for step, t in each.items() if step % UPDATE_EVERY)
     updates = [t - plain for step, t in each.items() if step % UPDATE_EVERY == 0]
     inversion = max(updates) - statistics.median(updates)
-    kfac, factors = found[2][str(width)]["K-FAC"], one["K-FAC"]["factors"]
-    crossing = kfac["bytes"] / wire(2, 1) - sum(n * n for n in factors) / UPDATE_EVERY
-    return Costs(
+    made = Costs(
         parameters=one["Adam"]["parameters"],
-        factors=factors,
+        factors=one["K-FAC"]["factors"],
         adam=one["Adam"]["seconds"],
         step=plain,
         update=max(statistics.median(updates), 0.0),
         inversion=inversion,
-        crossings=round(crossing / one["Adam"]["parameters"]),
     )
+    crossing = found[2][str(width)]["K-FAC"]["bytes"] / bytes_of_sum(2, 1)  # numbers in a step
+    made.crossings = round((crossing - made.numbers / UPDATE_EVERY) / made.parameters)
+    return made
 
 
 def table(found: dict[int, Any], widths: Sequence[int]) -> str:
@@ -61,11 +56,11 @@ def table(found: dict[int, Any], widths: Sequence[int]) -> str:
     lines = ["784-w-w-10, 64 examples on each worker, steps 60 to 160; MB received by each worker"]
     lines.append("    w  workers  ms Adam  ms K-FAC  ratio  MB Adam  formula  MB K-FAC  formula  ratio")
     for width in widths:
+        one = costs(found, width)
         for count in found:
             adam, kfac = (found[count][str(width)][name] for name in ("Adam", "K-FAC"))
-            parameters, numbers = adam["parameters"], sum(n * n for n in kfac["factors"])
-            crossings = costs(found, width).crossings
-            predicted = wire(count, parameters), wire(count, crossings * parameters + numbers / UPDATE_EVERY)
+            gradients = bytes_of_sum(count, one.parameters)
+            predicted = gradients, one.traffic() * gradients
             traffic = kfac["bytes"] / adam["bytes"] if count > 1 else float("nan")
             times = adam["seconds"], kfac["seconds"]
             received = adam["bytes"], kfac["bytes"]
@@ -75,7 +70,7 @@ def table(found: dict[int, Any], widths: Sequence[int]) -> str:
                 f"{times[1] / times[0]:5.2f}  {megabytes[0]:7.2f}  {megabytes[1]:7.2f}  "
                 f"{megabytes[2]:8.2f}  {megabytes[3]:7.2f}  {traffic:5.2f}"
             )
-        memory = [found[1][str(width)][name]["state"] / 4 / parameters for name in ("Adam", "K-FAC")]
+        memory = [found[1][str(width)][name]["state"] / 4 / one.parameters for name in ("Adam", "K-FAC")]
         lines.append(f"       state on each worker / parameters: Adam {memory[0]:.1f}, K-FAC {memory[1]:.1f}")
     return "\n".join(lines)
 

@@ -13,6 +13,11 @@ from dataclasses import dataclass
 UPDATE_EVERY, RARELY = 20, 5  # the defaults of K-FAC: its factors; and their inverses, in updates
 
 
+def bytes_of_sum(workers: int, numbers: float) -> float:
+    """Bytes that each worker sends, and receives, for a sum of so many numbers of 4 bytes over all."""
+    return 2 * (workers - 1) / workers * 4 * numbers
+
+
 @dataclass
 class Network:
     """What connects workers.
@@ -29,7 +34,7 @@ class Network:
 
     def sum_over(self, workers: int, numbers: float) -> float:
         """Seconds of a sum of so many numbers of 4 bytes over all workers."""
-        sent = 2 * (workers - 1) / workers * 4 * numbers
+        sent = bytes_of_sum(workers, numbers)
         return sent / self.bandwidth + 2 * math.ceil(math.log2(workers)) * self.latency
 
 

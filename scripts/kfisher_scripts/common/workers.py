@@ -62,8 +62,11 @@ def run(command: list[str], count: int, seconds: float, show: bool = False) -> l
         streams = {} if show else {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
         with started(command, count, **streams) as workers:
             ends = time.monotonic() + seconds
-            while any(worker.poll() is None for worker in workers):
-                failed = [worker.returncode for worker in workers if worker.returncode]
+            while True:
+                codes = [worker.poll() for worker in workers]
+                failed = [code for code in codes if code]
+                if not failed and None not in codes:
+                    return [] if show else [worker.stdout.read() for worker in workers]
                 if failed or time.monotonic() > ends:
                     errors.seek(0)
                     told = errors.read()[-4000:]
@@ -71,8 +74,3 @@ def run(command: list[str], count: int, seconds: float, show: bool = False) -> l
                         raise RuntimeError(f"A worker ended with {failed[0]}. {told}")
                     raise TimeoutError(f"The workers took longer than {seconds:g} s. {told}")
                 time.sleep(0.1)
-            failed = [worker.returncode for worker in workers if worker.returncode]
-            if failed:
-                errors.seek(0)
-                raise RuntimeError(f"A worker ended with {failed[0]}. {errors.read()[-4000:]}")
-            return [] if show else [worker.stdout.read() for worker in workers]

@@ -6,7 +6,6 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 import kfisher
 from kfisher.callbacks import TensorBoard
+from kfisher.callbacks.train_function import Hook
 from kfisher_scripts.comparison.evaluation import Measurement, first, rows_of, size_of
 from kfisher_scripts.comparison.optimizers import OPTIMIZERS
 from kfisher_scripts.comparison.problem import Data, Problem, Setting
@@ -85,13 +85,11 @@ def train(
     recorder = _Recorder(run, measurement, clock, steps, problem.epochs * steps)
     for stale in log_dir.rglob("events.out.tfevents.*"):  # of an earlier comparison
         stale.unlink()
-    # One fixed batch is measured: the same for all optimizers, and before the clock starts.
+    # One fixed batch is measured: the same for all optimizers.
     probe = first(data.x, _PROBED), first(data.y, _PROBED)
     spectra = {"spectrum_freq": "logarithmic" if watched else 0, "probe": probe, "damping": probe_damping}
     log = TensorBoard(str(log_dir), write_graph=False, **spectra)
-    # The clock stops before all others and starts after them.
-    callbacks = [clock.stops, recorder, log, clock.starts]
-    model.fit(batches, epochs=problem.epochs, callbacks=callbacks, shuffle=False, verbose=0)
+    model.fit(batches, epochs=problem.epochs, callbacks=[recorder, log, clock], shuffle=False, verbose=0)
     if judged and math.isfinite(run.end["loss"]):
         run.judged = min(size_of(data.x), _EXAMPLES, _JUDGED // rows_of(model))
         x, y = first(data.x, run.judged), first(data.y, run.judged)
@@ -107,22 +105,23 @@ def batches_of(data: Data, batch_size: int | None, seed: int) -> tf.data.Dataset
     return examples.shuffle(size_of(data.x), seed=seed).batch(batch_size)
 
 
-class _Clock:
+class _Clock(keras.callbacks.Callback):
     """Seconds of training steps alone; of the first, which is traced, those of the median of the others.
 
-    Attributes:
-        starts, stops: Callbacks, to be the last and the first in a list of them.
+    The last in a list of callbacks: it starts after what they do before a step, and stops before what they do
+    after it, also within the call of the training function.
     """
 
     def __init__(self):
+        super().__init__()
         self._first, self._others, self._started = None, [], 0.0
-        self.starts = keras.callbacks.LambdaCallback(on_train_batch_begin=self._start)
-        self.stops = keras.callbacks.LambdaCallback(on_train_batch_end=self._stop)
 
-    def _start(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch, logs=None):
+        Hook.on(self.model).after.insert(0, self._stop)
         self._started = time.perf_counter()
 
-    def _stop(self, batch: int, logs: Any = None) -> None:
+    def _stop(self) -> None:
+        tf.test.experimental.sync_devices()  # a GPU may still be at it
         seconds = time.perf_counter() - self._started
         if self._first is None:
             self._first = seconds

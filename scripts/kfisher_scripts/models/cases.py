@@ -33,6 +33,8 @@ class Case(NamedTuple):
         batch: Its batch size.
         small: Whether it is small enough for the exact step in function space.
         quick: Whether it belongs to the quick ones.
+        policy: The dtype policy under which it is made.
+        needs: A package that it takes beside those of kfisher; left out where that is not installed.
     """
 
     make: Callable[[int], Work]
@@ -55,16 +57,12 @@ def integers(high: int, *shape: int) -> np.ndarray:
     return _random().integers(0, high, shape).astype("int32")
 
 
-def attached(model: keras.Model) -> keras.Model:
-    return kfisher.attach(model)
-
-
 def application(name: str) -> Case:
     def make(size: int) -> Work:
         model = getattr(keras.applications, name)(
             weights=None, input_shape=(32, 32, 3), classes=10, classifier_activation=None
         )
-        return Work(attached(model), {"loss": LOGITS}, numbers(size, 32, 32, 3), integers(10, size))
+        return Work(kfisher.attach(model), {"loss": LOGITS}, numbers(size, 32, 32, 3), integers(10, size))
 
     return Case(make, quick=False)
 
@@ -203,17 +201,16 @@ def lengths(size: int) -> Work:
     return Work(model, {"loss": LOGITS}, Batches(integers(200, size, 20), integers(4, size), 8), None)
 
 
-def bert(size: int) -> Work:
+def _backbone(name: str) -> keras.Model:
+    """One of KerasHub, of two small blocks."""
     import keras_hub
 
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=500,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=32,
-        intermediate_dim=64,
-        max_sequence_length=16,
-    )
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "intermediate_dim": 64}
+    return getattr(keras_hub.models, name)(vocabulary_size=500, max_sequence_length=16, **sizes)
+
+
+def bert(size: int) -> Work:
+    backbone = _backbone("BertBackbone")
     outputs = layers.Dense(4)(backbone.output["pooled_output"])
     words = integers(500, size, 16)
     x = {"token_ids": words, "segment_ids": 0 * words, "padding_mask": 0 * words + 1}
@@ -221,16 +218,7 @@ def bert(size: int) -> Work:
 
 
 def gpt(size: int) -> Work:
-    import keras_hub
-
-    backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=500,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=32,
-        intermediate_dim=64,
-        max_sequence_length=16,
-    )
+    backbone = _backbone("GPT2Backbone")
     outputs = backbone.token_embedding(backbone.output, reverse=True)
     words = integers(500, size, 17)
     x = {"token_ids": words[:, :-1], "padding_mask": 0 * words[:, :-1] + 1}

@@ -27,14 +27,13 @@ class Run(NamedTuple):
         first: Seconds of CPU until the first step is done.
         step: Seconds of CPU of each step after it.
         peak: GiB, the most that the process had in memory; NaN where that cannot be read.
-        before, after: The loss of the first step and of the last.
+        after: The mean loss of the steps after the first; of a `train_step` of one's own that of the last.
         error: What went wrong, in a line.
     """
 
     first: float = float("nan")
     step: float = float("nan")
     peak: float = float("nan")
-    before: float = float("nan")
     after: float = float("nan")
     error: str = ""
 
@@ -69,8 +68,8 @@ def run(case: Case, optimizer: str, steps: int) -> Run:
         except Exception as error:  # whatever it is belongs into the table
             return Run(error=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
     good = np.all(np.isfinite(losses))
-    after = "" if good else "the loss is not finite"
-    return Run(taken[0], taken[1] / (steps - 1), _peak(), losses[0], losses[-1], after)
+    error = "" if good else "the loss is not finite"
+    return Run(taken[0], taken[1] / (steps - 1), _peak(), losses[-1], error)
 
 
 def rules(case: Case) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import keras
 import numpy as np
 
 import kfisher
@@ -48,16 +47,14 @@ class Setting:
 
     def weights(self, place: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """W at a place, for a sample that is to be measured."""
-        best = self.population()[2]
         if place == "minimum" and self.fitted:
             return minimum(self.model, x, y)
-        return best * {"untrained": 0.0, "half-way": 0.5, "minimum": 1.0}[place]
+        return self.population()[2] * PLACES.index(place) / 2
 
     def truth(self, place: str) -> Truth:
         """What holds for very many examples at that place."""
         x, y, best = self.population()
-        w = best * PLACES.index(place) / 2
-        return Truth.of(matrices(self.model, w, x, y), place)
+        return Truth.of(matrices(self.model, best * PLACES.index(place) / 2, x, y), place)
 
 
 @dataclass
@@ -185,8 +182,3 @@ HELD_OUT = [
     *[Setting(f"classes, {way}", "classes", _classes(way), fitted=False) for way in _WAYS],
     *[Setting(f"counts, {way}", "counts", _counts(way), fitted=False) for way in _WAYS],
 ]
-
-
-def in_keras(setting: Setting) -> keras.Model:
-    """The model, whose weights are still to be set."""
-    return setting.model.model(2)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 import kfisher
 from kfisher.diagnosis.meter import Meter, examples
 from kfisher.diagnosis.verdict import judge
-from kfisher_scripts.verdicts.settings import PLACES, SIZES, Setting, Truth, in_keras
+from kfisher_scripts.verdicts.settings import PLACES, SIZES, Setting, Truth
 
 DRAWS = 8  # as `kfisher.diagnose`
 ENOUGH = 256  # examples, from which on a miss counts
@@ -49,8 +49,7 @@ class Cell:
     @property
     def false_alarms(self) -> float:
         """Share of verdicts against EF that are not true."""
-        against = sum(n for name, n in self.verdicts.items() if name not in ("fine", "unknown"))
-        return (against - sum(self.verdicts[name] for name in self.truth.wrong)) / self.count
+        return (self.accused - sum(self.verdicts[name] for name in self.truth.wrong)) / self.count
 
     @property
     def falsely_cleared(self) -> float:
@@ -70,7 +69,7 @@ def measure(settings: list[Setting], seeds: int, sizes: tuple[int, ...] = SIZES)
     cases = [(s, place, size) for s in settings for place in PLACES for size in sizes]
     for setting, place, size in tqdm(cases, desc="verdicts", dynamic_ncols=True):
         if setting.family not in meters:
-            meters[setting.family] = Meter(in_keras(setting), DRAWS, seed=0)
+            meters[setting.family] = Meter(setting.model.model(2), DRAWS, seed=0)
         found = Counter(_verdict(meters[setting.family], setting, place, size, seed) for seed in range(seeds))
         cells.append(Cell(setting.name, place, size, setting.truth(place), found))
     return cells

@@ -1,4 +1,4 @@
-"""Dataclasses out of JSON, with every value of the type that its field declares."""
+"""Dataclasses as JSON and back, with every value of the type that its field declares."""
 
 from __future__ import annotations
 
@@ -7,21 +7,44 @@ import json
 import math
 import typing
 from collections.abc import Set
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self
 
-T = TypeVar("T")
+
+@dataclass
+class AsJson:
+    """Base of dataclasses that are logged."""
+
+    def to_json(self) -> str:
+        """All fields, with `null` for what is not finite."""
+        return json.dumps(_without_nan(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read back from what `to_json` wrote; `null` stands for NaN.
+
+        Raises:
+            ValueError: If it is something else: no JSON, without a field, with a value of another type, or
+                with values that do not go together.
+        """
+        try:
+            found = _of_type(cls, json.loads(text), cls.__name__)
+        except RecursionError:
+            raise ValueError(f"{cls.__name__} must not be nested so deeply.") from None
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raises if the values do not go together."""
 
 
-def from_json(cls: type[T], text: str | bytes) -> T:
-    """An object of a dataclass; `null` stands for NaN.
-
-    Raises:
-        ValueError: If the text is not JSON, or lacks a field, or has a value of another type.
-    """
-    try:
-        return _of_type(cls, json.loads(text), cls.__name__)
-    except RecursionError:
-        raise ValueError(f"{cls.__name__} must not be nested so deeply.") from None
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity; `null` stands for them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _of_type(kind: Any, value: Any, where: str) -> Any:

@@ -28,7 +28,7 @@ class Hook:
         recorders: They record the steps of this call.
         peeks: Called with the first batch, before the step that trains on it; not where replicas train.
         charges: Called with the seconds that giving the batch back took.
-        after: Called when the steps are taken.
+        after: Called one after the other when the steps are taken, within the call.
         failed: Called if the call raises: at the end of the data, or of `fit`.
     """
 
