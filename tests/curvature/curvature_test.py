@@ -1,5 +1,7 @@
 """Every curvature solves the same system: against numpy.linalg.solve in float64."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -117,3 +119,12 @@ def test_a_matrix_that_does_not_fit_into_memory_is_refused_before_it_is_made(cur
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
         model.fit(np.ones((8, 3)), np.ones((8, 4)), batch_size=8, verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_dense_matrix_asks_for_its_bytes_and_those_of_its_damped_copy(missing, monkeypatch):
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    model.compile(NaturalGradient(curvature="dense"), "mse")
+    monkeypatch.setattr(memory, "available", lambda: 2 * 8 * 16**2 - missing)
+    with pytest.raises(ValueError, match="would take") if missing else contextlib.nullcontext():
+        model.optimizer.build(model.trainable_variables)

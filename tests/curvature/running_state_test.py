@@ -211,6 +211,29 @@ def test_coverage_lists_every_variable_once_with_its_curvature(curvature):
     assert all(row.curvature for row in rows) and "curvature" in str(rows)
 
 
+def solved(curvature, number, gradient, damping):
+    """The solution for a block in NumPy, from the factors that are held, with diagonals as matrices."""
+    sides = ([np.diag(m) if m.ndim == 1 else m for m in np.array(v)] for v in curvature.averages[number])
+    found = []
+    for group, (a, b, g) in enumerate(zip(*sides, gradient)):
+        one, two = np.eye(len(a)), np.eye(len(b))
+        if isinstance(curvature, EKFAC):
+            left, right = curvature.bases[number]
+            left = one if left is None else np.array(left)[group]
+            right = two if right is None else np.array(right)[group]
+            s = np.array(curvature.eigenvalues[number])[group]
+            found.append(left @ (left.T @ g @ right / (s + damping)) @ right.T)
+        else:
+            pi = np.sqrt(np.trace(a) / len(a) / (np.trace(b) / len(b)))
+            left, right = pi * np.sqrt(damping), np.sqrt(damping) / pi
+            if len(a) == 1:  # a number: all the damping goes to the other one
+                left, right = 0, damping / a[0, 0]
+            elif len(b) == 1:
+                left, right = damping / b[0, 0], 0
+            found.append(np.linalg.inv(a + left * one) @ g @ np.linalg.inv(b + right * two))
+    return np.stack(found)
+
+
 @pytest.mark.parametrize("kind", [KFAC, EKFAC])
 def test_factors_too_large_are_diagonal_and_agree_with_what_coverage_says(kind):
     model = zoo()
@@ -230,3 +253,7 @@ def test_factors_too_large_are_diagonal_and_agree_with_what_coverage_says(kind):
     before = arrays(model.trainable_variables)
     model.train_on_batch([RNG.normal(size=(5, 6, 6, 2)), RNG.integers(0, 7, size=(5, 4))], LABELS[:5])
     assert not any(map(np.array_equal, arrays(model.trainable_variables), before))
+    for number, block in enumerate(curvature.blocks):
+        g = RNG.normal(size=(block.groups, block.inputs, block.outputs))
+        found = curvature.solve_block(number, tf.constant(g), tf.constant(0.05, g.dtype), False)
+        assert np.allclose(found, solved(curvature, number, g, 0.05), rtol=1e-9, atol=1e-9)

@@ -155,3 +155,23 @@ def test_the_eigenvalues_of_many_examples_are_within_the_half_width():
         half = chance.half_width(differences, 0.9, 200, trial)
         inside.append(np.all(np.abs(values - 4) < half))
     assert np.mean(inside) >= 0.85
+
+
+def test_what_is_the_same_in_all_examples_is_no_error_of_their_sum():
+    assert chance.half_width(np.full((N, K, K), 2.0), 0.9, 50, 0) == 0
+
+
+def test_two_draws_spread_as_two_numbers_do():
+    """Of one direction: for many examples normal, with the variance of each example from its draws."""
+    sampled = list(np.random.default_rng(0).normal(size=(2, 400, 1, 1)))
+    (low, high), total = chance.extremes_of_draws(sampled, 0.8, 4000, 0)
+    spread = np.sqrt(np.var(sampled, 0, ddof=1).sum())
+    assert np.allclose([low, high], spread * scipy.stats.norm.ppf([0.05, 0.95]), rtol=0.05)
+    assert np.allclose(total, [low, high])
+
+
+def test_the_half_width_of_one_direction_is_that_of_a_normal_sum():
+    differences = np.random.default_rng(0).normal(1, 1, size=(400, 1, 1))
+    half = chance.half_width(differences, 0.9, 4000, 0)
+    expected = scipy.stats.norm.ppf(0.95) * np.sqrt(np.square(differences - differences.mean()).sum())
+    assert half == pytest.approx(expected, rel=0.05)

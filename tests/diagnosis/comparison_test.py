@@ -159,6 +159,8 @@ def check(found: Measurement, d: Dense, damping: float, rtol=1e-8):
     a, b = (span.T @ (m + damping * identity) @ span for m in (d.empirical, d.exact))
     expected = scipy.linalg.eigh(a, b, eigvals_only=True)[::-1]
     np.testing.assert_allclose(found.ratio_eigenvalues, expected, rtol=rtol)
+    ends = [found.scalars()[f"fisher/ratio_eigenvalue/{end}"] for end in ("largest", "smallest")]
+    assert ends == [max(found.ratio_eigenvalues), min(found.ratio_eigenvalues)]
     assert found.dimension == span.shape[1]
     close(found.trace_ratio, np.trace(np.linalg.solve(d.exact + damping * identity, d.empirical)))
 

@@ -110,6 +110,13 @@ def test_without_gradient_or_curvature_nothing_is_said_of_a_step():
             assert finding.level == "unknown" and "suffice" not in finding.text
 
 
+def test_a_gradient_in_flat_directions_is_a_step():
+    few = {"values": np.array([2.0, 0.0]), "gradient": np.array([0.0, 1.0]), "shares": np.full(63, 1 / 63)}
+    frame, now = SimpleNamespace(**{**vars(FRAME), **few}), measured(6.5)
+    given = findings.Steps([now], frame, findings.sufficiency(now, frame, Thresholds()), Thresholds())
+    assert given.nothing == ""
+
+
 def history(gradients, empirical, exact):
     return [
         SimpleNamespace(gradient_norm=g, step_norm={"empirical": e, "exact": n})

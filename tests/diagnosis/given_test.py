@@ -45,6 +45,12 @@ def test_a_pydataset_stands_for_its_first_batch_and_arrays_for_themselves():
     assert first_batch(X, None, None) == (X, None, None)
 
 
+def test_a_model_without_optimizer_has_taken_no_step():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(None, "mse")
+    assert kfisher.diagnose(model, X, Y).step == 0
+
+
 def test_what_is_missing_is_said(model):
     with pytest.raises(ValueError, match="labels of the data. Received: y=None"):
         kfisher.diagnose(model, X)

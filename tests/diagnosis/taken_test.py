@@ -1,5 +1,7 @@
 """The step of the optimizer beside the natural one, and Adam's second moments, against dense matrices."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import kfisher
 from kfisher._keras.private import second_moments
 from kfisher.callbacks import FisherDiagnosis
 from kfisher.diagnosis.meter import Meter, examples
+from kfisher.diagnosis.notes import notes
 
 pytestmark = pytest.mark.usefixtures("float64_module")
 
@@ -164,3 +167,16 @@ def test_keras_keeps_second_moments_where_they_are_looked_for(name):
         share = np.ravel(v)[0] / 4
         assert 0.0009 < share < 0.2 and np.allclose(v, 4 * share)
     assert second_moments(keras.optimizers.SGD()) == []
+
+
+def test_a_note_tells_how_the_step_compares():
+    now = SimpleNamespace(
+        cosine={"taken": 0.75, "empirical": 0.25},
+        step_norm={"taken": 3.0, "exact": 2.0},
+        gamma={"taken": 0.875, "exact": 0.5, "empirical": 0.625},
+        second_moment={"sampled": -0.5, "empirical": 0.125},
+    )
+    step, moments = notes(now)
+    assert "cosine 0.75 " in step and "(EF: 0.25)" in step and "and 1.5 times its length" in step
+    assert "is 0.875 (natural gradient: 0.5, EF: 0.625," in step
+    assert "0.12 with the diagonal of EF and -0.50 with that of F" in moments

@@ -235,6 +235,13 @@ class Standardised(Conv2D):
         return super().convolution_op(inputs, kernel / (1 + ops.mean(kernel**2)))
 
 
+class Squared(Conv2D):
+    """A `call` of its own: Keras' class says nothing of what it does."""
+
+    def call(self, inputs):
+        return ops.square(super().call(inputs))
+
+
 class Quadratic(layers.Layer):
     """Variables of its own, not affine in them, and an argument without a batch axis."""
 
@@ -298,6 +305,7 @@ GENERIC = {
     "einsum, bias on the first of two": einsum("abc,cde->abde", (None, 2, 3), (2, 4), "d"),
     "einsum, bias before an ellipsis": einsum("ab...,bc->ac...", (2, 2), (3, 2), "c"),
     "convolution with another product": lambda: stack((4, 4, 2), Dense(2), Standardised(2, 3)),
+    "convolution with a call of its own": lambda: stack((4, 4, 2), Dense(2), Squared(2, 3)),
     "variables of its own": quadratic,
     "outputs that depend on each other": steps,
 }

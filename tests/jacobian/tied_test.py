@@ -191,9 +191,18 @@ def test_what_is_tied_by_a_function_is_a_block_of_its_own_and_the_rest_keeps_its
     assert distance(F.to_dense(), expected) < 1e-10
 
 
-def test_a_layer_that_only_looks_like_a_product_is_none():
+class Bent(Linear):
+    """The product in all but the last of its outputs."""
+
+    def call(self, x):
+        z = super().call(x)
+        return tf.concat([z[..., :-1], z[..., -1:] ** 2], -1)
+
+
+@pytest.mark.parametrize("layer", [lambda: Linear(3, dropout=0.5), lambda: Bent(3)])
+def test_a_layer_that_only_looks_like_a_product_is_none(layer):
     x = keras.Input((2,))
-    model = keras.Model(x, Linear(3, dropout=0.5)(x))
+    model = keras.Model(x, layer()(x))
     assert {row.rule for row in kfisher.coverage(model)} == {"per example"}
     model.compile(loss="mse")
     kfisher.FisherOperator(model, NUMBERS[:, :2], training=True).trace()

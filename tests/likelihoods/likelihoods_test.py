@@ -362,6 +362,20 @@ def test_labels_that_cannot_be_are_refused(name):
         assert np.any(np.isnan(compiled))
 
 
+@pytest.mark.parametrize(
+    "likelihood, y, expected",
+    [
+        (Categorical(sparse=True), [0, 2], [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        (Categorical(), [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        (Bernoulli(), [[0.0], [1.0]], [[0.0], [1.0]]),
+        (Poisson(), [[0.0], [1.0]], [[0.0], [1.0]]),
+    ],
+)
+def test_labels_at_the_edge_of_what_can_be_are_taken(likelihood, y, expected):
+    found = likelihood.labels(tf.constant(y), tf.zeros(np.shape(expected)))
+    assert np.array_equal(found, expected)
+
+
 def test_labels_of_nan_are_left_to_the_step_that_skips_them():
     for likelihood in (Normal(), Laplace(), Bernoulli(), Categorical(), Poisson()):
         assert np.any(np.isnan(likelihood.labels(tf.fill((2, 3), np.nan), tf.zeros((2, 3)))))

@@ -68,6 +68,7 @@ def test_every_argument_is_in_the_config():
         (lambda: MatrixFree(max_iterations=0), "max_iterations=0"),
         (lambda: MatrixFree(tolerance=0.0), "tolerance=0.0"),
         (lambda: Gram(momentum=1.0), "momentum=1.0"),
+        (lambda: NaturalGradient(momentum="fast"), "momentum=.fast"),
         (lambda: Constant(0.0), "initial=0.0"),
         (lambda: Cautious(-1.0), "initial=-1.0"),
         (lambda: Cautious(10.0, 0.1, 1.0), "initial=10.0, minimum=0.1, maximum=1.0"),
@@ -87,6 +88,21 @@ def test_every_argument_is_in_the_config():
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=f"Received: .*{message}"):
         make()
+
+
+@pytest.mark.parametrize(
+    "curvature, trust_region, share",
+    [
+        ("kfac", "auto", 0.5),
+        ("diagonal", 1.0, 0.5),
+        ("kfac", None, 0.0),
+        ("gram", "auto", 0.0),
+        ("dense", "auto", 0.0),
+        ("matrix_free", "auto", 0.0),
+    ],
+)
+def test_gradients_are_averaged_where_curvature_is_and_steps_are_bounded(curvature, trust_region, share):
+    assert NaturalGradient(curvature=curvature, trust_region=trust_region).momentum == share
 
 
 @pytest.mark.parametrize("name", ["damping", "momentum", "trust_region", "step", "fisher", "curvature"])
