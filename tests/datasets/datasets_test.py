@@ -99,6 +99,6 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r"pip install kfisher\[scripts\]"):
+    with pytest.raises(ImportError, match=r"pip install 'kfisher\[scripts\]'"):
         datasets.wine()
     datasets.yacht()  # needs nothing but NumPy
