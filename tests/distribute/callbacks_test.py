@@ -71,7 +71,7 @@ def found(folder):
     return json.loads(process.stdout)
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.by_hand]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

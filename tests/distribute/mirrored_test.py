@@ -27,7 +27,6 @@ def test_every_curvature_and_kind(on_devices, curvature, fisher, replicas):
 
 
 @pytest.mark.slow
-@pytest.mark.by_hand
 @pytest.mark.parametrize("model", ["tied", "recurrent", "embedded"])
 @pytest.mark.parametrize("curvature", ["kfac", "gram"])
 def test_every_kind_of_layer(on_devices, curvature, model):
