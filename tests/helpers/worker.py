@@ -90,6 +90,7 @@ def main(case, folder):
 def fit(strategy, folder, index):
     """Some steps, validation, and predictions."""
     import keras
+
     from helpers import replicated
 
     curvature = os.environ.get("CURVATURE", "kfac")
