@@ -75,8 +75,8 @@ class Cautious(Damping):
 
         λ = W clip(initial min(1, 16 / n) caution, minimum, maximum)
 
-    with W = Σ w_n what the examples of a batch weigh in the loss together, on average over batches: 1 for
-    a mean without weights, so that a loss in other units is trained alike. n is how many examples the running
+    with W what the values of the loss on a batch weigh together, on average over batches: 1 where Keras takes
+    their mean, so that a loss in other units is trained alike. n is how many examples the running
     averages of F hold: at first those of one batch, among whose gradients most directions of a large
     network are not; at most B / (1 - decay) for batches of B. A step
     that is taken back multiplies the caution by 10, each good one takes 5 % of it back. Curvatures of a

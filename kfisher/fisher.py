@@ -57,7 +57,7 @@ class Fisher:
         return Exact()
 
     def divergence(self, size: tf.Tensor, weight: tf.Tensor | float) -> tf.Tensor:
-        """δᵀ F δ of a step that changes the loss, of examples that weigh Σ w_n, by as much as its `size`."""
+        """δᵀ F δ of a step that changes the loss, whose values weigh `weight` together, by its `size`."""
         return size
 
     def check_labels(self, y: Any) -> None:

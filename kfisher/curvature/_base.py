@@ -94,7 +94,7 @@ class Curvature:
 
     @property
     def weight(self) -> tf.Tensor | float:
-        """What the examples of a batch weigh together, on average: 1 for a loss that is a mean over them."""
+        """What the values of the loss on a batch weigh together, on average: 1 where it is their mean."""
         return 1.0
 
     def moved(self, share: tf.Tensor) -> None:

@@ -120,9 +120,10 @@ class Running(Curvature):
         batch = batch.part(self.max_examples)
         root = batch.square_root
         shares, total_weight = example_weights(root.loss.heads)
+        weight = tf.cast(tf.add_n([head.weight for head in root.loss.heads]), tf.float32)
         if replicas.count() > 1:  # of the whole batch: what is a mean over it is a sum over its parts
             own_weight = total_weight
-            (total_weight,) = replicas.total([own_weight])
+            total_weight, weight = replicas.total([own_weight, weight])
             shares *= tf.math.divide_no_nan(own_weight, total_weight)
         by_variables = {
             tuple(id(v) for v in block.variables): products
@@ -160,7 +161,7 @@ class Running(Curvature):
             self.updates.assign_add(1)
             self._path.assign(0.0)
             self._examples.assign(self.decay * self._examples.value + size)
-            self.mix([*self.averages, [self._weight]], [*measured, [tf.cast(total_weight, tf.float32)]])
+            self.mix([*self.averages, [self._weight]], [*measured, [weight]])
             self.refine(products, step, batch.xla)
 
         replicas.cond(last & usable, take_in, lambda: None)

@@ -22,7 +22,8 @@ class Head:
         likelihood: p(y | f).
         eta: Its coordinates, `(N, ..., C)`.
         labels: Those of the data in the shape of eta, or `None`.
-        root_weights: √(w), which broadcasts to eta.
+        weight: What the values of the loss weigh together: 1 where it is their mean.
+        root_weights: √(w), which broadcasts to eta; w is that of log p, of which a value may be a mean.
     """
 
     def __init__(self, term: Term, likelihood: Likelihood | None, labelled: bool):
@@ -38,8 +39,9 @@ class Head:
             outputs = self.likelihood.aligned(outputs, labels)
         self.eta = self.likelihood.coordinates(outputs)
         self.labels = self.likelihood.labels(labels, self.eta) if labelled else None
-        weights = tf.cast(term.weights, self.eta.dtype) / self.likelihood.copies(self.eta)
-        weights = _not_negative(weights)
+        weights = _not_negative(tf.cast(term.weights, self.eta.dtype))
+        self.weight = tf.reduce_sum(weights)
+        weights /= self.likelihood.copies(self.eta)
         missing = self.eta.shape.rank - weights.shape.rank
         if missing < 1 or not weights.shape.is_compatible_with(self.eta.shape[: weights.shape.rank]):
             raise ValueError(

@@ -53,7 +53,7 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s (EF: 0.003 s² / Σ w_n)  bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
+        c = 0.003 s (EF: 0.003 s² / W)      bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
         l_t - before > (s / 2 + 8 √(c s) + 4 c) max(1, |before| / s)     takes it back.
 

@@ -74,8 +74,8 @@ class NaturalGradient(ObservingOptimizer):
             there is a trust region, else 0.
         trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
             With labels drawn by a curvature of one batch, F above is the exact one of the batch; with the
-            empirical Fisher c is 0.003 s² / Σ w_n: δᵀ EF δ is the mean square by which the losses of
-            examples change. `None` is the textbook update: nothing is bounded, judged or taken back.
+            empirical Fisher c is 0.003 s² / W, with W as in `kfisher.damping.Cautious`: δᵀ EF δ is the mean
+            square by which the losses of examples change. `None` is the textbook update: nothing is bounded, judged or taken back.
             Defaults to `"auto"`.
         step: `"fixed"`, or `"quadratic_model"`: learning rate and momentum are chosen anew at each step, as
             the minimum of the damped quadratic model of the loss along the natural-gradient step and the

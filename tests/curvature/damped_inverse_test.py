@@ -95,3 +95,29 @@ def test_a_factor_that_is_not_finite_gives_nan():
 def test_no_batch_at_all_gives_the_damping_alone():
     kind, left, _ = inverse(np.zeros((1, N, N), "float32"), 0.5)
     assert np.allclose(left, 2 * np.eye(N))
+
+
+def noisy_diagonal(noise):
+    """Variances from 1 to 4, and correlations of random signs; with the damped matrix in float64."""
+    scale = np.sqrt(np.linspace(1, 4, N))
+    correlations = np.eye(N) + noise * (BASIS * np.sign(np.arange(N) % 2 - 0.5)) @ BASIS.T
+    matrix = (scale[:, np.newaxis] * correlations * scale).astype("float32")[np.newaxis]
+    return matrix, matrix[0].astype("float64") + 0.1 * np.eye(N)
+
+
+@pytest.mark.parametrize("noise, rank", [(0.4, -1), (0.7, 0)])
+def test_close_to_its_diagonal_it_is_one_and_as_far_off_as_promised(noise, rank):
+    matrix, damped = noisy_diagonal(noise)
+    kind, left, right = inverse(matrix, 0.1, tail=1.0)
+    assert int(kind.rank.numpy()) == rank
+    assert np.array_equal(left, right) if rank else np.allclose(left, right, atol=1e-5)
+    ratios = np.linalg.eigvals(left @ damped).real
+    assert 0.5 < ratios.min() and ratios.max() < 2
+    if rank == -1:
+        assert np.allclose(left, np.diag(1 / np.diag(damped)), rtol=1e-6)
+        x = tf.reshape(tf.range(2.0 * N), [1, N, 2])
+        for product, expected in (
+            (kind.times, left @ x[0].numpy()),
+            (lambda x, xla: kind.times_right(tf.transpose(x, [0, 2, 1]), xla), x[0].numpy().T @ left),
+        ):
+            assert np.allclose(tf.function(product, jit_compile=True)(x, True)[0], expected, rtol=1e-5)

@@ -7,6 +7,7 @@ data, saved with the optimizer, so that its state can be made before any model i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,14 @@ class Block:
 
     def from_matrix(self, matrix: tf.Tensor, shapes: list[tf.TensorShape]) -> list[tf.Tensor]:
         """Back to the shapes of the variables."""
-        parts = tf.split(matrix, [piece.shape[self.axis] for piece in self.pieces], self.axis)
+        sizes = [piece.shape[self.axis] for piece in self.pieces]
+        if self.axis == 1 and self.groups == 1:
+            # Rows lie side by side, and TensorFlow takes a part of a vector without a copy.
+            ends = list(itertools.accumulate((n * self.outputs for n in sizes), initial=0))
+            flat = tf.reshape(matrix, [-1])
+            parts = [flat[start:end] for start, end in itertools.pairwise(ends)]
+        else:
+            parts = tf.split(matrix, sizes, self.axis)
         return [piece.from_matrix(part, shape) for piece, part, shape in zip(self.pieces, parts, shapes)]
 
     @property
