@@ -48,9 +48,10 @@ class KFAC(Kronecker):
             averages inputs and sums gradients over them first. Defaults to `"expand"`.
         max_factor_size: Positive integer. Factors with more rows are kept as diagonals. Defaults to `4096`.
         tail: Float from 0 to 1. In factors of 256 rows and more, eigenvalues below `tail` times the
-            damping of the factor are replaced by their mean, if these are most: the eigenvalues of the
-            damped inverse then change by about that much at most, relative to themselves, and products with
-            it cost a fraction. `0` for none. Defaults to `1.0`.
+            damping of the factor are replaced by their mean, if these are most; or, where that is as close,
+            the damped factor by its diagonal. The eigenvalues of the damped inverse then change by about that
+            much at most, relative to themselves, and products with it cost a fraction. `0` for none.
+            Defaults to `1.0`.
         max_examples: Positive integer, or `None`: of a batch of twice as many and more every k-th example is
             taken for the factors. All are where the loss is a sum over its batch. Defaults to `128`.
         max_memory: `"auto"`, a positive number of bytes, or `None`: what the factors and their inverses may

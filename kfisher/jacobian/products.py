@@ -42,11 +42,13 @@ _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 def product_of(layer: keras.layers.Layer, variables: list[keras.Variable]) -> Product | None:
     """What the layer does with `variables`, those that its calls use; `None` if it is something else."""
-    key = (id(vars(layer).get("activation")), *(id(v) for v in variables))
+    parts = [vars(layer).get("activation"), *variables]
+    key = tuple(id(part) for part in parts)
     if key not in _known.setdefault(layer, {}):
         with tf.init_scope():
-            _known[layer][key] = _tried(layer, variables)
-    return _known[layer][key]
+            # The parts are kept, too, so that no other object gets one of these ids.
+            _known[layer][key] = _tried(layer, variables), parts
+    return _known[layer][key][0]
 
 
 def _tried(layer: Any, variables: list[keras.Variable]) -> Product | None:

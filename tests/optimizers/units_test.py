@@ -1,9 +1,11 @@
 """A loss in other units: weights of a thousandth, or of a thousand, for all examples alike."""
 
+import keras
 import numpy as np
 import pytest
 from helpers.models import network
 
+import kfisher
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
 
 RNG = np.random.default_rng(0)
@@ -27,3 +29,23 @@ def test_weights_of_all_examples_alike_change_little(kind):
     assert dampings == pytest.approx([dampings[0]] * 3, rel=1e-4)
     assert losses[0] < 0.5 * start
     assert np.log(losses) == pytest.approx(np.log(losses[0]), abs=0.3)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "poisson", "binary_crossentropy"])
+@pytest.mark.parametrize("shape", [(5,), (2, 5)])
+def test_a_mean_over_outputs_and_places_weighs_1(loss, shape):
+    """Whatever it is a mean of; else wide outputs would be damped a hundredth of what narrow ones are."""
+    layers = [keras.Input((*shape[:-1], 3)), keras.layers.Dense(shape[-1], "sigmoid")]
+    model = kfisher.Sequential(layers)
+    model.compile(NaturalGradient(seed=0), loss)
+    x, y = RNG.normal(size=(8, *shape[:-1], 3)), RNG.integers(0, 2, (8, *shape))
+    for _ in range(2):
+        model.train_on_batch(x, y)
+    assert float(model.optimizer.curvature.weight) == pytest.approx(1, rel=1e-6)
+
+
+def test_a_sum_weighs_its_examples():
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
+    model.compile(NaturalGradient(seed=0), keras.losses.MeanSquaredError(reduction="sum"))
+    model.train_on_batch(X, RNG.normal(size=(64, 5)))
+    assert float(model.optimizer.curvature.weight) == pytest.approx(64, rel=1e-6)
