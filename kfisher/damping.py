@@ -76,11 +76,15 @@ class Cautious(Damping):
         λ = W clip(initial min(1, 16 / n) caution, minimum, maximum)
 
     with W what the values of the loss on a batch weigh together, on average over batches: 1 where Keras takes
-    their mean, so that a loss in other units is trained alike. n is how many examples the running
-    averages of F hold: at first those of one batch, among whose gradients most directions of a large
-    network are not; at most B / (1 - decay) for batches of B. A step
-    that is taken back multiplies the caution by 10, each good one takes 5 % of it back. Curvatures of a
-    single batch have `minimum` for `initial`, and W = 1. `damping="auto"` means this with its defaults.
+    their mean, so that a loss in other units is trained alike. n is how many examples F is known from: those
+    that its running averages hold, at first those of one batch, among whose gradients most directions of a
+    large network are not, at most B / (1 - decay) for batches of B; or those of the batch, where F is an
+    estimate from it alone. A step that is taken back multiplies the caution by 10, each good one takes 5 % of
+    it back. `damping="auto"` means this with its defaults.
+
+    For the F of a single batch W = 1, and for its exact F `initial` is `minimum`. There, in float64, the
+    damping follows a loss that falls steadily, as that of a whole data set does, down to a ten thousandth:
+    each loss below the one before halves λ, each other one takes four times as much.
 
     Args:
         initial: Positive float, λ in the units of F (loss / parameter²) for up to 16 examples. Defaults

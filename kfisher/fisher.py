@@ -26,6 +26,9 @@ from kfisher.likelihoods.weighted import Head
 
 register = keras.saving.register_keras_serializable("kfisher")
 
+# Labels drawn for each example where a step is measured by a family without a known Fisher.
+_DRAWS = 4
+
 
 class Columns(NamedTuple):
     """V of a batch.
@@ -45,16 +48,16 @@ class Fisher:
 
     Attributes:
         needs_labels: Whether they come from the data.
-        draws: Whether labels are drawn.
+        exact: Whether it is the expectation over labels of the model, and no estimate or imitation of it.
     """
 
     needs_labels = False
-    draws = False
+    exact = False
 
     @property
     def expectation(self) -> Fisher:
         """The kind without the noise of drawn labels."""
-        return Exact()
+        return Expected()
 
     def divergence(self, size: tf.Tensor, weight: tf.Tensor | float) -> tf.Tensor:
         """δᵀ F δ of a step that changes the loss, whose values weigh `weight` together, by its `size`."""
@@ -158,6 +161,12 @@ class Exact(Fisher):
     >>> optimizer = kfisher.optimizers.NaturalGradient(fisher=kfisher.Exact())
     """
 
+    exact = True
+
+    @property
+    def expectation(self) -> Any:
+        return self
+
     def output_products(self, heads: list[Head], seed: Any) -> Any:
         weights = [tf.square(head.root_weights) for head in heads]
 
@@ -201,8 +210,6 @@ class Sampled(Fisher):
     >>> optimizer = kfisher.optimizers.NaturalGradient(fisher=kfisher.Sampled(num_samples=4))
     """
 
-    draws = True
-
     def __init__(self, num_samples: int = 1):
         self.num_samples = positive_integer("num_samples", num_samples)
 
@@ -211,6 +218,21 @@ class Sampled(Fisher):
 
     def get_config(self) -> dict[str, Any]:
         return {"num_samples": self.num_samples}
+
+
+class Expected(Fisher):
+    """`Exact` where the family of an output is known, else the mean over labels drawn anew.
+
+    By this, steps are measured that come from an estimate.
+    """
+
+    def output_products(self, heads: list[Head], seed: Any) -> Any:
+        products = []
+        for i, head in enumerate(heads):
+            kind = Exact() if head.likelihood.is_known(head.eta) else Sampled(_DRAWS)
+            anew = tf.random.experimental.stateless_fold_in(seed, i + 1)
+            products.append(kind.output_products([head], anew))
+        return lambda parts: [product([u])[0] for product, u in zip(products, parts)]
 
 
 @register

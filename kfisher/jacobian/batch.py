@@ -14,7 +14,7 @@ from kfisher._common.checks import check_batch
 from kfisher._common.kept import kept
 from kfisher._common.models import has_loss
 from kfisher._keras.state import raw_state_of, state_of
-from kfisher.fisher import Fisher
+from kfisher.fisher import Expected, Fisher
 from kfisher.jacobian.forward import forward
 from kfisher.jacobian.linearization import Linearization, linearization
 from kfisher.jacobian.square_root import SquareRoot, square_root
@@ -126,6 +126,13 @@ class Batch:
     def exact_linearization(self) -> Linearization:
         """Products with the expectation over labels, without the noise of a draw; they cost no more."""
         return linearization(replace(self, fisher=self.fisher.expectation))
+
+    @kept
+    def measure(self) -> Linearization:
+        """Products with F by which a step is measured that comes from an estimate of it, or from EF."""
+        if not self.fisher.needs_labels:
+            return self.exact_linearization
+        return linearization(replace(self, fisher=Expected()))
 
     def loss(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
         """The loss on the batch with these weights, by default those of now, and all else as it was."""

@@ -69,6 +69,10 @@ class Likelihood:
         """d/d eta log p(y | eta), in the shape of `y`."""
         raise NotImplementedError
 
+    def is_known(self, eta: tf.Tensor) -> bool:
+        """True if its Fisher is known, so that there is a `fisher_root`."""
+        return True
+
     def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
         """S of shape `(..., C, R)` with S Sᵀ = E_p(y|eta)[score scoreᵀ]."""
         raise NotImplementedError

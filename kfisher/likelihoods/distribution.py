@@ -70,6 +70,9 @@ class DistributionLikelihood(Likelihood):
             log_prob = self.log_prob(eta, y)
         return tape.gradient(log_prob, eta)
 
+    def is_known(self, eta: tf.Tensor) -> bool:
+        return type(_of_single(self.make_distribution(eta))) in _families()
+
     def fisher_root(self, eta: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(eta)
@@ -95,8 +98,7 @@ def _parameters(distribution: Any, positions: int) -> list[tuple[tf.Tensor, tf.T
 
     c is `(..., K)` with the K parameters of a position last, the root `(..., K, R)`.
     """
-    while isinstance(distribution, tfd().Independent):
-        distribution = distribution.distribution
+    distribution = _of_single(distribution)
     family, families = type(distribution), _families()
     if family not in families:
         known = ", ".join(f.__name__ for f in families)
@@ -120,6 +122,13 @@ def _parameters(distribution: Any, positions: int) -> list[tuple[tf.Tensor, tf.T
         c, deviation = (tf.reshape(tf.broadcast_to(t, shape), flat) for t in (c, deviation))
         found.append((c, tf.linalg.diag(deviation)))
     return found
+
+
+def _of_single(distribution: Any) -> Any:
+    """Without the `Independent` around it."""
+    while isinstance(distribution, tfd().Independent):
+        distribution = distribution.distribution
+    return distribution
 
 
 def _location_scale(d: Any, location: float, scale: float) -> list[tuple[tf.Tensor, tf.Tensor]]:

@@ -15,13 +15,16 @@ from kfisher._common.vectors import Tensors, dot
 from kfisher.curvature import Curvature
 from kfisher.optimizers._guard import Judgement
 
+# In float64 the damping of a single batch goes down to this share of its minimum, with the loss.
+_LEAST = 1e-4
+
 
 class AdaptiveDamping:
     """The damping of an optimizer, and what its policy makes of the steps.
 
     Args:
         damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`.
-        averages: Whether the curvature averages over batches.
+        whole: Whether F is that of the batch itself, and no estimate that few examples may get wrong.
         add_variable: That of the optimizer, so that λ is saved with it.
 
     Attributes:
@@ -32,13 +35,13 @@ class AdaptiveDamping:
             `every` is.
     """
 
-    def __init__(self, damping: Any, averages: bool, add_variable: Callable):
+    def __init__(self, damping: Any, whole: bool, add_variable: Callable):
         self.policy: Any = dampings.get(damping)
         self.every: int | None = getattr(self.policy, "every", None)  # a schedule does not adapt
         self.variable: Any = None
         self.bent: Any = None
         first = getattr(self.policy, "initial", None)
-        if isinstance(self.policy, dampings.Cautious) and not averages:
+        if isinstance(self.policy, dampings.Cautious) and whole:
             first = self.policy.minimum
         if first is not None:
             self.variable = add_variable(
@@ -102,7 +105,12 @@ class AdaptiveDamping:
             self.bent.assign(-1)
 
     def after_step(
-        self, judgement: Judgement, gradient: Tensors, last: Callable[[], Tensors], curvature: Curvature
+        self,
+        judgement: Judgement,
+        gradient: Tensors,
+        last: Callable[[], Tensors],
+        curvature: Curvature,
+        examples: Any,
     ) -> None:
         """Called before the next step is taken.
 
@@ -113,13 +121,20 @@ class AdaptiveDamping:
             judgement: What this batch says of the last step.
             gradient: Its gradient.
             last: δ.
-            curvature: What says how well F is known.
+            curvature: What F is of.
+            examples: From how many F is known.
         """
         bent = self.bent
         if self.caution is not None:
             self.caution.assign(tf.maximum(0.95 * self.caution.value, 1.0))
-            damping = self.policy.cautious(self.caution.value, tf.cast(curvature.examples, tf.float32))
-            self.variable.assign(tf.cast(damping * curvature.weight, self.variable.dtype))
+            damping = self.policy.cautious(self.caution.value, tf.cast(examples, tf.float32))
+            damping = tf.cast(damping * curvature.weight, self.variable.dtype)
+            if not curvature.averages_batches and all(g.dtype == tf.float64 for g in gradient):
+                # Where batches differ every other loss is above the one before, and the damping stays.
+                share = tf.clip_by_value(tf.cast(tf.abs(judgement.loss), damping.dtype), _LEAST, 1.0)
+                moved = self.variable.value * tf.cast(tf.where(judgement.fell, 0.5, 4.0), damping.dtype)
+                damping = tf.clip_by_value(moved, share * damping, damping)
+            self.variable.assign(damping)
         if bent is None:
             return
 

@@ -27,19 +27,21 @@ _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
 
 
 class Judgement(NamedTuple):
-    """Judgement of a batch, before its step: two boolean scalars, and the loss with what it is compared to.
+    """Judgement of a batch, before its step: boolean scalars, and the loss with what it is compared to.
 
     Attributes:
         outlier: Whether the batch itself is out of all proportion: it is left out.
         failed: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
         loss: Of this step's batches with the weights as they are, float64.
         before: Of the last of them with the weights before the last step; NaN where nobody asked.
+        fell: Whether the loss is below that of the step before.
     """
 
     outlier: tf.Tensor
     failed: tf.Tensor
     loss: tf.Tensor
     before: tf.Tensor
+    fell: tf.Tensor
 
     @property
     def harmless(self) -> tf.Tensor:
@@ -53,9 +55,11 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s (EF: 0.003 s² / W)      bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
+        c = 0.003 s                  bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
         l_t - before > (s / 2 + 8 √(c s) + 4 c) max(1, |before| / s)     takes it back.
+
+    and c = 0.003 s² / W where F is an average of EF.
 
     The judge has seen neither the examples nor the labels that made the step, and costs nothing where the
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
@@ -86,7 +90,7 @@ class Guard:
             )
 
         self.level, self.spread = scalar("loss_level"), scalar("loss_spread")
-        self.start = scalar("first_loss")
+        self.start, self.last = scalar("first_loss"), scalar("last_loss")
         self.judged = scalar("judged_steps", dtype="int32")
         self.outliers = scalar("outliers_in_a_row", dtype="int32")
         self.accident = scalar("most_outliers_by_accident", dtype="int32")
@@ -110,8 +114,9 @@ class Guard:
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
         size = tf.where(tf.equal(self.judged.value, 0), tf.abs(tf.cast(first, tf.float64)), self.size())
-        divergence = self._fisher.divergence(size, self._curvature.weight)
-        return SHARE * divergence * self.confidence.value
+        if self._curvature.averages_batches:  # else measured by F, whatever the kind
+            size = self._fisher.divergence(size, self._curvature.weight)
+        return SHARE * size * self.confidence.value
 
     # --- what the batch after it says -------------------------------------------------------------
 
@@ -148,7 +153,7 @@ class Guard:
         old = replicas.cond(can_return & (far | ask), before, lambda: nothing)
         if self._radius is None:
             no = tf.constant(False)
-            return Judgement(no, no, loss, old)
+            return Judgement(no, no, loss, old, no)
         c = SHARE * size if self._radius == "auto" else tf.constant(self._radius, tf.float64)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
         own_size = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
@@ -156,7 +161,8 @@ class Guard:
         failed = far & can_return & tf.math.is_finite(old)
         failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
         large = far & self._is_patient() & (size > 0) & (loss - self.level.value > _OUTLIER * size)
-        return Judgement((~tf.math.is_finite(loss) | large) & ~failed, failed, loss, old)
+        outlier = (~tf.math.is_finite(loss) | large) & ~failed
+        return Judgement(outlier, failed, loss, old, known & (loss < self.last.value))
 
     # --- what follows from it ---------------------------------------------------------------------
 
@@ -170,6 +176,7 @@ class Guard:
         loss, none = judgement.loss, tf.zeros_like(judgement.loss)
         first = tf.equal(self.judged.value, 0)
         self.start.assign(tf.where(first, loss, self.start.value))
+        self.last.assign(loss)
         patient, outliers = self._is_patient(), tf.convert_to_tensor(self.outliers.value)
         self.accident.assign(
             tf.where(patient, tf.maximum(self.accident.value, outliers), self.accident.value)

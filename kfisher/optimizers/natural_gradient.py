@@ -41,7 +41,7 @@ class NaturalGradient(ObservingOptimizer):
     reasons that do not depend on the problem:
 
     1. No update leaves the region where F describes the model. The KL divergence of each, momentum included,
-       is at most c = 0.003 s, with s the size of the loss, a running average: δ is shortened until
+       is at most c = 0.003 s, with s the size of the loss, a running average:
 
            δᵀ (F + damping I) δ / 2 ≤ c.
 
@@ -65,18 +65,18 @@ class NaturalGradient(ObservingOptimizer):
             from `kfisher.curvature`. Defaults to `"kfac"`.
         damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: λ in the
             units of F (loss / parameter²). A float can be set anew while training,
-            `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 5e-3 while F
-            is known from up to 16 examples, 0.08 / n for n, no less than 1e-4; ten times as much after a step
-            that was taken back, and slowly less again.
+            `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 0.08 / n for an F
+            known from n examples, 16 and more, no less than 1e-4 (1e-4 for the exact F of a batch); ten times
+            as much after a step that was taken back, and slowly less again.
         momentum: `"auto"`, or a float in [0, 1). What is preconditioned is a running average of gradients,
             m ← momentum m + (1 - momentum) ∇L, without bias towards its start at zero, so that the step is
             as long as without. `"auto"`, the default, is 0.5 where the curvature averages over batches and
             there is a trust region, else 0.
         trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
-            With labels drawn by a curvature of one batch, F above is the exact one of the batch; with the
-            empirical Fisher c is 0.003 s² / W, with W as in `kfisher.damping.Cautious`: δᵀ EF δ is the mean
-            square by which the losses of examples change. `None` is the textbook update: nothing is bounded, judged or taken back.
-            Defaults to `"auto"`.
+            For a curvature of one batch F above is the exact one of the batch, whatever the kind (or with
+            labels drawn anew). For averages of EF c is 0.003 s² / W, with W as in `kfisher.damping.Cautious`:
+            δᵀ EF δ is the mean square by which losses of examples change. `None` is the textbook update:
+            nothing is bounded, judged or taken back. Defaults to `"auto"`.
         step: `"fixed"`, or `"quadratic_model"`: learning rate and momentum are chosen anew at each step, as
             the minimum of the damped quadratic model of the loss along the natural-gradient step and the
             last update, with the exact Fisher of the batch; `learning_rate` and `momentum` are then not
@@ -155,10 +155,13 @@ class NaturalGradient(ObservingOptimizer):
         )
         if trust_region is not None and not (isinstance(trust_region, str) and trust_region == "auto"):
             trust_region = positive("trust_region", trust_region, "'auto', a positive float, or None")
-        self.momentum = share_of(momentum, trust_region is not None and self.curvature.averages_batches)
+        averages = self.curvature.averages_batches
+        self.momentum = share_of(momentum, trust_region is not None and averages)
         self.trust_region = trust_region
         self.step = one_of("step", step, ("fixed", "quadratic_model"))
-        self._adaptive = AdaptiveDamping(damping, self.curvature.averages_batches, self.add_variable)
+        # A draw of labels, or those of the data, do not see all that the examples of a single batch do.
+        self._estimates = not (self.fisher.exact or averages)
+        self._adaptive = AdaptiveDamping(damping, self.fisher.exact and not averages, self.add_variable)
 
     # --- hyper-parameters -----------------------------------------------------------------------
 
@@ -233,7 +236,8 @@ class NaturalGradient(ObservingOptimizer):
 
         def go_on() -> None:
             last = functools.partial(self.guard.last_update, variables)
-            self._adaptive.after_step(judgement, gradient, last, self.curvature)
+            examples = replicas.placed(batch.size)[1] if self._estimates else self.curvature.examples
+            self._adaptive.after_step(judgement, gradient, last, self.curvature, examples)
             self.guard.keep()
             take()
             self.guard.accept(judgement)
@@ -308,20 +312,18 @@ class NaturalGradient(ObservingOptimizer):
     def _bounded(self, batch: Batch, gradient: Tensors, solution: Tensors, damping: Any, radius: Any) -> Any:
         """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model), the
         factor that brings it into the trust region, and its length as a share of the longest there."""
+        step, length, rate = solution, None, self.learning_rate
         if self.step == "quadratic_model":
             last = [tf.cast(m.value, x.dtype) for m, x in zip(self._last, solution)]
             step, length = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
-        elif radius is None:
-            return solution, 1.0, None
-        else:
-            step, rate = solution, tf.cast(self.learning_rate, tf.float64)
-            if self.fisher.draws and not self.curvature.averages_batches:
-                # A single draw does not see all that its examples do.
-                length = damped_length(batch.exact_linearization, solution, damping)
-            else:
-                length = self.curvature.squared_length(batch, gradient, solution, damping)
-            length *= rate**2
-        return step, *((1.0, None) if radius is None else within(length, radius))
+            rate = 1.0
+        if radius is None:
+            return step, 1.0, None
+        if self._estimates and (length is None or self.fisher.needs_labels):
+            length = damped_length(batch.measure, step, damping)
+        elif length is None:
+            length = self.curvature.squared_length(batch, gradient, solution, damping)
+        return step, *within(length * tf.cast(rate, tf.float64) ** 2, radius)
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
         """What `update_step` adds to a variable."""
