@@ -1,11 +1,13 @@
-"""Levenberg and Marquardt's rules, number by number."""
+"""Rules of the damping, number by number."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import kfisher
 from kfisher.damping import Cautious, LevenbergMarquardt
+from kfisher.optimizers import NaturalGradient
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
 from kfisher.optimizers._guard import Judgement
 
@@ -58,3 +60,41 @@ def test_caution_goes_by_the_examples_and_falls_back_in_steps():
     lambdas = [policy.cautious(tf.constant(1.0), tf.constant(n)).numpy() for n in (0.0, 16.0, 64.0, 1e9)]
     assert np.allclose(lambdas, [0.1, 0.1, 0.025, 1e-3])
     assert policy.cautious(tf.constant(1e4), tf.constant(1e9)).numpy() == pytest.approx(1.0)
+
+
+def line(dtype, optimizer):
+    """A regression without noise, in this dtype; its steps are eager."""
+    model = kfisher.Sequential([keras.Input((3,), dtype=dtype), keras.layers.Dense(1, dtype=dtype)])
+    model.compile(optimizer, keras.losses.MeanSquaredError(dtype=dtype), run_eagerly=True)
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    return model, x, x @ np.ones((3, 1))
+
+
+@pytest.mark.parametrize("dtype, falls", [("float64", True), ("float32", False)])
+def test_the_damping_of_an_exact_fisher_follows_a_whole_data_set_in_float64(dtype, falls):
+    model, x, y = line(dtype, NaturalGradient(fisher="exact", curvature="gram", seed=0))
+    dampings = []
+    for _ in range(25):
+        model.train_on_batch(x, y)
+        dampings.append(float(model.optimizer.damping))
+    assert dampings[0] == pytest.approx(1e-4)
+    assert dampings == sorted(dampings, reverse=True)
+    assert (dampings[-1] < 1e-6) == falls and (dampings[-1] == dampings[0]) != falls
+
+
+def test_batches_that_differ_leave_it_where_it_was():
+    model, x, y = line("float64", NaturalGradient(fisher="exact", curvature="gram", seed=0))
+    noise = np.random.default_rng(1).normal(size=(60, 40, 1))
+    for n in noise:
+        model.train_on_batch(x, y + 0.1 * n)
+    assert float(model.optimizer.damping) > 1e-5
+
+
+@pytest.mark.parametrize(
+    "fisher, damping", [("exact", 1e-4), ("sampled", 0.08 / 40), ("empirical", 0.08 / 40)]
+)
+def test_of_an_estimate_from_one_batch_the_damping_goes_by_its_examples(fisher, damping):
+    model, x, y = line("float32", NaturalGradient(fisher=fisher, curvature="gram", seed=0))
+    for _ in range(2):
+        model.train_on_batch(x, y)
+    assert float(model.optimizer.damping) == pytest.approx(damping, rel=1e-5)

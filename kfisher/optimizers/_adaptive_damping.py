@@ -97,7 +97,9 @@ class AdaptiveDamping:
     def after_rejection(self) -> None:
         """Called when a step was taken back."""
         if self.caution is not None:
-            self.caution.assign(10 * self.caution.value)
+            # No more of it than the largest λ has: the rest would only take longer to forget.
+            most = self.policy.maximum / self.policy.minimum
+            self.caution.assign(tf.minimum(10 * self.caution.value, most))
             self.variable.assign(tf.minimum(10 * self.variable.value, self.policy.maximum))
             return
         self._move(lambda damping: self.policy.after_rejection(damping))

@@ -21,7 +21,7 @@ _WINDOW = 20.0
 # A loss that exceeds its average by so many times its size is no batch of this problem ...
 _OUTLIER = 100.0
 # ... unless so many come in a row, and twice as many as ever did by accident: then the problem has changed.
-_PATIENCE = 3
+_PATIENCE = 10
 # A step that is taken back shortens the next ones; they grow again by a twentieth each.
 _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
 
@@ -65,9 +65,9 @@ class Guard:
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
     on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
 
-    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share of the labels is bad
-    such batches come in a row now and then; a row that an ordinary batch ended was an accident. Only one of
-    three or more, and twice as long as any accident, is taken for a new problem.
+    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share p of batches is bad, k
+    in a row come once in p⁻ᵏ / (1 - p) batches; a row that an ordinary batch ended was an accident. Only
+    one of ten or more (once in 90 000 for a third), and twice as long as any accident, is a new problem.
 
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
