@@ -101,7 +101,7 @@ MODES = {
     "adam, scaled loss": (lambda: keras.optimizers.LossScaleOptimizer(adam()), EAGER),
     "natural": (natural, {"cls": kfisher.Sequential, **EAGER}),
 }
-SLOW = {"adam, XLA": pytest.mark.slow}  # where a measurement is the same
+SLOW = {"adam, XLA": pytest.mark.slow}  # the step alone is compiled, a measurement never
 
 
 @pytest.mark.parametrize("mode", [pytest.param(mode, marks=SLOW.get(mode, ())) for mode in MODES])
