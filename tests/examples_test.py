@@ -12,6 +12,12 @@ import tensorflow as tf
 import kfisher
 
 MODULES = [m.name for m in pkgutil.walk_packages(kfisher.__path__, "kfisher.")]
+# What these show is what all tests of callbacks look at.
+SLOW = {
+    "kfisher.callbacks.fisher_diagnosis.FisherDiagnosis",
+    "kfisher.callbacks.fisher_spectra.FisherSpectra",
+    "kfisher.callbacks.tensorboard.TensorBoard",
+}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -29,7 +35,8 @@ def examples():
             continue
         for test in finder.find(importlib.import_module(name), name):
             if test.examples and test.globs.get("__name__") == name:
-                yield pytest.param(test, id=test.name)
+                marks = [pytest.mark.slow] * (test.name in SLOW)
+                yield pytest.param(test, id=test.name, marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,7 @@ def names(tmp_path_factory):
     x = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
     y = x.sum(1, keepdims=True)
     model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="dense")])
-    model.compile(kfisher.optimizers.NaturalGradient(seed=0), "mse")
+    model.compile(kfisher.optimizers.NaturalGradient(seed=0), "mse", run_eagerly=True)
     folder = tmp_path_factory.mktemp("runs")
     callback = kfisher.callbacks.TensorBoard(str(folder / "runs" / "yacht"), write_images=False)
     model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])

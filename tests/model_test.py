@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import EAGER
 
 import kfisher
 
@@ -61,11 +62,12 @@ MODELS = {
 }
 
 
-def trained(model, opt=None, **kwargs):
+def trained(model, opt=None, run_eagerly=True):
+    """Its weights after six steps, which are sooner taken than traced."""
     model(X)
     rng = np.random.default_rng(1)
     model.set_weights([rng.normal(size=w.shape) * 0.5 for w in model.get_weights()])
-    model.compile(opt or optimizer(), "binary_crossentropy", **kwargs)
+    model.compile(opt or optimizer(), "binary_crossentropy", run_eagerly=run_eagerly)
     model.fit(X, Y, batch_size=10, epochs=2, shuffle=False, verbose=0)
     return model.get_weights()
 
@@ -85,7 +87,8 @@ def test_every_way_to_make_a_model_trains_the_same(name, reference):
 def test_a_loaded_model_goes_on_training_as_if_it_had_never_been_saved(name, tmp_path):
     model = MODELS[name]()
     # Those whose layers are known from the model alone, and those that a batch or the configuration tells of.
-    trained(model, optimizer("kfac" if name in ("functional", "subclassed") else "gram", momentum=0.5))
+    opt = optimizer("kfac" if name in ("functional", "subclassed") else "gram", momentum=0.5)
+    trained(model, opt, run_eagerly=name != "mixin")
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     assert type(loaded) is type(model)
@@ -98,13 +101,13 @@ def test_a_loaded_model_goes_on_training_as_if_it_had_never_been_saved(name, tmp
 
 
 @pytest.mark.parametrize(
-    "make",
-    [lambda: kfisher.Sequential(layers()), Subclassed, Mixed],
+    "make, how",
+    [(lambda: kfisher.Sequential(layers()), EAGER), (Subclassed, {}), (Mixed, EAGER)],
     ids=["sequential", "subclassed", "mixin"],
 )
-def test_a_model_that_fit_has_to_build_trains(make):
+def test_a_model_that_fit_has_to_build_trains(make, how):
     model = make()
-    model.compile(optimizer("kfac"), "binary_crossentropy")
+    model.compile(optimizer("kfac"), "binary_crossentropy", **how)
     losses = model.fit(X, Y, batch_size=24, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
 
@@ -142,7 +145,7 @@ def test_a_custom_loop_observes_before_apply_gradients(reference):
     opt = optimizer()
     model.compile(loss="binary_crossentropy")  # observe() reads the loss from the model
 
-    @tf.function
+    @tf.function(input_signature=[tf.TensorSpec([None, 3]), tf.TensorSpec([None, 1])])
     def step(x, y):
         opt.observe(model, x, y)
         with tf.GradientTape() as tape:
@@ -273,8 +276,9 @@ def test_a_class_with_a_train_step_of_its_own_shows_its_batches(reference):
         def train_step(self, data):
             return super().train_step(data)
 
-    for model in (Own(), Calling()):
-        assert all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(trained(model), reference))
+    for model, run_eagerly in ((Own(), False), (Calling(), True)):
+        found = trained(model, run_eagerly=run_eagerly)
+        assert all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(found, reference))
 
 
 def test_a_loss_computed_by_a_train_step_alone_is_asked_for():

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import EAGER
 
 import kfisher
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
@@ -19,11 +20,11 @@ natural = functools.partial(NaturalGradient, trust_region=None)
 empirical_natural = functools.partial(EmpiricalNaturalGradient, trust_region=None)
 
 
-def linear_model(features, outputs=1, loss="mse", optimizer=None):
+def linear_model(features, outputs=1, loss="mse", optimizer=None, **options):
     """A linear model at zero; its parameters are the weights and then the bias."""
     layer = keras.layers.Dense(outputs, kernel_initializer="zeros")
     model = kfisher.Sequential([keras.Input((features,)), layer])
-    model.compile(optimizer or "sgd", loss)
+    model.compile(optimizer or "sgd", loss, **options)
     return model
 
 
@@ -125,7 +126,7 @@ def test_only_the_natural_gradient_path_is_invariant_to_a_linear_change_of_the_f
             "gradient": lambda: keras.optimizers.SGD(0.5),
             "empirical": lambda: empirical_natural(0.5, "dense", damping=1e-2),
         }[method]()
-        model = linear_model(3, loss=logistic(), optimizer=optimizer)
+        model = linear_model(3, loss=logistic(), optimizer=optimizer, **EAGER)
         outputs = []
         for _ in range(4):
             train(model, features, y, 1)

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import keras
+import pytest
 import tensorflow as tf
 
 import kfisher
@@ -12,6 +13,7 @@ README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
+@pytest.mark.slow
 def test_the_first_example_ends_where_the_readme_says_and_adam_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"tf": tf}

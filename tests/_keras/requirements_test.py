@@ -4,6 +4,8 @@ import subprocess
 import sys
 from importlib import metadata
 
+import pytest
+
 
 def last_line(code):
     """What a program ends with on its error output."""
@@ -39,6 +41,7 @@ def test_a_missing_tf_keras_is_named_at_the_first_step_with_what_to_install():
     assert said.endswith("ModuleNotFoundError: import of tf_keras halted; None in sys.modules")
 
 
+@pytest.mark.slow
 def test_a_tf_keras_of_another_version_is_named_too():
     """Any that lacks what TensorFlow Probability takes from it."""
     said = last_line(STEP.format(prepare="sys.modules['tf_keras'] = types.ModuleType('tf_keras')"))

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import EAGER
 
 import kfisher
 from kfisher.callbacks import (
@@ -96,14 +97,14 @@ def adam():
 MODES = {
     "adam": (adam, {}),
     "adam, 4 steps at once": (adam, {"steps_per_execution": 4}),
-    "adam, eager": (adam, {"run_eagerly": True}),
     "adam, XLA": (adam, {"jit_compile": True}),
-    "adam, scaled loss": (lambda: keras.optimizers.LossScaleOptimizer(adam()), {}),
-    "natural": (natural, {"cls": kfisher.Sequential}),
+    "adam, scaled loss": (lambda: keras.optimizers.LossScaleOptimizer(adam()), EAGER),
+    "natural": (natural, {"cls": kfisher.Sequential, **EAGER}),
 }
+SLOW = {"adam, XLA": pytest.mark.slow}  # the step alone is compiled, a measurement never
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=SLOW.get(mode, ())) for mode in MODES])
 def test_training_ends_in_the_same_weights_bit_for_bit(mode, tmp_path):
     optimizer, options = MODES[mode]
     plain, watched = (network(optimizer(), **options) for _ in range(2))
@@ -625,16 +626,16 @@ def test_wrong_arguments_of_the_parts_too(arguments):
 
 
 @pytest.mark.parametrize(
-    "make",
+    "make, how",
     [
-        lambda d: spectra(d, freq=7),
-        lambda d: TensorBoard(d, statistics_freq=0, write_images=False),
+        (lambda d: spectra(d, freq=7), {}),
+        (lambda d: TensorBoard(d, statistics_freq=0, write_images=False), EAGER),
     ],
     ids=["spectra", "board"],
 )
-def test_a_plain_model_shows_its_batches_for_the_length_of_fit(make, tmp_path):
+def test_a_plain_model_shows_its_batches_for_the_length_of_fit(make, how, tmp_path):
     """Also where no callback records the steps, and long after the last measurement."""
-    model = network(kfisher.optimizers.NaturalGradient(seed=0))
+    model = network(kfisher.optimizers.NaturalGradient(curvature="gram", seed=0), **how)
     fit(model, make(str(tmp_path)), epochs=3)
     assert int(model.optimizer.iterations) > 8 and model.train_function is None
     with pytest.raises(ValueError, match="seen no batch"):

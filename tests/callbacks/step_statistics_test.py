@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import oracle
+from helpers.models import EAGER
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -17,7 +18,7 @@ START = [RNG.normal(size=(3, 4)), RNG.normal(size=4), RNG.normal(size=(4, 2)), R
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
     "adam": lambda: keras.optimizers.Adam(0.01, weight_decay=0.1, clipnorm=0.5),
-    "natural": lambda: textbook(0.3, fisher="exact", damping=0.1),
+    "natural": lambda: textbook(0.3, fisher="exact", curvature="gram", damping=0.1),
 }
 
 
@@ -44,7 +45,7 @@ def flat(tensors):
 
 def by_hand(optimizer, steps):
     """The same training one batch at a time, with norms from the saved weights and autodiff."""
-    model, rows = network(optimizer), []
+    model, rows = network(optimizer, **EAGER), []
     start = flat(model.get_weights())
     for step in range(steps):
         batch = slice(step % 3 * 10, step % 3 * 10 + 10)
@@ -132,7 +133,7 @@ def test_kl_is_that_of_the_dense_matrix(curvature, options, tmp_path):
         return textbook(fisher="exact", curvature=curvature, damping=0.1, **options)
 
     fit(network(optimizer()), [StepStatistics(tmp_path)], epochs=1)
-    model = network(optimizer())
+    model = network(optimizer(), **EAGER)
     expected = [kl_by_hand(model, step, 0.1) for step in range(3)]
     # Event files hold float32.
     assert np.allclose(logged(tmp_path)["step/kl"][1], expected, rtol=1e-5)
@@ -150,7 +151,7 @@ def test_kl_is_that_of_the_dense_matrix(curvature, options, tmp_path):
     ids=["default", "trust region", "clipped", "momentum", "improved"],
 )
 def test_kl_is_not_claimed_where_the_step_is_not_the_rate_times_the_solution(optimizer, tmp_path):
-    fit(network(optimizer()), [StepStatistics(tmp_path)], epochs=1)
+    fit(network(optimizer(), **EAGER), [StepStatistics(tmp_path)], epochs=1)
     assert "step/kl" not in logged(tmp_path)
 
 
@@ -161,7 +162,7 @@ def test_norms_of_each_layer(how, tmp_path):
     found = logged(tmp_path)
     paths = {tag.removeprefix("layer/").rpartition("/")[0] for tag in found if tag.startswith("layer/")}
     assert paths == {layer.path for layer in model.layers}
-    hand = network(OPTIMIZERS["adam"]())
+    hand = network(OPTIMIZERS["adam"](), **EAGER)
     for step in range(6):
         batch = slice(step % 3 * 10, step % 3 * 10 + 10)
         before = hand.get_weights()

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import EAGER
 from keras import layers
 
 import kfisher
@@ -25,7 +26,7 @@ def network(curvature):
         layers.Dense(1, name="c"),
     ]
     model = kfisher.Sequential([keras.Input((6,)), *stack])
-    model.compile(kfisher.optimizers.NaturalGradient(curvature=curvature, seed=0), "mse")
+    model.compile(kfisher.optimizers.NaturalGradient(curvature=curvature, seed=0), "mse", **EAGER)
     return model
 
 

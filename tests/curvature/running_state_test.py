@@ -1,5 +1,7 @@
 """Running curvature over many steps: accumulation, failures, saving, and what each variable gets."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -39,7 +41,10 @@ def train(model, batches, size, weighted=False):
 # --- gradient accumulation ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fisher, weighted", [("exact", False), ("exact", True), ("empirical", True)])
+@pytest.mark.parametrize(
+    "fisher, weighted",
+    [pytest.param("exact", False, marks=pytest.mark.slow), ("exact", True), ("empirical", True)],
+)
 @pytest.mark.parametrize("make", [KFAC, Diagonal, lambda: KFAC(sharing="reduce", update_every=2)])
 def test_steps_in_parts_are_those_on_the_whole_batch(make, fisher, weighted):
     options = {"fisher": fisher, "damping": 0.05, "momentum": 0.5, "trust_region": 0.1}
@@ -123,11 +128,26 @@ def test_a_step_without_any_factorisation_yet_is_skipped_and_the_next_one_tries_
     assert int(model.optimizer.skipped_steps) == 1
 
 
-@pytest.mark.parametrize("how", [{}, {"run_eagerly": False}, {"run_eagerly": False, "jit_compile": True}])
-@pytest.mark.parametrize("curvature", ["kfac", "ekfac", "diagonal"])
-def test_a_batch_that_is_not_finite_leaves_all_averages_alone(curvature, how):
+MODES = {
+    "eager": {},
+    "graph": {"run_eagerly": False},
+    "xla": {"run_eagerly": False, "jit_compile": True},
+}
+RUNNING = ["kfac", "ekfac", "diagonal"]
+# One of each mode is quick, and all of them eagerly.
+QUICK = [*((curvature, "eager") for curvature in RUNNING), ("ekfac", "graph"), ("kfac", "xla")]
+
+
+@pytest.mark.parametrize(
+    "curvature, mode",
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in QUICK))
+        for pair in itertools.product(RUNNING, MODES)
+    ],
+)
+def test_a_batch_that_is_not_finite_leaves_all_averages_alone(curvature, mode):
     curvature = {"kfac": KFAC, "ekfac": EKFAC, "diagonal": Diagonal}[curvature](update_every=1)
-    model = perceptron(NaturalGradient(0.5, "exact", curvature, damping=0.05, momentum=0.9), **how)
+    model = perceptron(NaturalGradient(0.5, "exact", curvature, damping=0.05, momentum=0.9), **MODES[mode])
     train(model, [0, 1], 8)
     counts = "iteration", "skipped_steps", "failed_steps_in_a_row", "outliers_in_a_row", "skipped_by_cause"
     counts += "factorisations", "path_since_factorisation"  # of averages that are the same
@@ -168,22 +188,30 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_that_is_stopped_in_the_middle_repeats_itself_exactly(name, tmp_path):
     """Saved and loaded; and as `BackupAndRestore` does it: built, and all variables assigned, then on."""
-    whole, half, fresh = (perceptron(OPTIMIZERS[name]()) for _ in range(3))
-    expected = train(whole, range(6), 8)
-    train(half, range(3), 8)  # in parts: in the middle of a step
-    half.save(tmp_path / "half.keras")
+    whole, fresh = (perceptron(OPTIMIZERS[name]()) for _ in range(2))
+    train(whole, range(3), 8)  # in parts: in the middle of a step
+    whole.save(tmp_path / "half.keras")
     loaded = keras.saving.load_model(tmp_path / "half.keras")
     fresh.optimizer.build(fresh.trainable_variables)
-    fresh.set_weights(half.get_weights())
-    assert [v.shape for v in fresh.optimizer.variables] == [v.shape for v in half.optimizer.variables]
-    for variable, value in zip(fresh.optimizer.variables, arrays(half.optimizer.variables)):
+    fresh.set_weights(whole.get_weights())
+    assert [v.shape for v in fresh.optimizer.variables] == [v.shape for v in whole.optimizer.variables]
+    for variable, value in zip(fresh.optimizer.variables, arrays(whole.optimizer.variables)):
         variable.assign(value)
+    expected = train(whole, range(3, 6), 8)
     for model in (loaded, fresh):
         assert np.array_equal(train(model, range(3, 6), 8), expected)
         assert all(map(np.array_equal, arrays(model.optimizer.variables), arrays(whole.optimizer.variables)))
 
 
-@pytest.mark.parametrize("name", ["kfac", "ekfac", "policy", "quadratic model", "parts"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ekfac",
+        "policy",
+        "parts",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("kfac", "quadratic model")),
+    ],
+)
 def test_graphs_repeat_what_is_done_eagerly(name):
     eager, graph = perceptron(OPTIMIZERS[name]()), perceptron(OPTIMIZERS[name](), run_eagerly=False)
     # Other orders of summation; a few steps enlarge them.

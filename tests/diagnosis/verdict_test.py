@@ -135,6 +135,7 @@ def wine(float64_module, tmp_path_factory):
     return experiment_c("wine", tmp_path_factory.mktemp("logs"), "given", 60)
 
 
+@pytest.mark.slow
 def test_on_wine_only_the_minimum_is_held_against_the_empirical_fisher(wine):
     """Its step opposes the natural one for a while, but so do steps with drawn labels: 178 examples in 14
     directions, with eigenvalues from 1e-5 to 1e6."""
@@ -151,6 +152,7 @@ def test_on_wine_only_the_minimum_is_held_against_the_empirical_fisher(wine):
     assert last.agreeing == last.measurements == 4
 
 
+@pytest.mark.slow
 def test_wine_has_the_cosines_and_lengths_of_the_paper(wine):
     diagnosis, _ = wine
     measured = {m.step: m for m in diagnosis.measurements}

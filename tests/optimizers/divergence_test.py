@@ -1,5 +1,6 @@
 """What is said of divergence, in a graph."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 from helpers.models import network
@@ -22,7 +23,7 @@ def ancestors(nodes, name):
 
 def test_the_counts_that_are_said_are_read_when_they_have_changed():
     """The call of Python waits for reads of its own, which a graph keeps in their place among the changes."""
-    model = network(NaturalGradient(seed=0))
+    model = network(NaturalGradient(seed=0), keras.layers.Identity())
     step = tf.function(model.train_step).get_concrete_function((X, np.arange(8) % 3))
     waits = []
     for function in step.graph.as_graph_def().library.function:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.models import EAGER
 from keras import layers
 
 import kfisher
@@ -45,7 +46,7 @@ def test_only_what_the_forward_pass_moves_is_copied_in_a_step():
     assert sorted(names) == sorted(
         ["moving_mean", "moving_variance", "calls"] + ["moving_mean", "moving_variance"]
     )
-    model.compile(kfisher.optimizers.NaturalGradient(seed=0), "binary_crossentropy")
+    model.compile(kfisher.optimizers.NaturalGradient(seed=0), "binary_crossentropy", **EAGER)
     before = [w.copy() for w in base.layers[0].get_weights()]
     model.fit(X, Y, batch_size=8, epochs=2, verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(before, base.layers[0].get_weights()))
@@ -65,12 +66,12 @@ def test_statistics_of_a_bad_batch_are_put_back_also_beside_frozen_weights():
 
 def test_a_part_that_is_thawed_asks_for_a_new_optimizer_and_then_trains():
     model, base = model_on_frozen_base()
-    model.compile(kfisher.optimizers.NaturalGradient(seed=0), "binary_crossentropy")
+    model.compile(kfisher.optimizers.NaturalGradient(seed=0), "binary_crossentropy", **EAGER)
     model.fit(X, Y, batch_size=8, verbose=0)
     base.trainable = True
     with pytest.raises(ValueError, match="compile the model with a new optimizer"):
         model.fit(X, Y, batch_size=8, verbose=0)
-    model.compile(kfisher.optimizers.NaturalGradient(seed=0), "binary_crossentropy")
+    model.compile(kfisher.optimizers.NaturalGradient(seed=0), "binary_crossentropy", **EAGER)
     before = base.layers[0].get_weights()
     losses = model.fit(X, Y, batch_size=8, epochs=3, verbose=0).history["loss"]
     assert losses[-1] < losses[0]

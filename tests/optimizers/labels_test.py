@@ -69,9 +69,10 @@ def spoilt():
     "optimizer, mode",
     [
         ("kfac", "eager"),
-        ("kfac", "graph"),
         ("diagonal", "graph"),
-        ("sophia", "xla"),
+        ("sophia", "eager"),
+        pytest.param("kfac", "graph", marks=pytest.mark.slow),
+        pytest.param("sophia", "xla", marks=pytest.mark.slow),
     ],
 )
 def test_bad_labels_and_weights_are_refused_between_updates_of_the_curvature(optimizer, mode):

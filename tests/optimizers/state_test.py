@@ -76,6 +76,7 @@ def test_a_model_from_hdf5_is_trained_by_an_optimizer_that_begins_anew(tmp_path,
     loaded = kfisher.attach(keras.saving.load_model(tmp_path / "m.h5"))
     assert "freshly initialized optimizer" in caplog.text
     assert all(map(np.array_equal, loaded.get_weights(), model.get_weights()))
+    loaded.run_eagerly = True
     loaded.fit(X, Y, verbose=0)
     assert int(loaded.optimizer.iterations) == 1
 
@@ -140,9 +141,10 @@ def test_the_state_of_another_architecture_is_refused(files):
 def test_a_backup_of_another_optimizer_is_refused(saved, tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
     optimizer = "adam" if saved == "adam" else SophiaG(seed=0)
-    network(optimizer).fit(X, Y, verbose=0, callbacks=[backup])
+    network(optimizer, **helpers.EAGER).fit(X, Y, verbose=0, callbacks=[backup])
+    model = network(NaturalGradient(0.1, curvature="diagonal"), **helpers.EAGER)
     with pytest.raises(ValueError, match="not that of this optimizer and model"):
-        network(NaturalGradient(0.1, curvature="diagonal")).fit(X, Y, epochs=2, verbose=0, callbacks=[backup])
+        model.fit(X, Y, epochs=2, verbose=0, callbacks=[backup])
 
 
 @pytest.mark.parametrize("eager", [False, True])

@@ -42,6 +42,7 @@ def problem():
     return np.column_stack([x, np.ones(len(x))]), y
 
 
+@pytest.mark.slow
 def test_the_csv_follows_the_equations_of_gradient_descent_and_natural_gradient(wine):
     x, y = problem()
     loss = lambda theta: np.mean((x @ theta - y) ** 2) / 2
@@ -65,6 +66,7 @@ def test_the_csv_follows_the_equations_of_gradient_descent_and_natural_gradient(
     assert expected["natural_gradient"][1] == pytest.approx(0.029839, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_cosine_is_that_of_the_damped_steps_of_the_two_fishers(wine):
     x, y = problem()
     rows = (0 - y)[:, np.newaxis] * x  # the gradients of 1/2 (f - y)^2
@@ -77,6 +79,7 @@ def test_the_cosine_is_that_of_the_damped_steps_of_the_two_fishers(wine):
         assert float(rows[0]["cosine"]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_every_run_has_a_log_of_the_callback_which_the_tab_reads(wine):
     logs = wine[0] / "logs/wine"
     assert sorted(d.name for d in logs.iterdir()) == ["natural_gradient-seed0", "sgd-seed0"]
@@ -87,6 +90,7 @@ def test_every_run_has_a_log_of_the_callback_which_the_tab_reads(wine):
         assert log.measurements[0].damping == 2e-6 and log.verdicts
 
 
+@pytest.mark.slow
 def test_seconds_are_those_of_steps_and_not_of_what_is_measured(monkeypatch, tmp_path):
     now = [0.0]
 

@@ -234,12 +234,14 @@ def test_units_off_counts_in_the_last_printed_digit(value, text, off):
 OFF_BY_ONE = {("logistic A", "trace"), ("linear, noise", "high")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", misspecification.NAMES)
 def test_at_the_minimum_the_numbers_are_those_of_the_table(at_minimum, name):
     for key, off in misspecification.agreement(at_minimum[name]).items():
         assert off == ((name, key) in OFF_BY_ONE), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", misspecification.NAMES)
 def test_at_the_minimum_both_matrices_are_those_of_numpy(at_minimum, name):
     one = at_minimum[name]
@@ -295,6 +297,7 @@ def test_the_matrices_of_binary_features_are_those_of_the_operator():
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_wine_has_the_published_losses_cells_and_cosines(wine):
     for method, printed in published.LOSSES["Wine"].items():
         for iteration, text in printed.items():
@@ -402,6 +405,7 @@ def test_every_experiment_leaves_its_figures_numbers_and_place_in_the_report(eve
     assert len(list((out / "checkpoints").glob("*.npz"))) == 4 * 3
 
 
+@pytest.mark.slow
 def test_statements_on_the_minimum_hold_as_they_are_and_fail_when_the_matrices_are_exchanged(at_minimum):
     assert all(s.holds for s in statements.statements(Evidence(at_minimum=at_minimum)))
     exchanged = {name: dataclasses.replace(a, f=a.ef, ef=a.f) for name, a in at_minimum.items()}
@@ -427,12 +431,14 @@ def reproduced(at_minimum, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_png_and_pdf(reproduced):
     for name in ("misspecification", "misspecification_linear"):
         assert (reproduced / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (reproduced / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_the_csv_has_the_numbers_of_the_table(reproduced, at_minimum):
     with (reproduced / "misspecification.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -442,6 +448,7 @@ def test_the_csv_has_the_numbers_of_the_table(reproduced, at_minimum):
         assert (row["accuracy"] == "") == row["data"].startswith("linear")
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_with_statements_figures_and_both_kinds_of_numbers(reproduced):
     text = (reproduced / "report.html").read_text(encoding="utf-8")
     assert re.findall(r"Statement (\d): <span[^>]*>✓ holds", text) == ["1", "8"]
@@ -451,6 +458,7 @@ def test_the_report_is_one_file_with_statements_figures_and_both_kinds_of_number
     assert "3.0146</td><td>3.02</td><td>1 off in the last digit" in text
 
 
+@pytest.mark.slow
 def test_a_statement_that_does_not_hold_says_so(tmp_path, at_minimum):
     claims = statements.statements(Evidence(at_minimum=at_minimum))
     claims[1].checks.append(Check("1 < 0 & so on", "<no>", False))
@@ -460,6 +468,7 @@ def test_a_statement_that_does_not_hold_says_so(tmp_path, at_minimum):
     assert "1 &lt; 0 &amp; so on" in text and "&lt;no&gt;" in text
 
 
+@pytest.mark.slow
 def test_a_difference_to_a_published_loss_is_shown_beside_it(wine):
     result = optimization.Result("BreastCancer")
     result.losses = {method: np.full(101, 5.038e-4) for method in optimization.METHODS}
@@ -470,6 +479,7 @@ def test_a_difference_to_a_published_loss_is_shown_beside_it(wine):
     assert shown == {("GD", "25"): "0.1% apart"}
 
 
+@pytest.mark.slow
 def test_boston_is_shown_with_its_caveat(wine):
     assert "racist premise" in pipeline.caveat()
     drawn = figures.optimization([wine], pipeline.caveat())

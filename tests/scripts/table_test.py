@@ -72,6 +72,7 @@ CAREFUL = ["--epochs", "40", "--learning-rates", "natural_gradient=0.3",
            "--dampings", "natural_gradient=0.01"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_regression_ends_at_least_squares_with_curves_cosine_and_verdict(table, capsys):
     path = table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], flat=[7] * N, price=PRICE)
     run(path, "--target", "price", *FAST)
@@ -194,6 +195,7 @@ def test_the_slowest_just_reaches_the_target(loss, target):
     assert report.target_of(runs) == target >= loss
 
 
+@pytest.mark.slow
 def test_a_setting_of_the_grid_is_a_run_of_its_own(table):
     """Rate and damping are those of the setting, though the model was traced with another; from the start."""
     path = table(a=NUMBERS[:, 0], b=NUMBERS[:, 1], label=LABEL)
