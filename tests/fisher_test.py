@@ -1,9 +1,12 @@
 """Exact, Sampled, Empirical: each equals what its definition says of the compiled Keras loss, in float64."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from helpers import oracle
 
 import kfisher
@@ -541,3 +544,16 @@ def test_fishers_by_name_config_and_instance():
     assert copied.num_samples == 5
     with pytest.raises(ValueError, match="kfisher.Exact"):
         fishers.get("emprical")
+
+
+def test_steps_of_a_family_without_a_known_fisher_are_measured_by_labels_drawn_anew():
+    """A shift of Student's t, whose Fisher is (v + 1) / (v + 3): what 4 draws of 4000 examples say of it."""
+    eta = tf.zeros((4000, 1), tf.float64)
+    loss = kfisher.losses.NegativeLogLikelihood(
+        lambda f: tfp.distributions.StudentT(np.float64(4.0), f, np.float64(1.0))
+    )
+    likelihood = kfisher.likelihoods.from_loss(loss)
+    head = types.SimpleNamespace(likelihood=likelihood, eta=eta, labels=None, root_weights=1.0)
+    assert not likelihood.is_known(eta)
+    (product,) = fishers.Expected().output_products([head], tf.constant([0, 0]))([tf.ones_like(eta)])
+    assert float(tf.reduce_mean(product)) == pytest.approx(5 / 7, rel=0.05)

@@ -36,13 +36,20 @@ def spoil(model):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("curvature", ["dense", "gram", "matrix_free"])
-def test_no_update_exceeds_its_trust_region_whatever_momentum_does(curvature, momentum):
+@pytest.mark.parametrize(
+    "curvature, fisher, momentum",
+    [
+        *((curvature, "exact", m) for curvature in ("dense", "gram", "matrix_free") for m in (0.0, 0.9)),
+        ("gram", "sampled", 0.9),
+        ("gram", "empirical", 0.0),
+        ("matrix_free", "empirical", 0.9),
+    ],
+)
+def test_no_update_exceeds_its_trust_region_whatever_makes_it(curvature, fisher, momentum):
     """A Normal with a mean that is linear in the weights, where KL(p || p') is |f - f'|^2 / C."""
     c = 0.01
     options = {"curvature": curvature, "damping": 1e-6, "momentum": momentum, "trust_region": c}
-    optimizer = NaturalGradient(64.0, "exact", **options)
+    optimizer = NaturalGradient(64.0, fisher, seed=0, **options)
     model = network(optimizer, keras.layers.Identity(), loss="mse", outputs=2)
     found = []
     for n in range(12):
