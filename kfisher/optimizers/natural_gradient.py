@@ -37,16 +37,15 @@ class NaturalGradient(ObservingOptimizer):
     `kfisher.Sequential`, or call `kfisher.attach(model)`. In a loop of your own call `observe` before the
     forward pass of each step (dropout then uses the same mask in both).
 
-    With no argument it is meant to be safe and good on any model whose loss is a likelihood, for three
-    reasons that do not depend on the problem:
+    With no argument it is meant to be safe and good where the loss is a likelihood, for three reasons:
 
     1. No update leaves the region where F describes the model. The KL divergence of each, momentum included,
        is at most c = 0.003 s, with s the size of the loss, a running average:
 
            δᵀ (F + damping I) δ / 2 ≤ c.
 
-       So the mean square by which the outputs move, in the units of the likelihood and as far as the F of
-       the curvature knows, is at most 0.6 % of s, whatever the learning rate.
+       So the mean square by which the outputs move, in the units of the likelihood and as far as F is
+       known, is at most 0.6 % of s.
     2. Curvature that is averaged over batches is never staler than the weights have moved: factors and
        inverses are made anew after half as many steps of full length as their periods say.
     3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
@@ -66,8 +65,7 @@ class NaturalGradient(ObservingOptimizer):
         damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: λ in the
             units of F (loss / parameter²). A float can be set anew while training,
             `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 0.08 / n for an F
-            known from n examples, 16 and more, no less than 1e-4 (1e-4 for the exact F of a batch); ten times
-            as much after a step that was taken back, and slowly less again.
+            known from n ≥ 16 examples, at least 1e-4; ten times as much after a step that was taken back.
         momentum: `"auto"`, or a float in [0, 1). What is preconditioned is a running average of gradients,
             m ← momentum m + (1 - momentum) ∇L, without bias towards its start at zero, so that the step is
             as long as without. `"auto"`, the default, is 0.5 where the curvature averages over batches and
@@ -91,8 +89,8 @@ class NaturalGradient(ObservingOptimizer):
             `"dense"`, `"ekfac"` and `"matrix_free"` know one batch only and refuse it at the first step.
 
     Attributes:
-        skipped_steps: How many steps were left out because the batch, the gradient or the solve was not
-            finite, or the loss of the batch out of all proportion. No weight changes in such a step.
+        skipped_steps: How many steps were left out, with no weight changed: the batch, the gradient or the
+            solve was not finite, or the loss of the batch out of all proportion.
         rejected_steps: How many steps were taken back. Five in a row of the one or the other, or an average
             loss that is far above its start, and there is a warning in the middle of `fit`, once;
             `kfisher.callbacks.TerminateOnDivergence` ends it instead. `fit` also tells of skipped steps at
