@@ -207,6 +207,7 @@ def times_right(matrix: tf.Tensor, factor: tf.Tensor, transpose: bool = False) -
 
 
 def _one(stack: tf.Tensor) -> tf.Tensor:
+    """The matrix of a single group; TensorFlow traces `[0]` as four operations."""
     return tf.squeeze(stack, 0)
 
 

@@ -65,7 +65,7 @@ class NaturalGradient(ObservingOptimizer):
         damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: λ in the
             units of F (loss / parameter²). A float can be set anew while training,
             `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 0.08 / n for an F
-            known from n ≥ 16 examples, at least 1e-4; ten times as much after a step that was taken back.
+            known from n ≥ 16 examples, seldom below 1e-4, and ten times as much after a step taken back.
         momentum: `"auto"`, or a float in [0, 1). What is preconditioned is a running average of gradients,
             m ← momentum m + (1 - momentum) ∇L, without bias towards its start at zero, so that the step is
             as long as without. `"auto"`, the default, is 0.5 where the curvature averages over batches and
