@@ -80,7 +80,7 @@ class Cautious(Damping):
     averages of F hold: at first those of one batch, among whose gradients most directions of a large
     network are not; at most B / (1 - decay) for batches of B. A step
     that is taken back multiplies the caution by 10, each good one takes 5 % of it back. Curvatures of a
-    single batch have `minimum` for `initial`, and W = 1. `damping="auto"` means this with its defaults.
+    single batch have `minimum` for `initial`. `damping="auto"` means this with its defaults.
 
     Args:
         initial: Positive float, λ in the units of F (loss / parameter²) for up to 16 examples. Defaults

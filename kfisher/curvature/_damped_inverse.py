@@ -64,8 +64,8 @@ _DIAGONAL, _FORMED = np.int32(-1), np.int32(0)
 
 
 class TruncatedInverse(FormedInverse):
-    """Scaled eigenvectors as the first `rank` rows of `inverse`; at rank 0 the inverse itself; below, its first
-    row is the diagonal of the inverse."""
+    """Scaled eigenvectors as the first `rank` rows of `inverse`; at rank 0 the inverse itself; below, its
+    first row is the diagonal of the inverse."""
 
     def __init__(self, add: Callable, factor: keras.Variable):
         super().__init__(add, factor)
@@ -186,8 +186,8 @@ def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
 def _is_close_to_its_diagonal(matrix: np.ndarray, shift: np.ndarray, tail: float) -> bool:
     """True if D / (1 + tail) ≤ M + d I ≤ (1 + tail) D."""
     n, diagonal = len(matrix), np.diag(matrix) + shift
-    # Within these bounds, and with the mean 1 that they have, no eigenvalues of D^(-1/2) (M + d I) D^(-1/2) have
-    # a larger mean square: most M are seen to be none of these before anything is factorised.
+    # Within these bounds, and with the mean 1 that they have, no eigenvalues of D^(-1/2) (M + d I) D^(-1/2)
+    # have a larger mean square: most M are seen to be none of these before anything is factorised.
     rows = np.einsum("ij,ij,j->i", matrix, matrix, 1 / diagonal) / diagonal
     squares = rows.sum() + n - np.square(np.diag(matrix) / diagonal).sum()
     if not squares <= n * (1 + tail**2 / (1 + tail)):

@@ -21,7 +21,9 @@ _WINDOW = 20.0
 # A loss that exceeds its average by so many times its size is no batch of this problem ...
 _OUTLIER = 100.0
 # ... unless so many come in a row, and twice as many as ever did by accident: then the problem has changed.
-_PATIENCE = 3
+_PATIENCE = 10
+# Over how many steps the best average loss is forgotten, where it does not come back.
+_MEMORY = 1000.0
 # A step that is taken back shortens the next ones; they grow again by a twentieth each.
 _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
 
@@ -53,17 +55,24 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s (EF: 0.003 s² / W)      bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
+        c = 0.003 min(s, s²/B) r²   bounds δᵀ (F + damping I) δ / 2 where the region is "auto" (EF: s²/W),
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
         l_t - before > (s / 2 + 8 √(c s) + 4 c) max(1, |before| / s)     takes it back.
 
     The judge has seen neither the examples nor the labels that made the step, and costs nothing where the
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
     on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
+    B is the weight of outputs under absolute error (`Fisher.divergence`).
 
-    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share of the labels is bad
-    such batches come in a row now and then; a row that an ordinary batch ended was an accident. Only one of
-    three or more, and twice as long as any accident, is taken for a new problem.
+    Many steps, each too small to be judged, can still carry the loss away, where gradients are mostly noise
+    or F misses rare examples. So c goes by the best average, l' of the size s', not by one that has risen:
+    its s is at most s', and r = s' / (s' + l - l'). The steps become shorter in proportion as the loss
+    rises, and their noise with them; none becomes longer because an earlier one was bad. The best average
+    is forgotten over 1000 steps, in case it was luck.
+
+    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share p of batches is bad, k
+    in a row come once in p⁻ᵏ / (1 - p) batches; a row that an ordinary batch ended was an accident. Only
+    one of ten or more (once in 90 000 for a third), and twice as long as any accident, is a new problem.
 
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
@@ -87,6 +96,7 @@ class Guard:
 
         self.level, self.spread = scalar("loss_level"), scalar("loss_spread")
         self.start = scalar("first_loss")
+        self.best, self.best_size = scalar("best_loss_level"), scalar("size_at_best_loss_level")
         self.judged = scalar("judged_steps", dtype="int32")
         self.outliers = scalar("outliers_in_a_row", dtype="int32")
         self.accident = scalar("most_outliers_by_accident", dtype="int32")
@@ -109,9 +119,12 @@ class Guard:
             return None
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
-        size = tf.where(tf.equal(self.judged.value, 0), tf.abs(tf.cast(first, tf.float64)), self.size())
-        divergence = self._fisher.divergence(size, self._curvature.weight)
-        return SHARE * divergence * self.confidence.value
+        known, best = self.judged.value > 0, tf.convert_to_tensor(self.best_size.value)
+        size = tf.where(known, tf.minimum(self.size(), best), tf.abs(tf.cast(first, tf.float64)))
+        risen = tf.maximum(self.level.value - self.best.value, 0)
+        shorter = tf.where(known, tf.math.divide_no_nan(best, best + risen), tf.ones_like(best))
+        divergence = self._fisher.divergence(size, self._curvature.weight, self._curvature.bounded)
+        return SHARE * divergence * shorter**2 * self.confidence.value
 
     # --- what the batch after it says -------------------------------------------------------------
 
@@ -169,7 +182,6 @@ class Guard:
         """Called when a step was taken."""
         loss, none = judgement.loss, tf.zeros_like(judgement.loss)
         first = tf.equal(self.judged.value, 0)
-        self.start.assign(tf.where(first, loss, self.start.value))
         patient, outliers = self._is_patient(), tf.convert_to_tensor(self.outliers.value)
         self.accident.assign(
             tf.where(patient, tf.maximum(self.accident.value, outliers), self.accident.value)
@@ -181,6 +193,13 @@ class Guard:
         self.spread.assign(spread + rate * (tf.abs(loss - level) - spread))
         self.level.assign(level + rate * (loss - level))
         self.judged.assign(steps)
+        # Until then the average is over fewer steps than it will be, and may be small by luck.
+        begins = tf.cast(steps, tf.float64) <= _WINDOW
+        self.start.assign(tf.where(begins, self.level.value, self.start.value))
+        is_best = begins | (self.level.value <= self.best.value)
+        pace = tf.where(is_best, tf.ones_like(rate), 1 / _MEMORY)
+        self.best.assign_add(pace * (self.level.value - self.best.value))
+        self.best_size.assign_add(pace * (self.size() - self.best_size.value))
         self.outliers.assign(0)
         self.can_return.assign(1)
         grown = self.confidence.value * _RECOVERY

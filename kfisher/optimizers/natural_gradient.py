@@ -41,12 +41,12 @@ class NaturalGradient(ObservingOptimizer):
     reasons that do not depend on the problem:
 
     1. No update leaves the region where F describes the model. The KL divergence of each, momentum included,
-       is at most c = 0.003 s, with s the size of the loss, a running average: δ is shortened until
+       is at most c = 0.003 s, with s the size of the loss, a running average at its best: δ is shortened until
 
            δᵀ (F + damping I) δ / 2 ≤ c.
 
        So the mean square by which the outputs move, in the units of the likelihood and as far as the F of
-       the curvature knows, is at most 0.6 % of s, whatever the learning rate.
+       the curvature knows, is at most 0.6 % of s. Steps become shorter as the loss rises above its best.
     2. Curvature that is averaged over batches is never staler than the weights have moved: factors and
        inverses are made anew after half as many steps of full length as their periods say.
     3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
@@ -74,9 +74,9 @@ class NaturalGradient(ObservingOptimizer):
             there is a trust region, else 0.
         trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
             With labels drawn by a curvature of one batch, F above is the exact one of the batch; with the
-            empirical Fisher c is 0.003 s² / W, with W as in `kfisher.damping.Cautious`: δᵀ EF δ is the mean
-            square by which the losses of examples change. `None` is the textbook update: nothing is bounded, judged or taken back.
-            Defaults to `"auto"`.
+            empirical Fisher s² / W takes the place of s, W as in `kfisher.damping.Cautious`: δᵀ EF δ is the
+            mean square by which the losses of examples change. `None` is the textbook update: nothing is
+            bounded, judged or taken back. Defaults to `"auto"`.
         step: `"fixed"`, or `"quadratic_model"`: learning rate and momentum are chosen anew at each step, as
             the minimum of the damped quadratic model of the loss along the natural-gradient step and the
             last update, with the exact Fisher of the batch; `learning_rate` and `momentum` are then not
@@ -248,7 +248,7 @@ class NaturalGradient(ObservingOptimizer):
             self.rejected_steps.assign_add(1)
             self.guard.take_back()
             self.curvature.moved(tf.constant(float("inf"), tf.float64))
-            self._adaptive.after_rejection()
+            self._adaptive.after_rejection(self.curvature)
             self.failed(batch.xla)
 
         # 3. One of three.

@@ -11,17 +11,17 @@ TARGETS = X @ RNG.normal(size=(3, 2))
 
 
 def test_bad_batches_that_come_in_a_row_by_accident_are_no_new_problem():
-    """One batch in three is bad, as where one label in twenty is: in time there are rows of them."""
+    """One batch in three is bad, as where one label in twenty is: there are rows of them, at any time."""
     optimizer = NaturalGradient(seed=0)
     model = network(optimizer, loss="mse", outputs=2)
     for _ in range(4):
         model.train_on_batch(X, TARGETS)
-    for row in (1, 2, 3, 5, 2, 9):
+    for row in (6, 1, 2, 9):
         for _ in range(row):
             model.train_on_batch(X, TARGETS + 1e4)
         loss = model.train_on_batch(X, TARGETS)
-    assert int(optimizer.skipped_steps) == 22 and loss < 10
+    assert int(optimizer.skipped_steps) == 18 and loss < 10
     # One twice as long is no accident.
     for _ in range(19):
         model.train_on_batch(X, TARGETS + 1e4)
-    assert int(optimizer.skipped_steps) == 22 + 18
+    assert int(optimizer.skipped_steps) == 18 + 18
