@@ -41,7 +41,7 @@ class NaturalGradient(ObservingOptimizer):
     reasons that do not depend on the problem:
 
     1. No update leaves the region where F describes the model. The KL divergence of each, momentum included,
-       is at most c = 0.003 s, with s the size of the loss, a running average at its best: δ is shortened until
+       is at most c = 0.003 s, with s the size of the running loss at its best: δ is shortened until
 
            δᵀ (F + damping I) δ / 2 ≤ c.
 
