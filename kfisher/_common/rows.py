@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -31,12 +31,21 @@ def map_rows(function: Callable, elements: tuple, vectorizes: bool) -> list[tf.T
 
 def flatten_positions(t: tf.Tensor, leading: int, trailing: int) -> tf.Tensor:
     """All axes between the `leading` first and the `trailing` last in one, its size static if known."""
-    middle = t.shape[leading : t.shape.rank - trailing].num_elements()
-    shape = tf.shape(t)
-    parts = [shape[:leading], [-1 if middle is None else middle], shape[t.shape.rank - trailing :]]
-    flat = tf.reshape(t, tf.concat(parts, 0))
-    static = [*t.shape[:leading], middle, *t.shape[t.shape.rank - trailing :]]
-    return tf.ensure_shape(flat, static)
+    first_of_last = t.shape.rank - trailing
+    middle, last = t.shape[leading:first_of_last].num_elements(), t.shape[first_of_last:]
+    if last.is_fully_defined():
+        return reshape_behind(t, leading, [middle, *last])
+    parts = [tf.shape(t)[:leading], [-1 if middle is None else middle], tf.shape(t)[first_of_last:]]
+    return tf.ensure_shape(tf.reshape(t, tf.concat(parts, 0)), [*t.shape[:leading], middle, *last])
+
+
+def reshape_behind(t: tf.Tensor, leading: int, shape: Sequence[int | None]) -> tf.Tensor:
+    """With axes of this `shape` behind the `leading` first; of one, `None`, the size is what is left."""
+    static = [*t.shape[:leading], *shape]
+    known = [-1 if n is None else n for n in static]
+    if known.count(-1) <= 1 and 0 not in known:  # one operation where TensorFlow needs no help
+        return tf.reshape(t, known)
+    return tf.ensure_shape(tf.reshape(t, tf.concat([tf.shape(t)[:leading], known[leading:]], 0)), static)
 
 
 def broadcast_counts(tensors: list[tf.Tensor]) -> list[tf.Tensor]:

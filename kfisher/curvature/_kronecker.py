@@ -193,7 +193,7 @@ def times(factor: tf.Tensor, matrix: tf.Tensor, transpose: bool = False) -> tf.T
     if factor.shape.rank == 2:
         return factor[..., tf.newaxis] * matrix
     if factor.shape[0] == 1:
-        return tf.matmul(factor[0], matrix[0], transpose_a=transpose)[tf.newaxis]
+        return tf.expand_dims(tf.matmul(_one(factor), _one(matrix), transpose_a=transpose), 0)
     return tf.matmul(factor, matrix, transpose_a=transpose)
 
 
@@ -202,8 +202,12 @@ def times_right(matrix: tf.Tensor, factor: tf.Tensor, transpose: bool = False) -
     if factor.shape.rank == 2:
         return matrix * factor[:, tf.newaxis]
     if factor.shape[0] == 1:
-        return tf.matmul(matrix[0], factor[0], transpose_b=transpose)[tf.newaxis]
+        return tf.expand_dims(tf.matmul(_one(matrix), _one(factor), transpose_b=transpose), 0)
     return tf.matmul(matrix, factor, transpose_b=transpose)
+
+
+def _one(stack: tf.Tensor) -> tf.Tensor:
+    return tf.squeeze(stack, 0)
 
 
 def mean_eigenvalue(factor: tf.Tensor) -> tf.Tensor:

@@ -15,6 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.rows import reshape_behind
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -35,11 +37,10 @@ class Piece:
 
     def to_matrix(self, tensor: tf.Tensor, leading: int = 0) -> tf.Tensor:
         """A tensor in the shape of the variable as `(groups, inputs, outputs)`; `leading` axes stay."""
-        lead = tf.shape(tensor)[:leading]
         order = [*range(leading), *(leading + i for i in self.order)]
         if self.order != tuple(range(len(self.order))):
-            tensor = tf.transpose(tf.reshape(tensor, tf.concat([lead, self.split], 0)), order)
-        return tf.reshape(tensor, tf.concat([lead, self.shape], 0))
+            tensor = tf.transpose(reshape_behind(tensor, leading, self.split), order)
+        return reshape_behind(tensor, leading, self.shape)
 
     def from_matrix(self, matrix: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
         """Back to the shape of the variable."""

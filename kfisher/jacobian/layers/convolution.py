@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.rows import flatten_positions
+from kfisher._common.rows import flatten_positions, reshape_behind
 from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.blocks import Piece
 from kfisher.jacobian.layers.dense import MatrixRule
@@ -54,11 +54,9 @@ class ConvolutionRule(MatrixRule):
     def inputs(self, layer_call: LayerCall) -> tf.Tensor:
         patches = patches_of(layer_call.layer, layer_call.args[0])
         groups = layer_call.layer.groups
-        _, positions, k, channels = patches.shape
-        lead = tf.shape(patches)[:2]
-        split = tf.reshape(patches, tf.concat([lead, [k, groups, channels // groups]], 0))
-        a = tf.reshape(tf.transpose(split, [0, 1, 3, 2, 4]), tf.concat([lead, [groups, -1]], 0))
-        return tf.ensure_shape(a, [None, positions, groups, k * channels // groups])
+        k, channels = patches.shape[2:]
+        split = reshape_behind(patches, 2, [k, groups, channels // groups])
+        return reshape_behind(tf.transpose(split, [0, 1, 3, 2, 4]), 2, [groups, k * channels // groups])
 
     def gradients(self, layer_call: LayerCall) -> tf.Tensor:
         groups = layer_call.layer.groups
@@ -69,8 +67,7 @@ class ConvolutionRule(MatrixRule):
         if layer_call.layer.data_format == "channels_first":
             g = tf.transpose(g, [0, 1, *range(3, g.shape.rank), 2])
         g = flatten_positions(g, 2, 1)
-        split = tf.reshape(g, tf.concat([tf.shape(g)[:3], [groups, outputs]], 0))
-        return tf.ensure_shape(split, [*g.shape[:3], groups, outputs])
+        return reshape_behind(g, 3, [groups, outputs])
 
 
 class DepthwiseConvolutionRule(ConvolutionRule):
@@ -112,8 +109,7 @@ def patches_of(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
         )
     flat = flatten_positions(patches, 1, 1)
     k = math.prod(sizes)
-    split = tf.reshape(flat, tf.concat([tf.shape(flat)[:2], [k, x.shape[-1]]], 0))
-    return tf.ensure_shape(split, [None, flat.shape[1], k, x.shape[-1]])
+    return reshape_behind(flat, 2, [k, x.shape[-1]])
 
 
 def _windows(x: tf.Tensor, sizes: Any, strides: Any, rates: Any, padding: str) -> tf.Tensor:

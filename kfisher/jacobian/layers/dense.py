@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.rows import flatten_positions
+from kfisher._common.rows import flatten_positions, reshape_behind
 from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.base import AffineRule, formed, outer
 from kfisher.jacobian.layers.blocks import Block, Piece, matrix
@@ -43,11 +43,11 @@ class MatrixRule(AffineRule):
 
     def to_kernel(self, rows: tf.Tensor) -> tf.Tensor:
         """`(R, N, I, G, O)` in the layout of the kernel, `(R, N, *kernel.shape)`."""
-        return _reshape_tail(rows, 2, self.layer_calls[0].layer.kernel.shape)
+        return reshape_behind(rows, 2, self.layer_calls[0].layer.kernel.shape)
 
     def bias_rows(self, layer_call: LayerCall) -> tf.Tensor:
         """Rows of the bias, `(R, N, *bias.shape)`."""
-        return _reshape_tail(tf.reduce_sum(self.gradients(layer_call), 2), 2, layer_call.layer.bias.shape)
+        return reshape_behind(tf.reduce_sum(self.gradients(layer_call), 2), 2, layer_call.layer.bias.shape)
 
     @classmethod
     def kernel_piece(cls, layer: keras.layers.Layer) -> Piece:
@@ -158,10 +158,6 @@ class DenseRule(MatrixRule):
 
     def gradients(self, layer_call: LayerCall) -> tf.Tensor:
         return flatten_positions(layer_call.grads[0][..., tf.newaxis, :], 2, 2)
-
-
-def _reshape_tail(t: tf.Tensor, leading: int, shape: Any) -> tf.Tensor:
-    return tf.reshape(t, tf.concat([tf.shape(t)[:leading], shape], 0))
 
 
 def _scale_blocks(gram: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.rows import flatten_positions
+from kfisher._common.rows import flatten_positions, reshape_behind
 from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.blocks import Piece
 from kfisher.jacobian.layers.dense import MatrixRule
@@ -79,14 +79,14 @@ class EinsumDenseRule(MatrixRule):
         labels = _Labels(self.layer_calls[0].layer.equation)
         stored = labels.contracted + labels.groups + labels.new
         sizes = [kernel.shape[labels.kernel.index(c)] for c in stored]
-        split = tf.reshape(rows, tf.concat([tf.shape(rows)[:2], sizes], 0))
+        split = reshape_behind(rows, 2, sizes)
         return tf.transpose(split, [0, 1, *(stored.index(c) + 2 for c in labels.kernel)])
 
     def bias_rows(self, layer_call: LayerCall) -> tf.Tensor:
         g, shape = layer_call.grads[0], layer_call.layer.bias.shape
         lead = g.shape.rank - len(shape)  # the bias broadcasts against the last axes
         axes = [*range(2, lead), *(lead + i for i, size in enumerate(shape) if size == 1)]
-        return tf.reshape(tf.reduce_sum(g, axes), tf.concat([tf.shape(g)[:2], shape], 0))
+        return reshape_behind(tf.reduce_sum(g, axes), 2, shape)
 
 
 class _Labels:
@@ -120,6 +120,5 @@ def _merge(t: tf.Tensor, leading: int, groups: int, features: int) -> tf.Tensor:
     rank = t.shape.rank
     shape = t.shape[rank - groups - features :]
     sizes = [shape[:groups].num_elements(), shape[groups:].num_elements()]
-    merged = tf.reshape(t, tf.concat([tf.shape(t)[: rank - groups - features], sizes], 0))
-    merged = tf.ensure_shape(merged, [*t.shape[: rank - groups - features], *sizes])
+    merged = reshape_behind(t, rank - groups - features, sizes)
     return flatten_positions(merged, leading, 2)

@@ -200,12 +200,12 @@ class Formed:
 def _second_moment(t: tf.Tensor, diagonal: bool) -> tf.Tensor:
     """sum t tᵀ over all axes but the last two, `(G, I, I)`, or its diagonal, `(G, I)`."""
     groups, width = t.shape[-2:]
+    if groups == 1 and not diagonal:
+        flat = tf.reshape(t, [-1, width])
+        return tf.expand_dims(tf.matmul(flat, flat, transpose_a=True), 0)
     flat = tf.reshape(t, [-1, groups, width])
     if diagonal:
         return tf.reduce_sum(tf.square(flat), 0)
-    if groups == 1:
-        flat = flat[:, 0]
-        return tf.matmul(flat, flat, transpose_a=True)[tf.newaxis]
     flat = tf.transpose(flat, [1, 0, 2])
     return tf.matmul(flat, flat, transpose_a=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.rows import reshape_behind
 from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.base import AffineRule, Rule, formed, run
 from kfisher.jacobian.layers.blocks import Block
@@ -46,7 +47,7 @@ class ScaleShiftRule(AffineRule):
         rows = []
         for variable in self.variables:
             row = tf.reduce_sum(g if variable is beta else g * tf.cast(normalised, g.dtype), summed)
-            rows.append(tf.reshape(row, tf.concat([tf.shape(row)[:2], variable.shape], 0)))
+            rows.append(reshape_behind(row, 2, variable.shape))
         return rows
 
     def _normalised(self, layer_call: LayerCall) -> tf.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.rows import flatten_positions
+from kfisher._common.rows import flatten_positions, reshape_behind
 from kfisher.jacobian.layers.base import AffineRule, Rule
 from kfisher.jacobian.layers.blocks import Block, Piece
 from kfisher.jacobian.layers.convolution import patches_of
@@ -60,13 +60,11 @@ class SeparableRule(AffineRule):
         for block in self.structure(self.variables, [layer]):
             if block.variables[0] is layer.depthwise_kernel:
                 back = tf.tensordot(g, second, [[-1], [-1]])
-                split = tf.reshape(back, tf.concat([tf.shape(back)[:-1], [channels, multiplier]], 0))
-                split = tf.ensure_shape(split, [*back.shape[:-1], channels, multiplier])
+                split = reshape_behind(back, back.shape.rank - 1, [channels, multiplier])
                 found.append((block, Positions(a, split)))
                 continue
             z = tf.einsum("nsck,kcm->nscm", a, first)
-            z = tf.reshape(z, tf.concat([tf.shape(z)[:2], [1, hidden]], 0))
-            z = tf.ensure_shape(z, [None, a.shape[1], 1, hidden])
+            z = reshape_behind(z, 2, [1, hidden])
             one = tf.ones_like(z[..., :1])
             inputs = {id(layer.pointwise_kernel): z, id(layer.bias): one}
             stacked = tf.concat([inputs[id(v)] for v in block.variables], -1)
