@@ -119,12 +119,25 @@ class Guard:
             return None
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
-        known, best = self.judged.value > 0, tf.convert_to_tensor(self.best_size.value)
-        size = tf.where(known, tf.minimum(self.size(), best), tf.abs(tf.cast(first, tf.float64)))
-        risen = tf.maximum(self.level.value - self.best.value, 0)
-        shorter = tf.where(known, tf.math.divide_no_nan(best, best + risen), tf.ones_like(best))
+        size = tf.minimum(self.size(), self.best_size.value)
+        size = tf.where(self.judged.value > 0, size, tf.abs(tf.cast(first, tf.float64)))
         divergence = self._fisher.divergence(size, self._curvature.weight, self._curvature.bounded)
-        return SHARE * divergence * shorter**2 * self.confidence.value
+        return SHARE * divergence * self._shorter() ** 2 * self.confidence.value
+
+    def _shorter(self) -> tf.Tensor:
+        """r, by how much a loss above its best shortens steps."""
+        best = tf.convert_to_tensor(self.best_size.value)
+        risen = tf.maximum(self.level.value - self.best.value, 0)
+        ratio = tf.math.divide_no_nan(best, best + risen)
+        return tf.where(self.judged.value > 0, ratio, tf.ones_like(ratio))
+
+    def length(self, share: tf.Tensor) -> tf.Tensor:
+        """The length of a step as a share of what the loss allows as it is, from that of what c allows."""
+        share = tf.minimum(share, 1)
+        if self._radius != "auto":
+            return share
+        size, best = self.size(), tf.convert_to_tensor(self.best_size.value)
+        return share * self._shorter() * tf.sqrt(tf.where(best < size, best / size, tf.ones_like(size)))
 
     # --- what the batch after it says -------------------------------------------------------------
 

@@ -281,7 +281,7 @@ class NaturalGradient(ObservingOptimizer):
             self._average.keep(average)
             self.apply_steps(steps, variables)
             if share is not None:
-                self.curvature.moved(tf.minimum(share, 1))
+                self.curvature.moved(self.guard.length(share))
             if self.guard is None:
                 self.succeeded(batch.xla)
 
