@@ -82,9 +82,9 @@ class Cautious(Damping):
     estimate from it alone. A step that is taken back multiplies the caution by 10, each good one takes 5 % of
     it back. `damping="auto"` means this with its defaults.
 
-    For the F of a single batch W = 1, and for its exact F `initial` is `minimum`. There, in float64, the
-    damping follows a loss that falls steadily, as that of a whole data set does, down to a ten thousandth:
-    each loss below the one before halves λ, each other one takes four times as much.
+    For the exact F of a single batch `initial` is `minimum`. There, in float64, the damping follows a loss
+    that falls steadily, as that of a whole data set does, down to a ten thousandth: each loss below the one
+    before halves λ, each other one takes four times as much.
 
     Args:
         initial: Positive float, λ in the units of F (loss / parameter²) for up to 16 examples. Defaults

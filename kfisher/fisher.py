@@ -59,9 +59,19 @@ class Fisher:
         """The kind without the noise of drawn labels."""
         return Expected()
 
-    def divergence(self, size: tf.Tensor, weight: tf.Tensor | float) -> tf.Tensor:
-        """δᵀ F δ of a step that changes the loss, whose values weigh `weight` together, by its `size`."""
-        return size
+    def divergence(self, size: tf.Tensor, weight: tf.Tensor | float, bounded: tf.Tensor | float) -> tf.Tensor:
+        """δᵀ F δ of a step that changes the loss by its `size`.
+
+        Under absolute error F does not know how large the errors are: C outputs of weight w that move by
+        their error have w C (|f - y| / b)², and all together `size²` / B or more, with B = Σ w C.
+
+        Args:
+            size: Of the loss, a scalar.
+            weight: What its values weigh together, a scalar.
+            bounded: B, a scalar, 0 where there are none.
+        """
+        bounded = tf.cast(bounded, size.dtype)
+        return tf.where(bounded > 0, tf.minimum(size, tf.math.divide_no_nan(size**2, bounded)), size)
 
     def check_labels(self, y: Any) -> None:
         """Raises if the labels of the data are needed and missing."""
@@ -249,7 +259,7 @@ class Empirical(Fisher):
 
     needs_labels = True
 
-    def divergence(self, size: Any, weight: Any) -> Any:
+    def divergence(self, size: Any, weight: Any, bounded: Any) -> Any:
         """δᵀ EF δ = Σ_n w_n (g_n . δ)², where all losses change alike (Σ_n w_n g_n . δ)² / Σ_n w_n."""
         return tf.math.divide_no_nan(size**2, tf.cast(weight, size.dtype))
 

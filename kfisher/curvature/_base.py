@@ -8,9 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common import replicas
 from kfisher._common.vectors import Tensors, dot, path_of
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
+from kfisher.likelihoods.weighted import Head, weights_of
 
 
 class Curvature:
@@ -97,6 +99,11 @@ class Curvature:
         """What the values of the loss on a batch weigh together, on average: 1 where it is their mean."""
         return 1.0
 
+    @property
+    def bounded(self) -> tf.Tensor | float:
+        """What the outputs under absolute error weigh together, on average: see `Fisher.divergence`."""
+        return 0.0
+
     def moved(self, share: tf.Tensor) -> None:
         """Called when a step was taken.
 
@@ -119,6 +126,28 @@ class Curvature:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Curvature:
         return cls(**config)
+
+
+class OfOneBatch(Curvature):
+    """Curvature of each batch alone."""
+
+    def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
+        self.claim()
+        self._weights = add_variable((2,), "zeros", dtype="float32", name="weights_of_batch")
+
+    def weigh(self, heads: list[Head]) -> None:
+        """Notes what the values of the loss weigh, from a batch whose weights are finite."""
+        (weights,) = replicas.total([weights_of(heads)])
+        usable = tf.math.is_finite(weights[0]) & (weights[0] > 0)
+        self._weights.assign(tf.where(usable, weights, self._weights.value))
+
+    @property
+    def weight(self) -> Any:
+        return self._weights.value[0]
+
+    @property
+    def bounded(self) -> Any:
+        return self._weights.value[1]
 
 
 def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:

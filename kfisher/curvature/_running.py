@@ -15,7 +15,7 @@ from kfisher.curvature._base import Curvature
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.jacobian.regularisers import ridge_of
-from kfisher.likelihoods.weighted import example_weights
+from kfisher.likelihoods.weighted import example_weights, weights_of
 
 
 class Running(Curvature):
@@ -64,7 +64,7 @@ class Running(Curvature):
         self._add_variable = add_variable
         self.updates = self.add((), tf.int32, "updates")
         self._examples = self.add((), tf.float32, "examples")
-        self._weight = self.add((), tf.float32, "weight_of_batch")
+        self._weights = self.add((2,), tf.float32, "weights_of_batch")
         self._path = self.add((), tf.float32, "path_since_update")
         self.names = [path_of(variables[block.variables[0]]) for block in blocks]
         self.averages = [
@@ -120,10 +120,10 @@ class Running(Curvature):
         batch = batch.part(self.max_examples)
         root = batch.square_root
         shares, total_weight = example_weights(root.loss.heads)
-        weight = tf.cast(tf.add_n([head.weight for head in root.loss.heads]), tf.float32)
+        weights = weights_of(root.loss.heads)
         if replicas.count() > 1:  # of the whole batch: what is a mean over it is a sum over its parts
             own_weight = total_weight
-            total_weight, weight = replicas.total([own_weight, weight])
+            total_weight, weights = replicas.total([own_weight, weights])
             shares *= tf.math.divide_no_nan(own_weight, total_weight)
         by_variables = {
             tuple(id(v) for v in block.variables): products
@@ -161,7 +161,7 @@ class Running(Curvature):
             self.updates.assign_add(1)
             self._path.assign(0.0)
             self._examples.assign(self.decay * self._examples.value + size)
-            self.mix([*self.averages, [self._weight]], [*measured, [weight]])
+            self.mix([*self.averages, [self._weights]], [*measured, [weights]])
             self.refine(products, step, batch.xla)
 
         replicas.cond(last & usable, take_in, lambda: None)
@@ -252,7 +252,11 @@ class Running(Curvature):
 
     @property
     def weight(self) -> Any:
-        return self._weight.value
+        return self._weights.value[0]
+
+    @property
+    def bounded(self) -> Any:
+        return self._weights.value[1]
 
     def moved(self, share: Any) -> None:
         self._path.assign_add(tf.cast(share, tf.float32))

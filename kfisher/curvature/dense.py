@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from kfisher._common import memory
 from kfisher._common.vectors import dot, flatten, unflatten
-from kfisher.curvature._base import Curvature
+from kfisher.curvature._base import OfOneBatch
 from kfisher.curvature._factorisation import cholesky_solve
 from kfisher.jacobian.square_root import SquareRoot
 
 
 @keras.saving.register_keras_serializable("kfisher")
-class Dense(Curvature):
+class Dense(OfOneBatch):
     """The dense `(P, P)` matrix, solved by a Cholesky factorisation in float64.
 
         x = (F + damping I)⁻¹ gradient,   F = Aᵀ A + diag(ridge)
@@ -37,8 +37,10 @@ class Dense(Curvature):
             "Use curvature='gram' for small batches, 'kfac', or 'matrix_free'.",
             parameters=size,
         )
+        super().build(add_variable, variables, blocks, parts)
 
     def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
+        self.weigh(batch.square_root.loss.heads)
         batch.whole_square_root  # noqa: B018  its pass runs now
 
     def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:

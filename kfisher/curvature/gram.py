@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kfisher._common.checks import probability
 from kfisher._common.vectors import Tensors, dot
-from kfisher.curvature._base import Curvature, last_solution
+from kfisher.curvature._base import OfOneBatch, last_solution
 from kfisher.curvature._factorisation import cholesky_solve
 
 # A part of the gradient outside the row space of A below this many machine epsilons is rounding.
@@ -17,7 +17,7 @@ _ROUNDING = 1000.0
 
 
 @keras.saving.register_keras_serializable("kfisher")
-class Gram(Curvature):
+class Gram(OfOneBatch):
     """Woodbury's identity on the Gram matrix of A: exact for the batch, and cheap when N R < P.
 
     With D = diag(ridge) + damping I, s = damping / D, and the gradient split as g = Aᵀ c + h,
@@ -51,8 +51,8 @@ class Gram(Curvature):
         self.momentum = probability("momentum", momentum)
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
+        super().build(add_variable, variables, blocks, parts)
         if self.momentum:
-            self.claim()
             self._previous = last_solution(add_variable, variables)
 
     def remember(self, solution: Any) -> None:
@@ -72,6 +72,7 @@ class Gram(Curvature):
         return {"momentum": self.momentum}
 
     def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
+        self.weigh(batch.square_root.loss.heads)
         batch.whole_square_root  # noqa: B018  its pass runs now
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:

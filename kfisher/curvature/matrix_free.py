@@ -11,11 +11,11 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.checks import between_0_and_1, positive_integer
 from kfisher._common.vectors import dot, flatten, unflatten
-from kfisher.curvature._base import Curvature, last_solution
+from kfisher.curvature._base import OfOneBatch, last_solution
 
 
 @keras.saving.register_keras_serializable("kfisher")
-class MatrixFree(Curvature):
+class MatrixFree(OfOneBatch):
     """Conjugate gradients on products F v: for any model and any layer, and any size.
 
         find x with || (F + damping I) x - gradient || ≤ tolerance || gradient ||
@@ -42,7 +42,7 @@ class MatrixFree(Curvature):
         self.tolerance = between_0_and_1("tolerance", tolerance)
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
-        self.claim()
+        super().build(add_variable, variables, blocks, parts)
         self._start = last_solution(add_variable, variables)
 
     def remember(self, solution: Any) -> None:
@@ -50,7 +50,7 @@ class MatrixFree(Curvature):
             variable.assign(x)
 
     def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
-        batch.linearization  # noqa: B018  its pass runs now
+        self.weigh(batch.linearization.heads)  # its pass runs now
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
         linearization = batch.linearization

@@ -28,7 +28,12 @@ class Likelihood:
 
     Shapes below: f and eta are `(..., C)`; a label y has the shape of eta unless said otherwise.
     Subclasses say what eta, the distribution, the score and the root of the Fisher are.
+
+    Attributes:
+        bounded: Whether scores do not grow with errors.
     """
+
+    bounded = False
 
     def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
         """eta(f), shape `(..., C)`; differentiable in `outputs`."""

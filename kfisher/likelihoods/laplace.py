@@ -24,6 +24,8 @@ class Laplace(Independent):
             -log p is Keras' mean absolute error up to a constant.
     """
 
+    bounded = True
+
     def __init__(self, scale: float | None = None):
         self.scale = None if scale is None else positive("scale", scale, "a positive float, or None")
 

@@ -23,6 +23,7 @@ class Head:
         eta: Its coordinates, `(N, ..., C)`.
         labels: Those of the data in the shape of eta, or `None`.
         weight: What the values of the loss weigh together: 1 where it is their mean.
+        bounded: What the outputs weigh together whose scores do not grow with errors.
         root_weights: √(w), which broadcasts to eta; w is that of log p, of which a value may be a mean.
     """
 
@@ -41,6 +42,7 @@ class Head:
         self.labels = self.likelihood.labels(labels, self.eta) if labelled else None
         weights = _not_negative(tf.cast(term.weights, self.eta.dtype))
         self.weight = tf.reduce_sum(weights)
+        self.bounded = self.weight * (self.eta.shape[-1] if self.likelihood.bounded else 0)
         weights /= self.likelihood.copies(self.eta)
         missing = self.eta.shape.rank - weights.shape.rank
         if missing < 1 or not weights.shape.is_compatible_with(self.eta.shape[: weights.shape.rank]):
@@ -95,6 +97,12 @@ def labels_checked(model: keras.Model, likelihood: Likelihood | None) -> Iterato
 def _not_negative(weights: tf.Tensor) -> tf.Tensor:
     valid = tf.math.is_nan(weights) | (weights >= 0)
     return checked(weights, valid, "Sample and class weights must not be negative.")
+
+
+def weights_of(heads: list[Head]) -> tf.Tensor:
+    """What the values of the loss on a batch weigh together, and its bounded outputs, `(2,)`."""
+    found = [tf.cast(tf.stack([head.weight, head.bounded]), tf.float32) for head in heads]
+    return tf.add_n(found)
 
 
 def mean_weights(heads: list[Head]) -> tf.Tensor:

@@ -94,13 +94,14 @@ class AdaptiveDamping:
         """True if the step that follows `step` others is to be judged."""
         return tf.equal((step + 1) % self.every, 0)
 
-    def after_rejection(self) -> None:
+    def after_rejection(self, curvature: Curvature) -> None:
         """Called when a step was taken back."""
         if self.caution is not None:
             # No more of it than the largest λ has: the rest would only take longer to forget.
             most = self.policy.maximum / self.policy.minimum
             self.caution.assign(tf.minimum(10 * self.caution.value, most))
-            self.variable.assign(tf.minimum(10 * self.variable.value, self.policy.maximum))
+            largest = tf.cast(self.policy.maximum * curvature.weight, self.variable.dtype)
+            self.variable.assign(tf.minimum(10 * self.variable.value, largest))
             return
         self._move(lambda damping: self.policy.after_rejection(damping))
         if self.bent is not None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.vectors import path_of
 from kfisher.curvature import Curvature
-from kfisher.fisher import Fisher
+from kfisher.fisher import Expected, Fisher
 from kfisher.jacobian.batch import Batch
 
 # The KL divergence of one step, as a share of the loss.
@@ -22,6 +22,8 @@ _WINDOW = 20.0
 _OUTLIER = 100.0
 # ... unless so many come in a row, and twice as many as ever did by accident: then the problem has changed.
 _PATIENCE = 10
+# Over how many steps the best average loss is forgotten, where it does not come back.
+_MEMORY = 1000.0
 # A step that is taken back shortens the next ones; they grow again by a twentieth each.
 _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
 
@@ -55,7 +57,7 @@ class Guard:
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
     loss is s = max(|l|, d). Then
 
-        c = 0.003 s                  bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
+        c = 0.003 min(s, s²/B) r²   bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
         l_t - before > (s / 2 + 8 √(c s) + 4 c) max(1, |before| / s)     takes it back.
 
@@ -64,6 +66,13 @@ class Guard:
     The judge has seen neither the examples nor the labels that made the step, and costs nothing where the
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
     on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
+    B is the weight of outputs under absolute error (`Fisher.divergence`).
+
+    Many steps, each too small to be judged, can still carry the loss away, where gradients are mostly noise
+    or F misses rare examples. So c goes by the best average, l' of the size s', not by one that has risen:
+    its s is at most s', and r = s' / (s' + l - l'). The steps become shorter in proportion as the loss
+    rises, and their noise with them; none becomes longer because an earlier one was bad. The best average
+    is forgotten over 1000 steps, in case it was luck.
 
     A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share p of batches is bad, k
     in a row come once in p⁻ᵏ / (1 - p) batches; a row that an ordinary batch ended was an accident. Only
@@ -91,6 +100,7 @@ class Guard:
 
         self.level, self.spread = scalar("loss_level"), scalar("loss_spread")
         self.start, self.last = scalar("first_loss"), scalar("last_loss")
+        self.best, self.best_size = scalar("best_loss_level"), scalar("size_at_best_loss_level")
         self.judged = scalar("judged_steps", dtype="int32")
         self.outliers = scalar("outliers_in_a_row", dtype="int32")
         self.accident = scalar("most_outliers_by_accident", dtype="int32")
@@ -113,10 +123,27 @@ class Guard:
             return None
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
-        size = tf.where(tf.equal(self.judged.value, 0), tf.abs(tf.cast(first, tf.float64)), self.size())
-        if self._curvature.averages_batches:  # else measured by F, whatever the kind
-            size = self._fisher.divergence(size, self._curvature.weight)
-        return SHARE * size * self.confidence.value
+        size = tf.minimum(self.size(), self.best_size.value)
+        size = tf.where(self.judged.value > 0, size, tf.abs(tf.cast(first, tf.float64)))
+        # A curvature of one batch is measured by its F, whatever the kind.
+        kind = self._fisher if self._curvature.averages_batches else Expected()
+        divergence = kind.divergence(size, self._curvature.weight, self._curvature.bounded)
+        return SHARE * divergence * self._shorter() ** 2 * self.confidence.value
+
+    def _shorter(self) -> tf.Tensor:
+        """r, by how much a loss above its best shortens steps."""
+        best = tf.convert_to_tensor(self.best_size.value)
+        risen = tf.maximum(self.level.value - self.best.value, 0)
+        ratio = tf.math.divide_no_nan(best, best + risen)
+        return tf.where(self.judged.value > 0, ratio, tf.ones_like(ratio))
+
+    def length(self, share: tf.Tensor) -> tf.Tensor:
+        """The length of a step as a share of what the loss allows as it is, from that of what c allows."""
+        share = tf.minimum(share, 1)
+        if self._radius != "auto":
+            return share
+        size, best = self.size(), tf.convert_to_tensor(self.best_size.value)
+        return share * self._shorter() * tf.sqrt(tf.where(best < size, best / size, tf.ones_like(size)))
 
     # --- what the batch after it says -------------------------------------------------------------
 
@@ -175,7 +202,6 @@ class Guard:
         """Called when a step was taken."""
         loss, none = judgement.loss, tf.zeros_like(judgement.loss)
         first = tf.equal(self.judged.value, 0)
-        self.start.assign(tf.where(first, loss, self.start.value))
         self.last.assign(loss)
         patient, outliers = self._is_patient(), tf.convert_to_tensor(self.outliers.value)
         self.accident.assign(
@@ -188,6 +214,13 @@ class Guard:
         self.spread.assign(spread + rate * (tf.abs(loss - level) - spread))
         self.level.assign(level + rate * (loss - level))
         self.judged.assign(steps)
+        # Until then the average is over fewer steps than it will be, and may be small by luck.
+        begins = tf.cast(steps, tf.float64) <= _WINDOW
+        self.start.assign(tf.where(begins, self.level.value, self.start.value))
+        is_best = begins | (self.level.value <= self.best.value)
+        pace = tf.where(is_best, tf.ones_like(rate), 1 / _MEMORY)
+        self.best.assign_add(pace * (self.level.value - self.best.value))
+        self.best_size.assign_add(pace * (self.size() - self.best_size.value))
         self.outliers.assign(0)
         self.can_return.assign(1)
         grown = self.confidence.value * _RECOVERY

@@ -40,12 +40,12 @@ class NaturalGradient(ObservingOptimizer):
     With no argument it is meant to be safe and good where the loss is a likelihood, for three reasons:
 
     1. No update leaves the region where F describes the model. The KL divergence of each, momentum included,
-       is at most c = 0.003 s, with s the size of the loss, a running average:
+       is at most c = 0.003 s, with s the size of the running loss at its best:
 
            δᵀ (F + damping I) δ / 2 ≤ c.
 
        So the mean square by which the outputs move, in the units of the likelihood and as far as F is
-       known, is at most 0.6 % of s.
+       known, is at most 0.6 % of s. Steps become shorter as the loss rises above its best.
     2. Curvature that is averaged over batches is never staler than the weights have moved: factors and
        inverses are made anew after half as many steps of full length as their periods say.
     3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
@@ -250,7 +250,7 @@ class NaturalGradient(ObservingOptimizer):
             self.rejected_steps.assign_add(1)
             self.guard.take_back()
             self.curvature.moved(tf.constant(float("inf"), tf.float64))
-            self._adaptive.after_rejection()
+            self._adaptive.after_rejection(self.curvature)
             self.failed(batch.xla)
 
         # 3. One of three.
@@ -283,7 +283,7 @@ class NaturalGradient(ObservingOptimizer):
             self._average.keep(average)
             self.apply_steps(steps, variables)
             if share is not None:
-                self.curvature.moved(tf.minimum(share, 1))
+                self.curvature.moved(self.guard.length(share))
             if self.guard is None:
                 self.succeeded(batch.xla)
 

@@ -13,8 +13,11 @@ X = RNG.normal(size=(64, 3))
 LABELS = (X @ RNG.normal(size=(3, 3))).argmax(1)
 
 
-@pytest.mark.parametrize("kind", [NaturalGradient, EmpiricalNaturalGradient])
-def test_weights_of_all_examples_alike_change_little(kind):
+@pytest.mark.parametrize(
+    "kind, curvature",
+    [(NaturalGradient, "kfac"), (EmpiricalNaturalGradient, "kfac"), (EmpiricalNaturalGradient, "gram")],
+)
+def test_weights_of_all_examples_alike_change_little(kind, curvature):
     """Gradient, F, its damping and the trust region are all in the units of the loss; but for the first step,
     which has no weight of a batch to go by yet."""
     losses, dampings, optimizer = [], [], kind(seed=0)
@@ -32,6 +35,20 @@ def test_weights_of_all_examples_alike_change_little(kind):
     assert dampings == pytest.approx([dampings[0]] * 3, rel=1e-4)
     assert losses[0] < 0.5 * start
     assert np.log(losses) == pytest.approx(np.log(losses[0]), abs=0.3)
+
+
+@pytest.mark.parametrize("curvature, outputs", [("kfac", 2), ("gram", 1), ("matrix_free", 1)])
+def test_absolute_errors_in_small_units_are_followed(curvature, outputs):
+    """The Fisher of a Laplace distribution does not know how large the errors are; the loss does."""
+    y = 1e-4 * np.sin(2 * X[:, :outputs])
+    model = network(NaturalGradient(curvature=curvature, seed=0), loss="mae", outputs=outputs)
+    model.layers[-1].kernel.assign(0 * model.layers[-1].kernel)
+    start = model.evaluate(X, y, verbose=0)
+    for n in range(40):
+        batch = slice(16 * (n % 4), 16 * (n % 4) + 16)
+        model.train_on_batch(X[batch], y[batch])
+    assert float(model.optimizer.curvature.bounded) == pytest.approx(outputs)
+    assert model.evaluate(X, y, verbose=0) < start
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "poisson", "binary_crossentropy"])

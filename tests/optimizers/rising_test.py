@@ -1,0 +1,65 @@
+"""A loss that rises by many steps, each too small to be judged."""
+
+import keras
+import numpy as np
+import pytest
+from helpers.models import network
+
+from kfisher.damping import Cautious
+from kfisher.optimizers import NaturalGradient
+from kfisher.optimizers._adaptive_damping import AdaptiveDamping
+
+RNG = np.random.default_rng(11)
+X = RNG.normal(size=(128, 3))
+LABELS = (X @ RNG.normal(size=(3, 3)) + 0.5 * RNG.normal(size=(128, 3))).argmax(1)
+
+
+def test_steps_become_shorter_as_the_average_loss_rises_above_its_best():
+    optimizer = NaturalGradient(seed=0)
+    model = network(optimizer)
+    for _ in range(25):
+        model.train_on_batch(X, LABELS)
+    guard, best = optimizer.guard, float(optimizer.guard.best_size.numpy())
+    guard.level.assign(guard.best.value)
+    at_best = float(optimizer.radius)
+    assert at_best == pytest.approx(0.003 * best)
+    for times in (2, 3, 1000):
+        guard.level.assign(times * guard.best.value)
+        # In length, which is the root of it.
+        assert float(optimizer.radius) == pytest.approx(at_best / times**2)
+
+
+def test_the_best_average_is_forgotten_in_time():
+    optimizer = NaturalGradient(seed=0)
+    model = network(optimizer)
+    for _ in range(25):
+        model.train_on_batch(X, LABELS)
+    guard = optimizer.guard
+    for variable in (guard.best, guard.best_size):
+        variable.assign(1e-6 * variable.value)
+    lucky, level = float(optimizer.radius), float(guard.level.numpy())
+    for _ in range(10):
+        model.train_on_batch(X, LABELS)
+    assert 0.008 * level < float(guard.best.numpy()) < 0.01 * level
+    assert float(optimizer.radius) > 100 * lucky
+
+
+def test_single_examples_train():
+    """Their gradients are mostly noise, and steps of the length for batches carry the loss away."""
+    hidden = keras.layers.Dense(24, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed=0))
+    model = network(NaturalGradient(seed=1), hidden)
+    start = model.evaluate(X, LABELS, verbose=0)
+    model.fit(X, LABELS, batch_size=1, epochs=4, verbose=0)
+    assert model.evaluate(X, LABELS, verbose=0) < 0.6 * start
+
+
+def test_a_damping_at_its_largest_comes_down_again():
+    """However many steps were taken back before, and in the units of the loss."""
+    policy, curvature = Cautious(), type("Known", (), {"averages_batches": True, "weight": 1e6})
+    adaptive = AdaptiveDamping(policy, True, NaturalGradient().add_variable)
+    for _ in range(60):
+        adaptive.after_rejection(curvature)
+    assert float(adaptive.variable) == pytest.approx(policy.maximum * curvature.weight)
+    for _ in range(400):
+        adaptive.after_step(None, [], list, curvature, examples=16)
+    assert float(adaptive.variable) == pytest.approx(policy.initial * curvature.weight, rel=1e-3)
