@@ -333,7 +333,8 @@ class NaturalGradient(ObservingOptimizer):
         delta = self.added(gradient, variable, learning_rate)
         if self._last:
             self.assign(self._last[self._get_variable_index(variable)], delta)
-        self.assign_add(variable, delta)
+        # Not `assign_add`: the guard holds the weights as they are, which would be copied first.
+        self.assign(variable, tf.convert_to_tensor(variable) + delta)
 
     def get_config(self) -> dict[str, Any]:
         return {
