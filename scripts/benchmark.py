@@ -79,8 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(row[0].ljust(widths[0]), *numbers, sep="  ")
     largest, full = largest_tensor()
     print(f"\nlargest tensor of a sampled Gram step: {largest:,} entries; N x P would be {full:,}")
-    state, parameters = state_bytes()
-    print(f"state of K-FAC / parameters of the autoencoder, in bytes: {state / parameters:.2f}")
+    state, factors, parameters = (float(n) for n in state_bytes())
+    print(f"state of NaturalGradient() / parameters of the autoencoder, in bytes: {state / parameters:.2f},")
+    print(f"of which factors and inverses: {factors / parameters:.2f}")
     print("the race to a training loss: python scripts/benchmark.py --race")
     print("small problems with nothing tuned: python scripts/benchmark.py --untuned")
 

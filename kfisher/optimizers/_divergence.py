@@ -27,8 +27,8 @@ def trouble(optimizer: Any) -> str | None:
         f"trust_region={getattr(optimizer, 'trust_region', None)!r}"
     )
     advice = (
-        f"Received: {settings}. Lower the learning rate or a trust region that is a number, or raise the "
-        "damping, and look for bad labels and inputs that are not scaled."
+        f"Received: {settings}. Look for bad labels and unscaled inputs; a lower `learning_rate`, a "
+        "smaller `trust_region` and a larger `damping` make steps shorter."
     )
     row = int(optimizer.failed_steps.numpy())
     if row >= IN_A_ROW:

@@ -27,14 +27,14 @@ def largest_tensor(batch: int = 256) -> tuple[int, int]:
     return max(sizes), batch * model.count_params()
 
 
-def state_bytes() -> tuple[int, int]:
-    """Of the curvature of a default K-FAC on the autoencoder, and of its parameters."""
+def state_bytes() -> tuple[int, int, int]:
+    """Of `NaturalGradient()` on the autoencoder, of factors and inverses in it, and of the parameters."""
     model = compiled(kfac()(), AUTOENCODER)
     model.optimizer.build(model.trainable_variables)
     curvature = model.optimizer.curvature
     own = [v for pair in curvature.averages for v in pair]
     own += [v for pair in curvature.inverses for inverse in pair for v in inverse.variables]
-    return _bytes(own), _bytes(model.trainable_variables)
+    return _bytes(model.optimizer.variables), _bytes(own), _bytes(model.trainable_variables)
 
 
 def _bytes(variables: list[keras.Variable]) -> int:
