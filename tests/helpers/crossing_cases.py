@@ -121,6 +121,7 @@ def shared_factorisations_change_nothing(curvature):
         curvature_ = {"class_name": f"kfisher>{curvature}", "config": settings}
         model = trained(mirrored(2), optimizer(curvature_), steps=4)
         assert int(model.optimizer.curvature.factorisations.numpy()) > 1
+        assert model.optimizer.curvature.get_config()["share_factorisations"] == shared
         return weights_of(model)
 
     for a, b in zip(steps(False), steps(True)):

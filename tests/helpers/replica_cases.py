@@ -160,6 +160,39 @@ def state_goes_on(folder):
         assert distance(two, loaded) < 1e-12
 
 
+def backup_goes_on(folder):
+    """`BackupAndRestore` after an error: all state ends in the bits of a training without one."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(epoch, logs):
+        if epoch == 3:
+            raise Interrupted
+
+    def fitted(name, *callbacks):
+        with replicated.scope(mirrored(2)):
+            keras.utils.set_random_seed(3)
+            model, loss = replicated.dense()
+            model.compile(optimizer=optimizer()(), loss=loss)
+        backup = keras.callbacks.BackupAndRestore(f"{folder}/{name}")
+        callbacks = [*callbacks, backup]
+        model.fit(X, LABELS, batch_size=12, epochs=5, shuffle=False, verbose=0, callbacks=callbacks)
+        return model
+
+    whole = fitted("whole")
+    try:
+        fitted("parts", keras.callbacks.LambdaCallback(on_epoch_begin=interrupt))
+    except Interrupted:
+        resumed = fitted("parts")
+    assert int(resumed.optimizer.iterations.numpy()) == int(whole.optimizer.iterations.numpy()) == 10
+    for a, b in zip(
+        [*whole.variables, *whole.optimizer.variables], resumed.variables + resumed.optimizer.variables
+    ):
+        assert np.array_equal(a.numpy(), b.numpy())
+    assert copies_are_equal(resumed)
+
+
 def one_replica_alone():
     one, alone = trained(None, optimizer(), steps=3), trained(mirrored(1), optimizer(), steps=3)
     assert moved(one) > 0.05
