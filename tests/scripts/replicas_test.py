@@ -78,7 +78,11 @@ def measured(seconds, received, factors=()):
     """What a worker tells: an update in every tenth step, and once an inversion."""
     updates = [int(bool(factors) and step % 10 == 0) for step in range(60, 160)]
     inversions = [int(bool(factors) and step == 100) for step in range(60, 160)]
-    each = [[seconds + 0.5 * u + 0.3 * i, u, i] for u, i in zip(updates, inversions)]
+    # What else the machine does makes the odd steps slower.
+    each = [
+        [seconds + 0.5 * u + 0.3 * i + 0.1 * (step % 2), u, i]
+        for step, (u, i) in enumerate(zip(updates, inversions))
+    ]
     rates = {"updates": sum(updates) / 100, "inversions": sum(inversions) / 100}
     common = {"parameters": 1000, "factors": list(factors), "state": 8000, "bytes": received}
     return {"seconds": seconds, "each": each, **rates, **common}
