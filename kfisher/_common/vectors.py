@@ -26,9 +26,8 @@ def path_of(variable: keras.Variable) -> str:
 
 def dot(a: Tensors, b: Tensors) -> tf.Tensor:
     """a . b, summed over tensors in float64."""
-    return tf.add_n([tf.cast(_dot(p, tf.cast(q, p.dtype)), tf.float64) for p, q in zip(a, b)])
-
-
-def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     # Row times row: TensorFlow's product of a row and a column, as in `tensordot`, is many times slower.
-    return tf.squeeze(tf.matmul(tf.reshape(a, [1, -1]), tf.reshape(b, [1, -1]), transpose_b=True))
+    row = tf.constant([1, -1])
+    pairs = [(tf.reshape(p, row), tf.reshape(tf.cast(q, p.dtype), row)) for p, q in zip(a, b)]
+    products = [tf.matmul(p, q, transpose_b=True) for p, q in pairs]
+    return tf.squeeze(tf.add_n([tf.cast(product, tf.float64) for product in products]))

@@ -75,6 +75,10 @@ class Curvature:
         """
         raise NotImplementedError
 
+    def ready(self) -> tf.Tensor | bool:
+        """True if there is something to solve with; until then steps are skipped."""
+        return True
+
     def squared_length(
         self, batch: Batch, gradient: Tensors, solution: Tensors, damping: tf.Tensor
     ) -> tf.Tensor:

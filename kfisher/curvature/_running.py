@@ -218,9 +218,10 @@ class Running(Curvature):
         rate = tf.constant(1 - self.decay, tf.float64)
         if self.corrected:
             rate /= 1 - tf.constant(self.decay, tf.float64) ** tf.cast(self.updates.value, tf.float64)
+        rates = {dtype: tf.cast(rate, dtype) for dtype in {t.dtype for terms in measured for t in terms}}
         for variables, terms in zip(averages, measured):
             for average, term in zip(variables, terms):
-                average.assign_add(tf.cast(rate, term.dtype) * (term - average.value))
+                average.assign_add(rates[term.dtype] * (term - average.value))
 
     def is_finite(self, statistic: tf.Tensor) -> tf.Tensor:
         """True if a statistic, none of whose diagonal entries is negative, is finite everywhere."""
@@ -230,18 +231,12 @@ class Running(Curvature):
         """Called after an update with what the examples contribute to each block, or `None`."""
 
     def solve(self, batch: Batch, gradient: Any, damping: Any) -> Any:
-        def nothing() -> Any:
-            return [tf.fill(g.shape, tf.constant(float("nan"), g.dtype)) for g in gradient]
-
-        return tf.cond(self.ready(), lambda: self._solve(gradient, damping, batch.xla), nothing)
-
-    def _solve(self, gradient: Tensors, damping: tf.Tensor, xla: bool) -> Tensors:
         solution = list(gradient)
         for i in self._outside:
             solution[i] = gradient[i] / tf.cast(damping, gradient[i].dtype)
         for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
             matrix = tf.cast(block.to_matrix([gradient[i] for i in block.variables]), dtype)
-            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge, xla)
+            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge, batch.xla)
             parts = block.from_matrix(solved, [self._shapes[i] for i in block.variables])
             for i, part in zip(block.variables, parts):
                 solution[i] = tf.cast(part, gradient[i].dtype)
@@ -262,8 +257,7 @@ class Running(Curvature):
     def moved(self, share: Any) -> None:
         self._path.assign_add(tf.cast(share, tf.float32))
 
-    def ready(self) -> tf.Tensor:
-        """True if there is something to solve with; until then steps are skipped."""
+    def ready(self) -> Any:
         return self.updates.value > 0
 
     def get_config(self) -> dict[str, Any]:

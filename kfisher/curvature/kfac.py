@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, share
+from kfisher._common.vectors import Tensors
 from kfisher.curvature import _damped_inverse, _sharing
 from kfisher.curvature._damped_inverse import damped_inverse
 from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
@@ -112,10 +114,10 @@ class KFAC(Kronecker):
     def _invert(self, damping: tf.Tensor, xla: bool) -> None:
         factors = [tf.convert_to_tensor(v.value) for pair in self.averages for v in pair]
         shifts: list[tf.Tensor] = []
-        for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
-            a, b = factors[2 * number : 2 * number + 2]
-            total = tf.cast(self.boosted(damping), dtype) + ridge
-            left, right = factored_damping(a, b, total)
+        pairs = list(zip(factors[::2], factors[1::2]))
+        boosted = self.boosted(tf.cast(damping, tf.float64))
+        dampings = factored_damping(pairs, [boosted + ridge for ridge in self._ridge])
+        for block, (a, b), total, left, right in zip(self.blocks, pairs, *dampings):
             if block.inputs == 1:  # A is a number: all the damping goes to B, and the block is exact
                 left, right = _all_on_one_side(a, left, right, total)
             elif block.outputs == 1:  # the same the other way round: one output, (A + damping / b I) b
@@ -143,11 +145,21 @@ def _all_on_one_side(number: int, own: Any, other: Any, damping: tf.Tensor) -> t
     return own, tf.where(vanishes, other, damping / tf.where(vanishes, tf.ones_like(number), number))
 
 
-def factored_damping(a: tf.Tensor, b: tf.Tensor, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """pi √(damping) and √(damping) / pi, `(G,)` each, whose product is the damping."""
-    tiny = tf.constant(1e-30, a.dtype)
-    pi = tf.sqrt(tf.maximum(mean_eigenvalue(a), tiny) / tf.maximum(mean_eigenvalue(b), tiny))
+def factored_damping(pairs: list[tuple[tf.Tensor, tf.Tensor]], dampings: Tensors) -> tuple:
+    """The damping of each block, pi √(damping) and √(damping) / pi, whose product it is; `(G,)` each.
+
+    Args:
+        pairs: A and B of each block.
+        dampings: A float64 scalar for each.
+    """
+    groups = [a.shape[0] for a, _ in pairs]
+    # Of all blocks at once: an operation for each takes long to trace.
+    a, b = (tf.concat([tf.cast(mean_eigenvalue(f), tf.float64) for f in side], 0) for side in zip(*pairs))
+    damping = tf.gather(tf.stack(dampings), np.repeat(np.arange(len(pairs)), groups))
     # A factor that vanishes: the other one then matters as little.
-    pi = tf.clip_by_value(pi, 1e-6, 1e6)
+    pi = tf.clip_by_value(tf.sqrt(tf.maximum(a, 1e-30) / tf.maximum(b, 1e-30)), 1e-6, 1e6)
     root = tf.sqrt(damping)
-    return pi * root, root / pi
+    return tuple(
+        [tf.cast(part, a.dtype) for part, (a, _) in zip(tf.split(values, groups), pairs)]
+        for values in (damping, pi * root, root / pi)
+    )

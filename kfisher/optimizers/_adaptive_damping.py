@@ -13,7 +13,7 @@ from kfisher._common import replicas
 from kfisher._common.checks import positive
 from kfisher._common.vectors import Tensors, dot
 from kfisher.curvature import Curvature
-from kfisher.optimizers._guard import Judgement
+from kfisher.optimizers._judgement import Judgement
 
 # In float64 the damping of a single batch goes down to this share of its minimum, with the loss.
 _LEAST = 1e-4

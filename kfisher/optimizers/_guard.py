@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,6 +12,7 @@ from kfisher._common.vectors import path_of
 from kfisher.curvature import Curvature
 from kfisher.fisher import Expected, Fisher
 from kfisher.jacobian.batch import Batch
+from kfisher.optimizers._judgement import Judgement
 
 # The KL divergence of one step, as a share of the loss.
 SHARE = 0.003
@@ -24,31 +24,10 @@ _OUTLIER = 100.0
 _PATIENCE = 10
 # Over how many steps the best average loss is forgotten, where it does not come back.
 _MEMORY = 1000.0
+# A spoilt batch counts as one of no more than so many times its size.
+_HEAVY = 1e6
 # A step that is taken back shortens the next ones; they grow again by a twentieth each.
 _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
-
-
-class Judgement(NamedTuple):
-    """Judgement of a batch, before its step: boolean scalars, and the loss with what it is compared to.
-
-    Attributes:
-        outlier: Whether the batch itself is out of all proportion: it is left out.
-        failed: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
-        loss: Of this step's batches with the weights as they are, float64.
-        before: Of the last of them with the weights before the last step; NaN where nobody asked.
-        fell: Whether the loss is below that of the step before.
-    """
-
-    outlier: tf.Tensor
-    failed: tf.Tensor
-    loss: tf.Tensor
-    before: tf.Tensor
-    fell: tf.Tensor
-
-    @property
-    def harmless(self) -> tf.Tensor:
-        """Neither of the two."""
-        return ~(self.outlier | self.failed)
 
 
 class Guard:
@@ -78,6 +57,11 @@ class Guard:
     in a row come once in p⁻ᵏ / (1 - p) batches; a row that an ordinary batch ended was an accident. Only
     one of ten or more (once in 90 000 for a third), and twice as long as any accident, is a new problem.
 
+    But if its loss with the weights at the start was no outlier, and not halfway from the average to what it
+    is now, then earlier steps, whose batches had no such example, have spoilt it. Left out it would never be
+    mended, nor be seen in the average. So a step is taken for it, within c as any other; momentum, F and the
+    average take no notice of it.
+
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
             only the loss before it is known.
@@ -87,16 +71,12 @@ class Guard:
     def __init__(self, radius: str | float | None, fisher: Fisher, curvature: Curvature):
         self._radius, self._fisher, self._curvature = radius, fisher, curvature
 
-    def build(self, add_variable: Callable, kept: list[keras.Variable]) -> None:
-        """Makes all state. `kept` is what a step changes, and what is put back if it fails."""
+    def build(self, add_variable: Callable, kept: list[keras.Variable], trained: int) -> None:
+        """Makes all state. `kept` is what a step changes and is put back, the `trained` weights first."""
 
         def scalar(name: str, value: float = 0.0, dtype: str = "float64") -> keras.Variable:
-            return add_variable(
-                (),
-                lambda shape, dtype=dtype: tf.cast(value, dtype),
-                dtype=dtype,
-                name=name,
-            )
+            first = lambda shape, dtype: tf.cast(value, dtype)  # noqa: E731
+            return add_variable((), first, dtype=dtype, name=name)
 
         self.level, self.spread = scalar("loss_level"), scalar("loss_spread")
         self.start, self.last = scalar("first_loss"), scalar("last_loss")
@@ -106,7 +86,14 @@ class Guard:
         self.accident = scalar("most_outliers_by_accident", dtype="int32")
         self.confidence = scalar("confidence", 1.0)
         self.can_return = scalar("can_return", dtype="int32")
-        self._kept = kept
+        self._kept, self._trained = kept, trained
+
+        def copy(variable: keras.Variable) -> keras.Variable:
+            name = f"{path_of(variable)}_at_start"
+            first = lambda shape, dtype: tf.cast(variable.value, dtype)  # noqa: E731
+            return add_variable(variable.shape, first, dtype=variable.dtype, name=name)
+
+        self._at_start = [] if self._radius is None else [copy(v) for v in kept[:trained]]
         self._previous = [
             add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_previous") for v in kept
         ]
@@ -156,7 +143,9 @@ class Guard:
         """The change that the last step made to the weights."""
         return [v.value - before.value for v, before in zip(variables, self._previous)]
 
-    def judge(self, batch: Batch, loss: tf.Tensor, own: tf.Tensor, ask: tf.Tensor | bool) -> Judgement:
+    def judge(
+        self, batch: Batch, loss: tf.Tensor, own: tf.Tensor, ask: tf.Tensor | bool, blame: bool = True
+    ) -> Judgement:
         """Compares the loss with its past.
 
         Args:
@@ -164,23 +153,17 @@ class Guard:
             loss: Of all batches of this step, a scalar.
             own: Of `batch` alone.
             ask: Whether the loss before the last step is wanted in any case.
+            blame: Whether to find out what has made it an outlier.
         """
         loss, own = tf.cast(loss, tf.float64), tf.cast(own, tf.float64)
         size, known = self.size(), self.judged.value > 0
         # NaN is far. Not `~(loss <= ...)`: in a graph TensorFlow makes `loss > ...` of that.
         far = known & (~tf.math.is_finite(loss) | (loss > self.level.value + size))
-        trained = len(batch.model.trainable_variables)
-
-        def before() -> tf.Tensor:
-            values = [tf.convert_to_tensor(v.value) for v in self._previous[:trained]]
-            return replicas.total([tf.cast(batch.loss(values), tf.float64)])[0]
-
-        nothing = tf.constant(float("nan"), tf.float64)
         can_return = self.can_return.value > 0
-        old = replicas.cond(can_return & (far | ask), before, lambda: nothing)
+        old = self._loss_with(self._previous[: self._trained], batch, can_return & (far | ask))
+        no, one = tf.constant(False), tf.ones_like(loss)
         if self._radius is None:
-            no = tf.constant(False)
-            return Judgement(no, no, loss, old, no)
+            return Judgement(no, no, no, one, loss, old, no)
         c = SHARE * size if self._radius == "auto" else tf.constant(self._radius, tf.float64)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
         own_size = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
@@ -189,7 +172,26 @@ class Guard:
         failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
         large = far & self._is_patient() & (size > 0) & (loss - self.level.value > _OUTLIER * size)
         outlier = (~tf.math.is_finite(loss) | large) & ~failed
-        return Judgement(outlier, failed, loss, old, known & (loss < self.last.value))
+        spoilt = self._is_spoilt(batch, loss, outlier) if blame else no
+        weight = tf.where(spoilt & (loss > _HEAVY * size), _HEAVY * size / loss, one)
+        return Judgement(
+            outlier & ~spoilt, spoilt, failed, weight, loss, old, known & (loss < self.last.value)
+        )
+
+    def _is_spoilt(self, batch: Batch, loss: tf.Tensor, outlier: tf.Tensor) -> tf.Tensor:
+        then = self._loss_with(self._at_start, batch, outlier)
+        start = tf.convert_to_tensor(self.start.value)
+        ordinary = then - start <= _OUTLIER * tf.maximum(self.size(), tf.abs(start))
+        return outlier & ordinary & (loss - then > (loss - self.level.value) / 2)
+
+    def _loss_with(self, weights: list[keras.Variable], batch: Batch, asked: tf.Tensor) -> tf.Tensor:
+        """The loss of a batch with other weights, NaN unless `asked`."""
+
+        def loss() -> tf.Tensor:
+            values = [tf.convert_to_tensor(v.value) for v in weights]
+            return replicas.total([tf.cast(batch.loss(values), tf.float64)])[0]
+
+        return replicas.cond(asked, loss, lambda: tf.constant(float("nan"), tf.float64))
 
     # --- what follows from it ---------------------------------------------------------------------
 
@@ -225,6 +227,10 @@ class Guard:
         self.can_return.assign(1)
         grown = self.confidence.value * _RECOVERY
         self.confidence.assign(tf.minimum(grown, tf.ones_like(grown)))
+
+    def repair(self) -> None:
+        """Called when a step was taken for a batch that earlier ones have spoilt."""
+        self.can_return.assign(1)
 
     def _is_patient(self) -> tf.Tensor:
         """False if so many batches were left out in a row that the problem has changed."""

@@ -49,16 +49,18 @@ class Momentum:
         """All state; a step that is taken back puts it back."""
         return [*self.averages, self._weight] if self._share else []
 
-    def averaged(self, gradient: Tensors) -> Tensors:
-        """The average with `gradient` taken in."""
+    def averaged(self, gradient: Tensors, weight: tf.Tensor | float = 1.0) -> Tensors:
+        """The average with `weight` times `gradient` taken in."""
         if not self._share:
             return gradient
         rate = (1 - self._share) / self._next_weight()
-        found = []
-        for average, g in zip(self.averages, gradient):
-            old = tf.convert_to_tensor(average.value)
-            found.append(old + tf.cast(rate, old.dtype) * (tf.cast(g, old.dtype) - old))
-        return found
+        old = [tf.convert_to_tensor(average.value) for average in self.averages]
+        rates = {dtype: tf.cast(rate, dtype) for dtype in {m.dtype for m in old}}
+        weights = {dtype: tf.cast(weight, dtype) * rate for dtype, rate in rates.items()}
+        # As many passes over the parameters as m + rate (g - m).
+        return [
+            (1 - rates[m.dtype]) * m + weights[m.dtype] * tf.cast(g, m.dtype) for m, g in zip(old, gradient)
+        ]
 
     def keep(self, average: Tensors) -> None:
         """Called with what `averaged` returned, if the step is taken."""

@@ -24,31 +24,36 @@ CAUSES = (
 )
 
 
-def stays_finite(optimizer: Any, steps: list, variables: list[keras.Variable]) -> tf.Tensor:
+# A length that float32 holds many times over, and a factor that brings no usual weight near overflow.
+_FAR, _OFTEN = 1e30, 1e6
+
+
+def stays_finite(
+    optimizer: Any, steps: list, variables: list[keras.Variable], longest: tf.Tensor
+) -> tf.Tensor:
     """True if the weights are finite after a step: with what it adds, and what weight decay takes away.
 
-    The steps themselves are finite. A rate of at most 1 makes nothing of them that is not: no pass over
-    the weights is taken then.
+    In half precision, which overflows at 65504, all are looked at. Else it is enough that the step is far
+    shorter than the largest number, and that decay multiplies no weight by one as large.
+
+    Args:
+        optimizer: What takes the step.
+        steps: What it multiplies and adds; `None` for variables that stay.
+        variables: To which.
+        longest: A bound for what is added to a weight, a scalar.
     """
     rate = tf.convert_to_tensor(optimizer.learning_rate)
-
-    def every_weight() -> tf.Tensor:
-        finite = []
-        for step, variable in zip(steps, variables):
-            if step is not None:
-                before = tf.convert_to_tensor(variable.value)
-                after = before + optimizer.added(step, variable, rate)
-                if optimizer.weight_decay is not None:
-                    decay = tf.cast(optimizer.weight_decay, before.dtype) * tf.cast(rate, before.dtype)
-                    after -= before * decay
-                finite.append(tf.reduce_all(tf.math.is_finite(after)))
-        return tf.reduce_all(finite)
-
-    half = any(tf.as_dtype(v.dtype).size < 4 for v in variables)  # which overflows at 65504
-    if half or (optimizer.weight_decay or 0) > 1:
-        return every_weight()
-    # Explicitly not NaN: for it no comparison holds.
-    return tf.cond(tf.abs(rate) <= 1, lambda: tf.constant(True), every_weight)
+    decay = (optimizer.weight_decay or 0.0) * rate
+    if all(tf.as_dtype(v.dtype).size >= 4 for v in variables):
+        # Both hold explicitly: for NaN no comparison does.
+        return (longest <= _FAR) & (tf.abs(decay) <= _OFTEN)
+    finite = []
+    for step, variable in zip(steps, variables):
+        if step is not None:
+            before = tf.convert_to_tensor(variable.value)
+            after = before + optimizer.added(step, variable, rate) - before * tf.cast(decay, before.dtype)
+            finite.append(tf.reduce_all(tf.math.is_finite(after)))
+    return tf.reduce_all(finite)
 
 
 def cause(

@@ -28,6 +28,13 @@ def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.
     return factor, share
 
 
+def longest_of(steps: Tensors, rate: tf.Tensor, damping: tf.Tensor, radius: tf.Tensor | None) -> tf.Tensor:
+    """A bound for the length of an update, float64: λ δᵀδ ≤ δᵀ (F + λ I) δ ≤ 2 c, where there is a c."""
+    if radius is None:
+        return tf.abs(rate) * tf.cast(tf.linalg.global_norm(steps), tf.float64)
+    return tf.sqrt(2 * radius / tf.cast(damping, tf.float64))
+
+
 def damped_length(linearization: Linearization, delta: Tensors, damping: tf.Tensor) -> tf.Tensor:
     """δᵀ (F + damping I) δ, a float64 scalar."""
     return linearization.quadratic([delta])[0, 0] + tf.cast(damping, tf.float64) * dot(delta, delta)

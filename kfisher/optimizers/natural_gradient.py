@@ -17,7 +17,7 @@ from kfisher.optimizers._guard import Guard
 from kfisher.optimizers._momentum import Momentum, share_of
 from kfisher.optimizers._observing import ObservingOptimizer
 from kfisher.optimizers._skips import stays_finite
-from kfisher.optimizers._step_size import damped_length, quadratic_model, within
+from kfisher.optimizers._step_size import damped_length, longest_of, quadratic_model, within
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -52,9 +52,8 @@ class NaturalGradient(ObservingOptimizer):
        If that has jumped, the same batch is tried with the weights before the step; if these are better out
        of all proportion to c, the step is taken back, with all that it changed (weights, momentum, EMA,
        statistics of BatchNormalization), the damping is raised, and the next steps are shorter. A batch out
-       of all proportion itself is left out, until more come in a row than by accident: a new problem.
-
-    The last step of a `fit` is bounded, but nothing comes after it to judge it.
+       of all proportion itself is left out, until more come in a row than by accident, a new problem; unless
+       it was ordinary at the start, and earlier steps spoilt it. Nothing judges the last step of a `fit`.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule` instance, or a callable
@@ -206,39 +205,44 @@ class NaturalGradient(ObservingOptimizer):
             self.rejected_steps = self.add_variable((), dtype="int", name="rejected_steps")
             own = [*self._average.variables, *self._last]
             kept = [*variables, *kept, *own, *self.curvature.remembered]
-            self.guard.build(self.add_variable, kept)
+            self.guard.build(self.add_variable, kept, len(variables))
 
     def accepts(self, batch: Batch) -> Any:
         if self.guard is None:
             return super().accepts(batch)
-        return lambda loss: self.guard.judge(batch, loss, loss, False).harmless
+        return lambda loss: self.guard.judge(batch, loss, loss, False, blame=False).harmless
 
     def take_step(self, batch: Batch, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         damping = tf.convert_to_tensor(self.damping)
-        average = self._average.averaged(self.weighed(batch, gradient))
+        judgement: Any = None
+        # 1. What this batch says of the last step, and of itself.
+        if self.guard is not None:
+            judgement = self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
+        weight = 1.0 if judgement is None else judgement.weight
+        average = self._average.averaged(self.weighed(batch, gradient), weight)
         solution = self.solve(batch, average, damping)
-        prepared = functools.partial(self._prepared, batch, average, solution, damping)
+        # 2. The update, as long as F describes the model.
+        radius = None if judgement is None else self.guard.radius(judgement.loss)
+        finite, move = self._prepared(batch, average, solution, damping, radius, variables, missing)
 
         def solved() -> tf.Tensor:  # where a step is left out alone: it takes a pass over all parameters
-            return tf.math.is_finite(tf.linalg.global_norm(solution))
+            return self.curvature.ready() & tf.math.is_finite(tf.linalg.global_norm(solution))
 
         if self.guard is None:
-            finite, take = prepared(None, variables, missing)
-            replicas.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, solved()))
+            replicas.cond(finite, move, lambda: self.skip(batch, losses[0], gradient, solved()))
             return
-        # 1. What this batch says of the last step, and of itself.
-        judgement = self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
-        # 2. The update, as long as F describes the model.
-        radius = self.guard.radius(judgement.loss)
-        finite, take = prepared(radius, variables, missing)
+
+        def accept() -> None:
+            self._average.keep(average)
+            self.guard.accept(judgement)
 
         def go_on() -> None:
             last = functools.partial(self.guard.last_update, variables)
             examples = replicas.placed(batch.size)[1] if self._estimates else self.curvature.examples
             self._adaptive.after_step(judgement, gradient, last, self.curvature, examples)
             self.guard.keep()
-            take()
-            self.guard.accept(judgement)
+            move()
+            replicas.cond(judgement.spoilt, self.guard.repair, accept)
             self.succeeded(batch.xla)
 
         def skip() -> None:
@@ -254,37 +258,33 @@ class NaturalGradient(ObservingOptimizer):
             self.failed(batch.xla)
 
         # 3. One of three.
-        good = finite & ~judgement.outlier
-        replicas.cond(judgement.failed, take_back, lambda: replicas.cond(good, go_on, skip))
+        good = finite & ~(judgement.outlier | judgement.failed)
+        replicas.cond(good, go_on, lambda: replicas.cond(judgement.failed, take_back, skip))
 
     def _prepared(
-        self,
-        batch: Batch,
-        average: Any,
-        solution: Any,
-        damping: Any,
-        radius: Any,
-        variables: Any,
-        missing: Any,
+        self, batch: Batch, mean: Any, solution: Any, damping: Any, radius: Any, variables: Any, missing: Any
     ) -> Any:
         """A pair: whether there is a step, and the function that takes it."""
-        steps, factor, share = self._bounded(batch, average, solution, damping, radius)
+        steps, factor, share = self._bounded(batch, mean, solution, damping, radius)
         factor, share = (factor, None) if share is None else replicas.first([factor, share])
-        finite = tf.math.is_finite(tf.linalg.global_norm(steps) if share is None else share)
+        rate = -tf.cast(self.learning_rate, tf.float64) if self.step == "fixed" else tf.ones((), tf.float64)
+        longest = longest_of(steps, rate, damping, radius)
+        finite = tf.math.is_finite(longest if share is None else share)
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # What is clipped is the step that the trust region leaves.
             steps, factor = [tf.cast(factor, s.dtype) * s for s in steps], 1.0
+        dtypes = {tf.as_dtype(v.dtype) for v in variables}
+        self._scales = {dtype: tf.cast(factor * rate, dtype) for dtype in dtypes}
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
-        self._factor = factor
-        finite = replicas.everywhere(finite & stays_finite(self, steps, variables))
+        finite &= self.curvature.ready() & stays_finite(self, steps, variables, longest)
 
         def move() -> None:
             self.curvature.remember(solution)
-            self._average.keep(average)
             self.apply_steps(steps, variables)
             if share is not None:
                 self.curvature.moved(self.guard.length(share))
             if self.guard is None:
+                self._average.keep(mean)
                 self.succeeded(batch.xla)
 
         def move_and_measure() -> None:
@@ -295,9 +295,9 @@ class NaturalGradient(ObservingOptimizer):
             self._adaptive.bent.assign(linearization.quadratic([delta])[0, 0])
 
         if self._adaptive.every is None:
-            return finite, move
+            return replicas.everywhere(finite), move
         due = self._adaptive.is_due(self.iterations.value)
-        return finite, lambda: replicas.cond(due, move_and_measure, move)
+        return replicas.everywhere(finite), lambda: replicas.cond(due, move_and_measure, move)
 
     def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradient of L, or one in which examples count otherwise."""
@@ -325,8 +325,7 @@ class NaturalGradient(ObservingOptimizer):
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
         """What `update_step` adds to a variable."""
-        rate = -tf.cast(learning_rate, variable.dtype) if self.step == "fixed" else 1.0
-        return tf.cast(self._factor, variable.dtype) * rate * tf.cast(step, variable.dtype)
+        return self._scales[tf.as_dtype(variable.dtype)] * tf.cast(step, variable.dtype)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """θ ← θ - factor * learning_rate * step, or θ + factor * step."""

@@ -108,7 +108,8 @@ class SophiaG(ObservingOptimizer):
         kept = [h.value for averages in self.curvature.averages for h in averages]
         finite = tf.math.is_finite(tf.linalg.global_norm([*gradient, *kept])) & self.curvature.ready()
         steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]
-        finite = replicas.everywhere(finite & stays_finite(self, steps, variables))
+        longest = tf.abs(tf.cast(self.learning_rate, tf.float64))  # of each entry
+        finite = replicas.everywhere(finite & stays_finite(self, steps, variables, longest))
 
         def take() -> None:
             self.apply_steps(steps, variables)

@@ -1,0 +1,34 @@
+"""What a batch says of the steps before it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Judgement(NamedTuple):
+    """Judgement of a batch, before its step: boolean scalars, and the loss with what it is compared to.
+
+    Attributes:
+        outlier: Whether the batch itself is out of all proportion: it is left out.
+        spoilt: Whether earlier steps have brought it there: a step is taken for it alone.
+        failed: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
+        weight: By which its gradient is multiplied, so that squares of it do not overflow.
+        loss: Of this step's batches with the weights as they are, float64.
+        before: Of the last of them with the weights before the last step; NaN where nobody asked.
+        fell: Whether the loss is below that of the step before.
+    """
+
+    outlier: tf.Tensor
+    spoilt: tf.Tensor
+    failed: tf.Tensor
+    weight: tf.Tensor
+    loss: tf.Tensor
+    before: tf.Tensor
+    fell: tf.Tensor
+
+    @property
+    def harmless(self) -> tf.Tensor:
+        """None of the three."""
+        return ~(self.outlier | self.spoilt | self.failed)
