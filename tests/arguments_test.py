@@ -141,6 +141,7 @@ for label, make in RUNNING.items():
 for make in (curvature.KFAC, curvature.EKFAC):
     wrong(make.__name__, make, sharing=["both", None, 3, ["expand"]], max_factor_size=NOT_POSITIVE_INTEGER)
     wrong(make.__name__, make, max_memory=[0, -1, NAN, INF, "all", True, [1e9]])
+    wrong(make.__name__, make, share_factorisations=NO_BOOL)
 wrong("KFAC", curvature.KFAC, invert_every=NO_COUNT, tail=FROM_0_TO_1)
 wrong("EKFAC", curvature.EKFAC, basis_every=NOT_POSITIVE_INTEGER)
 wrong("Diagonal", curvature.Diagonal, corrected=NO_BOOL)

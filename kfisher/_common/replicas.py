@@ -17,6 +17,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.symmetric import from_triangle, triangle
+
 
 def count() -> int:
     """R, how many replicas the batch of this step has parts on; 1 outside of `strategy.run`."""
@@ -30,17 +32,22 @@ def index() -> int:
     return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
 
-def total(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+def total(tensors: list[tf.Tensor], symmetric: bool = False) -> list[tf.Tensor]:
     """The sums of tensors over all replicas, equal on all to the last bit.
 
     All of one dtype cross together.
 
     Args:
         tensors: Numbers, in the same shapes on all replicas.
+        symmetric: Whether those with three axes are stacks of symmetric matrices: half of each crosses.
     """
     if count() == 1 or not tensors:
         return list(tensors)
     tensors = [tf.convert_to_tensor(t) for t in tensors]
+    if symmetric:
+        halves = [triangle(t) if t.shape.rank == 3 else t for t in tensors]
+        sums = zip(tensors, total(halves))
+        return [from_triangle(x) if t.shape.rank == 3 else x for t, x in sums]
     found: dict[int, tf.Tensor] = {}
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         places = [i for i, t in enumerate(tensors) if t.dtype == dtype]

@@ -76,6 +76,10 @@ class TruncatedInverse(FormedInverse):
     def variables(self) -> list[keras.Variable]:
         return [self.inverse, self.scale, self.rank]
 
+    def is_formed(self, rank: tf.Tensor) -> tf.Tensor:
+        """True if, at this rank, `inverse` is the inverse itself."""
+        return tf.equal(rank, _FORMED)
+
     def times(self, matrix: Any, xla: bool) -> Any:
         def project(q: Any, x: Any) -> Any:
             return tf.matmul(q, tf.matmul(q, x), transpose_a=True)

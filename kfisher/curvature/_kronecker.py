@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common import replicas
-from kfisher._common.checks import one_of, positive, positive_integer
+from kfisher._common.checks import boolean, one_of, positive, positive_integer
 from kfisher._common.vectors import Tensors
 from kfisher.curvature._running import Running, due, is_far
 from kfisher.jacobian.layers.blocks import Block
@@ -26,6 +26,8 @@ class Kronecker(Running):
     the largest ones until all others fit into `max_memory`.
     """
 
+    symmetric = True
+
     def __init__(
         self,
         decay: Any,
@@ -34,6 +36,7 @@ class Kronecker(Running):
         max_factor_size: int,
         max_examples: Any,
         max_memory: Any,
+        share_factorisations: bool,
     ):
         super().__init__(decay, update_every, max_examples)
         self.sharing = one_of("sharing", sharing, ("expand", "reduce"))
@@ -42,6 +45,7 @@ class Kronecker(Running):
         if max_memory is not None and not (isinstance(max_memory, str) and max_memory == "auto"):
             kind = "'auto', a positive number of bytes, or None"
             self.max_memory = positive("max_memory", max_memory, kind, "float64")
+        self.share_factorisations = boolean("share_factorisations", share_factorisations)
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         self._largest = self.largest(blocks)
@@ -175,6 +179,7 @@ class Kronecker(Running):
             "sharing": self.sharing,
             "max_factor_size": self.max_factor_size,
             "max_memory": self.max_memory,
+            "share_factorisations": self.share_factorisations,
         }
 
 

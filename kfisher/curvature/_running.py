@@ -41,6 +41,7 @@ class Running(Curvature):
     needs_blocks = True
     averages_batches = True
     accumulates = True
+    symmetric = False  # whether statistics with three axes are symmetric matrices
 
     def __init__(self, decay: float, update_every: int, max_examples: int | None):
         self.decay = probability("decay", decay)
@@ -173,7 +174,7 @@ class Running(Curvature):
             for term, share in zip(terms, self.shares(block, terms, None)):
                 means.append(share is not None)
                 parts += [term] if share is None else [tf.cast(share, term.dtype) * term, share]
-        *crossed, size, loss = replicas.total([*parts, size, loss])
+        *crossed, size, loss = replicas.total([*parts, size, loss], self.symmetric)
         sums, is_mean = iter(crossed), iter(means)
 
         def whole() -> tf.Tensor:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer
-from kfisher.curvature._factorisation import eigensystems
+from kfisher.curvature import _factorisation, _sharing
 from kfisher.curvature._kronecker import Kronecker, times, times_right
 
 # An eigenvalue below so many machine epsilons of the largest is zero: a few are what sums and LAPACK leave.
@@ -37,9 +37,9 @@ class EKFAC(Kronecker):
             model once more); at first they come at steps 0, 1, 2, 4, 8, ..., and sooner where the weights
             move far. Defaults to `10`.
         basis_every: Positive integer, the same for the eigenbasis. Defaults to `100`.
-        sharing, max_factor_size, max_examples, max_memory: As in `KFAC`, with eigenvectors in the place of
-            inverses. A side that is kept as its diagonal has the identity as its basis; there s is exact as
-            everywhere.
+        sharing, max_factor_size, max_examples, max_memory, share_factorisations: As in `KFAC`, with
+            eigenvectors in the place of inverses. A side that is kept as its diagonal has the identity as its
+            basis; there s is exact as everywhere.
 
     Reference:
         George et al. 2018 (arXiv:1806.03884), equations (7)-(10).
@@ -61,8 +61,11 @@ class EKFAC(Kronecker):
         max_factor_size: int = 4096,
         max_examples: int | None = 128,
         max_memory: str | float | None = "auto",
+        share_factorisations: bool = False,
     ):
-        super().__init__(decay, update_every, sharing, max_factor_size, max_examples, max_memory)
+        super().__init__(
+            decay, update_every, sharing, max_factor_size, max_examples, max_memory, share_factorisations
+        )
         self.basis_every = positive_integer("basis_every", basis_every)
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
@@ -110,6 +113,7 @@ class EKFAC(Kronecker):
     def _refresh(self, xla: bool) -> None:
         """A new basis, and K-FAC's eigenvalues in it."""
         factors = [tf.convert_to_tensor(v.value) for pair in self.averages for v in pair]
+        eigensystems = (_sharing if self.share_factorisations else _factorisation).eigensystems
         systems = iter(eigensystems([f for f in factors if f.shape.rank == 3], xla))
         pairs = [next(systems) if f.shape.rank == 3 else (f, None) for f in factors]
         variables, values = [], []

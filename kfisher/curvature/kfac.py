@@ -11,7 +11,8 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, share
 from kfisher._common.vectors import Tensors
-from kfisher.curvature._damped_inverse import compute, damped_inverse
+from kfisher.curvature import _damped_inverse, _sharing
+from kfisher.curvature._damped_inverse import damped_inverse
 from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
 
 # The factor by which the damping may differ from that in the inverses.
@@ -60,6 +61,10 @@ class KFAC(Kronecker):
             take, all layers together. The largest factors are kept as diagonals until the rest fits; a
             warning tells of it once, and `kfisher.coverage` of each layer. `"auto"` is four times the bytes
             of the parameters, and no less than 64 MiB; `None` is no limit. Defaults to `"auto"`.
+        share_factorisations: Bool. On several replicas, whether each inverts only a part of the factors and
+            sends the inverses to the others, which changes no bit of them. It pays where inverting takes
+            longer than sending; `python scripts/benchmark.py --replicas` says where that is. Defaults to
+            `False`.
 
     Reference:
         Martens & Grosse 2015 (arXiv:1503.05671), section 6.3 for pi; Grosse & Martens 2016
@@ -80,8 +85,11 @@ class KFAC(Kronecker):
         max_examples: int | None = 128,
         tail: float = 1.0,
         max_memory: str | float | None = "auto",
+        share_factorisations: bool = False,
     ):
-        super().__init__(decay, update_every, sharing, max_factor_size, max_examples, max_memory)
+        super().__init__(
+            decay, update_every, sharing, max_factor_size, max_examples, max_memory, share_factorisations
+        )
         self.invert_every = invert_every
         if invert_every is not None:
             kind = "a positive integer, or None"
@@ -117,6 +125,7 @@ class KFAC(Kronecker):
             shifts += [left, right]
         kinds = [kind for pair in self.inverses for kind in pair]
         self._damping.assign(tf.cast(damping, tf.float32))
+        compute = (_sharing if self.share_factorisations else _damped_inverse).compute
         values = compute(kinds, factors, shifts, self.tail, xla)
         self.keep([v for kind in kinds for v in kind.variables], values)
 

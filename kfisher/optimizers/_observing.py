@@ -255,10 +255,11 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         if loss is None:  # not known from a loop that does not call `scale_loss`
             with self.checking(batch.model):
                 loss = batch.loss()
-        own_loss = tf.cast(loss, tf.float64)
-        with tf.control_dependencies([own_loss]):  # so what it checks comes before any change
+        loss = tf.convert_to_tensor(loss)
+        with tf.control_dependencies([loss]):  # so what it checks comes before any change
             gradient = [tf.identity(g) for g in in_order(grads, variables, own, self.loss_scale_factor)]
-        *gradient, own_loss = _replicated.whole(batch, [*gradient, own_loss])
+        *gradient, loss = _replicated.whole(batch, [*gradient, loss])
+        own_loss = tf.cast(loss, tf.float64)
 
         def take_step(mean: Any, mean_loss: Any) -> None:
             self.take_step(batch, mean, own, missing, (mean_loss, own_loss))

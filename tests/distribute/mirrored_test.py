@@ -43,9 +43,9 @@ def test_a_step_is_taken_back_on_all(on_devices):
 @pytest.mark.by_hand
 @pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
 def test_conjugate_gradients_up_to_their_tolerance(on_devices, fisher):
-    settings = {"max_iterations": 100, "tolerance": 1e-10}
+    settings = {"max_iterations": 200, "tolerance": 1e-13}
     curvature = {"class_name": "kfisher>MatrixFree", "config": settings}
-    on_devices(cases.equals_one, curvature, fisher, 2, tolerance=1e-7)
+    on_devices(cases.equals_one, curvature, fisher, 2, tolerance=1e-9)
 
 
 @pytest.mark.slow
@@ -87,6 +87,12 @@ def test_drawn_labels_are_those_of_a_single_draw(on_devices):
 @pytest.mark.by_hand
 def test_state_is_saved_once_and_goes_on_anywhere(on_devices, tmp_path):
     on_devices(cases.state_goes_on, str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.by_hand
+def test_interrupted_and_resumed_training_is_that_which_was_not(on_devices, tmp_path):
+    on_devices(cases.backup_goes_on, str(tmp_path))
 
 
 @pytest.mark.slow

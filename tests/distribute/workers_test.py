@@ -20,13 +20,20 @@ def alone():
     return weights
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-@pytest.mark.parametrize("curvature", ["kfac", "ekfac", "gram", "diagonal"])
-def test_workers_take_the_step_of_the_whole_batch(workers, curvature, tmp_path, alone):
+@pytest.mark.parametrize(
+    "workers, curvature, kinds",
+    [
+        *((n, c, "sampled") for n in (2, 3) for c in ("kfac", "ekfac", "gram", "diagonal")),
+        *((3, c, "exact empirical") for c in ("ekfac", "diagonal")),
+    ],
+)
+def test_workers_take_the_step_of_the_whole_batch(workers, curvature, kinds, tmp_path, alone):
     (tmp_path / "one").mkdir()
     (tmp_path / "several").mkdir()
-    one = alone(tmp_path / "one", CURVATURE=curvature)
-    for weights in worker.run("fit", workers, tmp_path / "several", CURVATURE=curvature):
+    settings = {"CURVATURE": curvature, "FISHER": kinds}
+    one = alone(tmp_path / "one", **settings)
+    for weights in worker.run("fit", workers, tmp_path / "several", **settings):
+        assert len(weights) == len(one) == 4 * len(kinds.split())
         assert max(np.abs(a - b).max() for a, b in zip(one, weights)) < 1e-12
 
 

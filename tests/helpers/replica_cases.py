@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import kfisher
 from helpers import replicated
+from helpers.crossing_cases import are_on_paper, crossings
 from helpers.models import EAGER
 from helpers.replicated import (
     LABELS,
@@ -34,7 +35,10 @@ def equals_one(curvature, fisher, replicas, tolerance=1e-12, model="dense", **se
 def equals_one_and_skips_together(curvature="kfac", fisher="sampled"):
     """The same, and then a batch with NaN in the part of either replica: all skip together, and go on."""
     make = optimizer(curvature, fisher)
-    one, model = trained(None, make, steps=3, **EAGER), trained(mirrored(2), make, steps=3)
+    one = trained(None, make, steps=3, **EAGER)
+    with crossings() as sent:
+        model = trained(mirrored(2), make, steps=3)
+    assert are_on_paper(sent, (6, 4, 5, 3))
     assert moved(one) > 0.1
     assert distance(one, model) < 1e-12
     for replica in (0, 1):
@@ -154,6 +158,39 @@ def state_goes_on(folder):
         again(loaded, 2)
         assert int(loaded.optimizer.iterations.numpy()) == 4
         assert distance(two, loaded) < 1e-12
+
+
+def backup_goes_on(folder):
+    """`BackupAndRestore` after an error: all state ends in the bits of a training without one."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(epoch, logs):
+        if epoch == 3:
+            raise Interrupted
+
+    def fitted(name, *callbacks):
+        with replicated.scope(mirrored(2)):
+            keras.utils.set_random_seed(3)
+            model, loss = replicated.dense()
+            model.compile(optimizer=optimizer()(), loss=loss)
+        backup = keras.callbacks.BackupAndRestore(f"{folder}/{name}")
+        callbacks = [*callbacks, backup]
+        model.fit(X, LABELS, batch_size=12, epochs=5, shuffle=False, verbose=0, callbacks=callbacks)
+        return model
+
+    whole = fitted("whole")
+    try:
+        fitted("parts", keras.callbacks.LambdaCallback(on_epoch_begin=interrupt))
+    except Interrupted:
+        resumed = fitted("parts")
+    assert int(resumed.optimizer.iterations.numpy()) == int(whole.optimizer.iterations.numpy()) == 10
+    for a, b in zip(
+        [*whole.variables, *whole.optimizer.variables], resumed.variables + resumed.optimizer.variables
+    ):
+        assert np.array_equal(a.numpy(), b.numpy())
+    assert copies_are_equal(resumed)
 
 
 def one_replica_alone():

@@ -65,10 +65,11 @@ def load(path):
         return [file[f"arr_{i}"] for i in range(len(file.files))]
 
 
-def save(model, folder, index):
+def save(models, folder, index):
     from helpers import replicated
 
-    np.savez(Path(folder) / f"weights_{index}.npz", *replicated.weights_of(model))
+    weights = [w for model in models for w in replicated.weights_of(model)]
+    np.savez(Path(folder) / f"weights_{index}.npz", *weights)
 
 
 # --- in a worker ------------------------------------------------------------------------------------
@@ -88,20 +89,23 @@ def main(case, folder):
 
 
 def fit(strategy, folder, index):
-    """Some steps, validation, and predictions."""
+    """Some steps with each kind, validation, and predictions."""
     import keras
 
     from helpers import replicated
 
     curvature = os.environ.get("CURVATURE", "kfac")
     damping = {"damping": 0.02} if curvature == "gram" else {}  # as OF_ONE_BATCH of mirrored_test.py
-    make = replicated.optimizer(curvature, os.environ.get("FISHER", "sampled"), **damping)
     # A sum, not a mean: that Keras divides by their number in float32, which is not exact for three.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
-    model = replicated.trained(strategy, make, lambda: replicated.dense(loss))
+    models = []
+    for fisher in os.environ.get("FISHER", "sampled").split():
+        make = replicated.optimizer(curvature, fisher, **damping)
+        models.append(replicated.trained(strategy, make, lambda: replicated.dense(loss)))
+    model = models[0]
     model.evaluate(replicated.X, replicated.LABELS, batch_size=24, verbose=0)
     assert model.predict(replicated.X, batch_size=24, verbose=0).shape == (24, 3)
-    save(model, folder, index)
+    save(models, folder, index)
 
 
 def keras_alone(strategy, folder, index):
@@ -181,7 +185,7 @@ def resumed(strategy, folder, index):
         callbacks=callbacks,
         verbose=0,
     )
-    save(model, folder, index)
+    save([model], folder, index)
 
 
 CASES = {f.__name__: f for f in (fit, keras_alone, long, resumed)} | {"alone": fit}

@@ -147,7 +147,7 @@ class Tied:
                 sides.append(_second_moment(t[:, :, :, tf.newaxis], kept))
             pairs.append(sides)
         # They are combined in a way that is not linear: those of the whole batch first.
-        crossed = replicas.total([side for pair in pairs for side in pair])
+        crossed = replicas.total([side for pair in pairs for side in pair], symmetric=True)
         pairs = [crossed[i : i + 2] for i in range(0, len(crossed), 2)]
         traces = [[_trace(side) for side in pair] for pair in pairs]
         total = tf.add_n([left * right for left, right in traces])

@@ -2,15 +2,19 @@
 
 With R workers, each with the same number of examples, a step takes the seconds that it takes on one, and
 those in which bytes are on the wire. A sum of E numbers over all sends 2 (R - 1) / R · 4 E bytes through
-each, and 2 log₂ R messages one after the other.
+each, and 2 log₂ R messages one after the other, however few the numbers are.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
 
-UPDATE_EVERY, RARELY = 20, 5  # the defaults of K-FAC: its factors; and their inverses, in updates
+from kfisher.curvature._sharing import owners
+
+# Sums over all workers that wait for one another: in a step of Adam; in one of K-FAC, in an update of its
+# factors and in an inversion, and in what sends the inverses where these are shared out.
+ADAM, STEP, UPDATE, INVERSION, SENDING = 1, 4, 4, 1, 2
 
 
 def bytes_of_sum(workers: int, numbers: float) -> float:
@@ -18,7 +22,7 @@ def bytes_of_sum(workers: int, numbers: float) -> float:
     return 2 * (workers - 1) / workers * 4 * numbers
 
 
-@dataclass
+@dataclasses.dataclass
 class Network:
     """What connects workers.
 
@@ -32,10 +36,10 @@ class Network:
     bandwidth: float
     latency: float
 
-    def sum_over(self, workers: int, numbers: float) -> float:
-        """Seconds of a sum of so many numbers of 4 bytes over all workers."""
-        sent = bytes_of_sum(workers, numbers)
-        return sent / self.bandwidth + 2 * math.ceil(math.log2(workers)) * self.latency
+    def sum_over(self, workers: int, numbers: float, sums: int = 1) -> float:
+        """Seconds of so many sums, of so many numbers of 4 bytes together, over all workers."""
+        waits = sums * 2 * math.ceil(math.log2(workers)) * self.latency
+        return bytes_of_sum(workers, numbers) / self.bandwidth + waits
 
 
 NETWORKS = [
@@ -45,7 +49,7 @@ NETWORKS = [
 ]
 
 
-@dataclass
+@dataclasses.dataclass
 class Costs:
     """What training a network takes on one worker.
 
@@ -56,7 +60,7 @@ class Costs:
         step: Seconds of a step of K-FAC that updates nothing.
         update: Seconds that an update of the factors adds.
         inversion: Seconds that the inversion of all of them adds.
-        crossings: How often numbers as many as the parameters cross in a step of K-FAC; in Adam's, once.
+        updates, inversions: How many there are in a step, after the first ones.
     """
 
     parameters: int
@@ -65,67 +69,72 @@ class Costs:
     step: float
     update: float
     inversion: float
-    crossings: float = 1.0
+    updates: float
+    inversions: float
 
     @property
     def numbers(self) -> int:
-        """Of all factors."""
-        return sum(n * n for n in self.factors)
+        """Of the triangles of all factors, as these are symmetric; their inverses have as many."""
+        return sum(n * (n + 1) // 2 for n in self.factors)
 
     def faster(self, times: float) -> Costs:
         """The same on devices that are so many times as fast."""
-        seconds = (self.adam, self.step, self.update, self.inversion)
-        return Costs(self.parameters, self.factors, *(s / times for s in seconds), crossings=self.crossings)
+        seconds = {name: getattr(self, name) / times for name in ("adam", "step", "update", "inversion")}
+        return dataclasses.replace(self, **seconds)
 
     def of_adam(self, workers: int, network: Network) -> float:
         """Seconds of a step of Adam."""
-        return self.adam + network.sum_over(workers, self.parameters)
+        return self.adam + network.sum_over(workers, self.parameters, ADAM)
 
-    def of_kfac(self, workers: int, network: Network, shared: bool = False) -> float:
-        """Seconds of a step of K-FAC, its updates and inversions spread over their periods.
-
-        Args:
-            workers: R.
-            network: Between them.
-            shared: Whether each inverts the factors that it owns, and sends the inverses to the others.
-        """
-        step = self.step + network.sum_over(workers, self.crossings * self.parameters)
-        inversion = self.of_inversion(workers, network, shared)
-        return step + (self.of_update(workers, network) + inversion / RARELY) / UPDATE_EVERY
+    def of_kfac(self, workers: int, network: Network) -> float:
+        """Seconds of a step of K-FAC, with its part of updates, and of inversions where these are cheaper."""
+        step = self.step + network.sum_over(workers, self.parameters, STEP)
+        shared = self.shared_pays(workers, network)
+        inversion = self.inversions * self.of_inversion(workers, network, shared)
+        return step + self.updates * self.of_update(workers, network) + inversion
 
     def of_update(self, workers: int, network: Network) -> float:
         """Seconds that an update of the factors adds, and their sum over all workers."""
-        return self.update + network.sum_over(workers, self.numbers)
+        return self.update + network.sum_over(workers, self.numbers, UPDATE)
 
     def of_inversion(self, workers: int, network: Network, shared: bool) -> float:
-        """Seconds that the inversions add, on each worker or shared out."""
+        """Seconds that the inversions add: on each worker, or where each has its part and sends it around."""
+        agreement = network.sum_over(workers, 0, INVERSION)
         if not shared:
-            return self.inversion
-        return self.inversion * largest_share(self.factors, workers) + network.sum_over(workers, self.numbers)
+            return self.inversion + agreement
+        sent = network.sum_over(workers, self.numbers, SENDING)
+        return self.inversion * largest_share(self.factors, workers) + sent + agreement
 
     def shared_pays(self, workers: int, network: Network) -> bool:
         """True if sharing out inversions is faster."""
         return self.of_inversion(workers, network, True) < self.of_inversion(workers, network, False)
 
+    def bandwidth_for_sharing(self, workers: int) -> float:
+        """Bytes in a second from which on sharing out pays, where messages take no time."""
+        saved = self.inversion * (1 - largest_share(self.factors, workers))
+        return bytes_of_sum(workers, self.numbers) / saved if saved > 0 else math.inf
+
     def period(self, workers: int, network: Network, overhead: float = 0.1) -> int:
         """Steps between two updates, so that these and inversions take at most a share of Adam's step."""
         shared = self.shared_pays(workers, network)
-        refresh = self.of_update(workers, network) + self.of_inversion(workers, network, shared) / RARELY
+        inversion = self.inversions / self.updates * self.of_inversion(workers, network, shared)
+        refresh = self.of_update(workers, network) + inversion
         return math.ceil(refresh / (overhead * self.of_adam(workers, network)))
 
     def traffic(self) -> float:
         """What K-FAC sends for each byte that Adam sends, at any number of workers."""
-        return self.crossings + self.numbers / UPDATE_EVERY / self.parameters
+        return 1 + self.updates * self.numbers / self.parameters
 
     def growth(self, workers: int, network: Network) -> float:
         """How many times K-FAC's step grows from one worker to R, over how many times Adam's does."""
-        kfac = self.of_kfac(workers, network, self.shared_pays(workers, network)) / self.of_kfac(1, network)
+        kfac = self.of_kfac(workers, network) / self.of_kfac(1, network)
         return kfac / (self.of_adam(workers, network) / self.of_adam(1, network))
 
 
 def largest_share(sizes: list[int], workers: int) -> float:
-    """The part of all inversions, n³ each, that the worker with most has; the largest are given out first."""
-    loads = [0.0] * min(workers, len(sizes))
-    for size in sorted(sizes, reverse=True):
-        loads[loads.index(min(loads))] += size**3
-    return max(loads) / sum(loads)
+    """The part of all inversions, n³ each, that the worker with most has."""
+    work = [float(size) ** 3 for size in sizes]
+    loads = [0.0] * workers
+    for cost, owner in zip(work, owners(work, workers)):
+        loads[owner] += cost
+    return max(loads) / sum(work)

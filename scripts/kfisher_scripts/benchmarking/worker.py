@@ -30,14 +30,19 @@ OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
 
 
 class _Clock(keras.callbacks.Callback):
-    """When each step ended, and the bytes that were received from the first that counts to the last."""
+    """After each step the time, and how often curvature was updated and inverted so far; and the bytes that
+    were received from the first step that counts to the last."""
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.times: list[float] = []
+        self.curvature: list[list[int]] = []
         self.bytes = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.times.append(time.perf_counter())
+        found = getattr(self.model.optimizer, "curvature", None)
+        counts = [found.updates, found.factorisations] if found else []
+        self.curvature.append([int(v.numpy()) for v in counts] or [0, 0])
         if len(self.times) == FIRST:
             self.bytes = -received()
         elif len(self.times) == LAST:
@@ -54,14 +59,16 @@ def measured(strategy: tf.distribute.Strategy, width: int, name: str) -> dict[st
     batch, clock = EXAMPLES * strategy.num_replicas_in_sync, _Clock()
     data = tf.data.Dataset.from_tensor_slices(random_digits(10 * batch)).batch(batch, drop_remainder=True)
     model.fit(data.cache().repeat(), epochs=1, steps_per_epoch=LAST, verbose=0, callbacks=[clock])
-    counted = np.diff(clock.times[FIRST - 1 :])
+    seconds, changes = (np.diff(kept[FIRST - 1 :], axis=0) for kept in (clock.times, clock.curvature))
     curvature = getattr(model.optimizer, "curvature", None)
     factors = [v for pair in curvature.averages for v in pair] if curvature else []
     return {
-        "seconds": float(np.mean(counted)),
-        # From the end of each step to that of the next, by their numbers.
-        "each": {FIRST + i: float(t) for i, t in enumerate(counted)},
-        "bytes": clock.bytes / len(counted),
+        "seconds": float(np.mean(seconds)),
+        # Of each step its seconds, updates of the factors, and inversions.
+        "each": [[float(t), *map(int, counts)] for t, counts in zip(seconds, changes)],
+        "updates": float(np.mean(changes[:, 0])),
+        "inversions": float(np.mean(changes[:, 1])),
+        "bytes": clock.bytes / len(seconds),
         "parameters": model.count_params(),
         "factors": [v.shape[-1] for v in factors],
         "state": sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in model.optimizer.variables),

@@ -1,0 +1,132 @@
+"""What crosses from one replica to another; each function is one test, in a process with several devices."""
+
+import contextlib
+from unittest import mock
+
+import keras
+import numpy as np
+import tensorflow as tf
+from kfisher_scripts.benchmarking import scaling
+
+from helpers.replicated import mirrored, optimizer, trained, weights_of
+from kfisher._common import replicas
+from kfisher.curvature import _damped_inverse, _factorisation, _sharing
+
+
+def on_two(function):
+    """What it returns on each of two replicas."""
+    strategy = mirrored(2)
+    found = tf.function(lambda: strategy.run(function), autograph=False)()
+    return list(zip(*(strategy.experimental_local_results(t) for t in found)))
+
+
+@contextlib.contextmanager
+def crossings():
+    """A list that takes up, while the block is traced, how many numbers the first replica sums with others
+    each time, and whether it does in every step."""
+    original, found = tf.distribute.ReplicaContext.all_reduce, []
+
+    def all_reduce(self, op, value, *arguments, **settings):
+        if replicas.index() == 0:
+            numbers = sum(t.shape.num_elements() for t in tf.nest.flatten(value))
+            found.append((numbers, "cond" not in tf.compat.v1.get_default_graph().name))
+        return original(self, op, value, *arguments, **settings)
+
+    with mock.patch.object(tf.distribute.ReplicaContext, "all_reduce", all_reduce):
+        yield found
+
+
+def half_of_each_symmetric_matrix():
+    """And nothing is rounded on the way; others cross whole."""
+    rng = np.random.default_rng(0)
+    squares, others = rng.normal(size=(2, 2, 5, 5)), rng.normal(size=(2, 3))
+    squares += squares.swapaxes(2, 3)
+
+    def here():
+        i = replicas.index()
+        return replicas.total([tf.constant(squares[i]), tf.constant(others[i])], symmetric=True)
+
+    with crossings() as sent:
+        found = on_two(here)
+    for local in found:
+        assert np.array_equal(local[0], squares.sum(0)) and np.array_equal(local[1], others.sum(0))
+    assert [numbers for numbers, _ in sent] == [2 * 15 + 3]
+
+
+def sums_of_a_step_of_adam():
+    with crossings() as sent:
+        trained(mirrored(2), keras.optimizers.Adam, steps=1)
+    assert sum(always for _, always in sent) == scaling.ADAM
+
+
+def are_on_paper(sent, rows):
+    """True if the sums of K-FAC are as many as the benchmark has on paper, and of factors with so many rows
+    their triangles cross."""
+    factors = sum(n * (n + 1) // 2 for n in rows)
+    most = max(numbers for numbers, always in sent if not always)
+    # Beside the factors there are a few numbers on the batch.
+    return sum(always for _, always in sent) == scaling.STEP and factors < most < factors + 10
+
+
+def factorisations_are_shared_out():
+    """Each is made on one of two replicas only, and is on both what it is without."""
+    rng = np.random.default_rng(0)
+
+    def moment(groups, n, rank):
+        rows = rng.normal(size=(groups, rank, n))
+        return tf.constant(np.einsum("gri,grj->gij", rows, rows) / rank, tf.float32)
+
+    # Formed, a diagonal, of two groups, truncated, formed at that size; and what becomes its diagonal.
+    factors = [moment(1, 5, 9), tf.linalg.diag_part(moment(2, 4, 9)), moment(2, 3, 9), moment(1, 256, 20)]
+    factors += [moment(1, 257, 600), moment(1, 258, 600)]
+    factors += [tf.eye(260, batch_shape=[1]) + 1e-4 * moment(1, 260, 300)]
+    shifts = [tf.fill([f.shape[0]], 1e-3) for f in factors]
+    squares = [f for f in factors if f.shape.rank == 3]
+    kinds = [_damped_inverse.damped_inverse(_variable, keras.Variable(f), 1.0) for f in factors]
+
+    def made(inverses, eigensystems):
+        pairs = eigensystems(squares, False)
+        return [*inverses(kinds, factors, shifts, 1.0, False), *(t for pair in pairs for t in pair)]
+
+    # In a graph, too, where TensorFlow's 1 / x differs in its last bit.
+    expected = tf.function(made, autograph=False)(_damped_inverse.compute, _factorisation.eigensystems)
+    ranks = [int(t) for t in expected if t.dtype == tf.int32]
+    assert ranks == [20, 0, 0, -1]
+    sizes = []
+
+    def counted(function):
+        def call(matrices, *arguments):
+            sizes.extend(m.shape[-1] for m in matrices)
+            return function(matrices, *arguments)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for module, name in (
+            (_damped_inverse, "inverses"),
+            (_damped_inverse, "_truncated"),
+            (_factorisation, "eigensystems"),
+        ):
+            stack.enter_context(mock.patch.object(module, name, counted(getattr(module, name))))
+        found = on_two(lambda: made(_sharing.compute, _sharing.eigensystems))
+    assert sorted(sizes) == sorted(2 * [f.shape[-1] for f in squares])  # inverted once, decomposed once
+    for local in found:
+        for a, b in zip(local, expected, strict=True):
+            assert np.array_equal(a, b)
+
+
+def shared_factorisations_change_nothing(curvature):
+    def steps(shared):
+        settings = {"update_every": 2, "share_factorisations": shared}
+        curvature_ = {"class_name": f"kfisher>{curvature}", "config": settings}
+        model = trained(mirrored(2), optimizer(curvature_), steps=4)
+        assert int(model.optimizer.curvature.factorisations.numpy()) > 1
+        assert model.optimizer.curvature.get_config()["share_factorisations"] == shared
+        return weights_of(model)
+
+    for a, b in zip(steps(False), steps(True)):
+        assert np.array_equal(a, b)
+
+
+def _variable(shape, dtype, name):
+    return keras.Variable(tf.zeros(shape, dtype), dtype=dtype.name, trainable=False, name=name)
