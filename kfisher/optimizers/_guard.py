@@ -24,8 +24,7 @@ _OUTLIER = 100.0
 _PATIENCE = 10
 # Over how many steps the best average loss is forgotten, where it does not come back.
 _MEMORY = 1000.0
-# A spoilt batch counts as one of no more than so many times its size.
-_HEAVY = 1e6
+_HEAVY = 1e6  # A spoilt batch counts as one of no more than so many times its size.
 # A step that is taken back shortens the next ones; they grow again by a twentieth each.
 _LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
 
@@ -88,15 +87,11 @@ class Guard:
         self.can_return = scalar("can_return", dtype="int32")
         self._kept, self._trained = kept, trained
 
-        def copy(variable: keras.Variable) -> keras.Variable:
-            name = f"{path_of(variable)}_at_start"
-            first = lambda shape, dtype: tf.cast(variable.value, dtype)  # noqa: E731
-            return add_variable(variable.shape, first, dtype=variable.dtype, name=name)
+        def like(v: keras.Variable, when: str) -> keras.Variable:
+            return add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_{when}")
 
-        self._at_start = [] if self._radius is None else [copy(v) for v in kept[:trained]]
-        self._previous = [
-            add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_previous") for v in kept
-        ]
+        self._at_start = [] if self._radius is None else [like(v, "at_start") for v in kept[:trained]]
+        self._previous = [like(v, "previous") for v in kept]
 
     # --- how far a step may go --------------------------------------------------------------------
 
@@ -199,6 +194,13 @@ class Guard:
         """Called before a step changes anything."""
         for before, variable in zip(self._previous, self._kept):
             before.assign(variable.value)
+
+        def at_start() -> None:
+            for first, variable in zip(self._at_start, self._kept):
+                first.assign(variable.value)
+
+        if self._at_start:
+            replicas.cond(self.judged.value > 0, lambda: None, at_start)
 
     def accept(self, judgement: Judgement) -> None:
         """Called when a step was taken."""
