@@ -16,7 +16,7 @@ from keras import layers
 
 import kfisher
 from kfisher._common.vectors import flatten, unflatten
-from kfisher.curvature import EKFAC, KFAC, Diagonal, ekfac
+from kfisher.curvature import EKFAC, KFAC, Diagonal, _factorisation
 from kfisher.curvature._factorisation import eigensystems
 from kfisher.jacobian.batch import Batch
 from kfisher.optimizers import NaturalGradient
@@ -184,7 +184,7 @@ def test_ekfac_takes_no_notice_of_the_basis_in_a_null_space(sharing, monkeypatch
                 nullities.append(null)
             return pairs
 
-        monkeypatch.setattr(ekfac, "eigensystems", rotated)
+        monkeypatch.setattr(_factorisation, "eigensystems", rotated)
         stack = [layers.Dense(5, "tanh"), layers.Dense(2)]
         optimizer = natural(0.5, "exact", EKFAC(update_every=1, sharing=sharing), damping=1e-3)
         model = eager(stack, "mse", (2, 20), optimizer)
