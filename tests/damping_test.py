@@ -9,7 +9,7 @@ import kfisher
 from kfisher.damping import Cautious, LevenbergMarquardt
 from kfisher.optimizers import NaturalGradient
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
-from kfisher.optimizers._guard import Judgement
+from kfisher.optimizers._judgement import Judgement
 
 NAN = float("nan")
 
@@ -49,7 +49,8 @@ def test_a_step_of_which_no_decrease_is_promised_makes_lambda_grow(gradient, cha
     damping.build(state)
     damping.bent.assign(1.0)  # delta^T F delta
     loss, before = tf.constant(3.0 + change, tf.float64), tf.constant(3.0, tf.float64)
-    judgement = Judgement(tf.constant(False), tf.constant(False), loss, before, tf.constant(False))
+    no, one = tf.constant(False), tf.ones_like(loss)
+    judgement = Judgement(no, no, no, one, loss, before, no)
     damping.after_step(judgement, [tf.constant([gradient])], lambda: [tf.constant([1.0])], None, 1.0)
     assert damping.value(0).numpy() == pytest.approx(factor)
     assert damping.bent.numpy() == -1  # judged once
