@@ -27,6 +27,7 @@ class Curvature:
     needs_blocks = False
     averages_batches = False
     accumulates = False
+    _weights: Any = None  # (2,): `weight` and `bounded`
 
     def build(
         self, add_variable: Callable, variables: list[keras.Variable], blocks: list[Block] | None, parts: int
@@ -101,12 +102,12 @@ class Curvature:
     @property
     def weight(self) -> tf.Tensor | float:
         """What the values of the loss on a batch weigh together, on average: 1 where it is their mean."""
-        return 1.0
+        return 1.0 if self._weights is None else self._weights.value[0]
 
     @property
     def bounded(self) -> tf.Tensor | float:
         """What the outputs under absolute error weigh together, on average: see `Fisher.divergence`."""
-        return 0.0
+        return 0.0 if self._weights is None else self._weights.value[1]
 
     def moved(self, share: tf.Tensor) -> None:
         """Called when a step was taken.
@@ -144,14 +145,6 @@ class OfOneBatch(Curvature):
         (weights,) = replicas.total([weights_of(heads)])
         usable = tf.math.is_finite(weights[0]) & (weights[0] > 0)
         self._weights.assign(tf.where(usable, weights, self._weights.value))
-
-    @property
-    def weight(self) -> Any:
-        return self._weights.value[0]
-
-    @property
-    def bounded(self) -> Any:
-        return self._weights.value[1]
 
 
 def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:

@@ -246,14 +246,6 @@ class Running(Curvature):
     def examples(self) -> Any:
         return self._examples.value
 
-    @property
-    def weight(self) -> Any:
-        return self._weights.value[0]
-
-    @property
-    def bounded(self) -> Any:
-        return self._weights.value[1]
-
     def moved(self, share: Any) -> None:
         self._path.assign_add(tf.cast(share, tf.float32))
 

@@ -41,14 +41,17 @@ def trouble(optimizer: Any) -> str | None:
     guard = optimizer.guard
     if guard is not None and int(guard.judged.numpy()) > 0:
         start, now = float(guard.start.numpy()), float(guard.level.numpy())
-        if is_far(start, now):
+        if is_far(start, now, float(guard.best_size.numpy())):
             return f"{name} diverges: the loss is {now:.3g} on average, and began at {start:.3g}. {advice}"
     return None
 
 
-def is_far(start: Any, now: Any) -> Any:
-    """True if the average loss is far above its start; numbers or tensors."""
-    return now - start > FAR * abs(start)
+def is_far(start: Any, now: Any, size: Any) -> Any:
+    """True if the average loss is far above its start, for its size there and its `size` at its best.
+
+    Not its size at the start alone: a loss that is not positive may begin near zero. Numbers or tensors.
+    """
+    return (now - start > FAR * abs(start)) & (now - start > FAR * size)
 
 
 def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
@@ -86,9 +89,8 @@ def _looked_at(optimizer: Any) -> list[Any]:
     """The variables that `trouble` speaks of."""
     counts = [optimizer.failed_steps, optimizer.skipped_steps, getattr(optimizer, "rejected_steps", None)]
     guard = optimizer.guard
-    counts += (
-        [optimizer.damping] if guard is None else [guard.judged, guard.start, guard.level, optimizer.damping]
-    )
+    counts.append(optimizer.damping)
+    counts += [] if guard is None else [guard.judged, guard.start, guard.level, guard.best_size]
     return [v for v in counts if v is not None]
 
 

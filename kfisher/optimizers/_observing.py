@@ -290,8 +290,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """Called when a step was taken."""
         self.failed_steps.assign(0)
         if self.guard is not None:
-            start, now = self.guard.start.value, self.guard.level.value
-            _divergence.warn_once(self, _divergence.is_far(start, now), xla)
+            start, now, size = (v.value for v in (self.guard.start, self.guard.level, self.guard.best_size))
+            _divergence.warn_once(self, _divergence.is_far(start, now, size), xla)
 
     def trouble(self) -> str | None:
         """A sentence on what is wrong with the training so far, with the numbers, or `None`."""

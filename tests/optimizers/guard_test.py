@@ -292,8 +292,13 @@ def test_a_loss_far_above_its_start_is_said():
     model = network(optimizer, **EAGER)
     model.train_on_batch(X, LABELS)
     assert optimizer.trouble() is None
-    optimizer.guard.level.assign(12 * optimizer.guard.start.value)
+    guard = optimizer.guard
+    guard.level.assign(12 * guard.start.value)
     assert "diverges" in optimizer.trouble()
+    guard.start.assign(0.001)  # of a loss that is not positive: the start alone says nothing
+    for level, said in ((0.9, False), (11.0, True)):
+        guard.level.assign(level * guard.best_size.value)
+        assert bool(optimizer.trouble()) == said
 
 
 # --- curvature as fresh as needed ------------------------------------------------------------------------
