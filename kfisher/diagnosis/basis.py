@@ -1,6 +1,6 @@
 """An orthonormal basis in which F is diagonal, and the rows of all Fishers in it: where they are compared.
 
-With Q the basis, `(P, d)` and never formed, and U the rows of all kinds, all else follows from X = U Q and Qᵀ ∇L.
+With Q the basis, `(P, d)` and never formed, and U the rows of all kinds, all follows from X = U Q and Qᵀ ∇L.
 """
 
 from __future__ import annotations
