@@ -61,8 +61,9 @@ def over_examples(frame: Frame, cosine: float, length: float, confidence: float)
 
     The jackknife: EF and the gradient are made without one example after the other, while F stays, as the
     inputs are given and only labels vary. The inverse of an EF of few examples is too large on average, and
-    its step too long; by how much the jackknife says as well, and the interval of the length lies that much
-    lower. That of the cosine stays about the estimate, as there is nothing above 1 to move to.
+    its step too long; by how much the jackknife says as well, and the interval of the length is moved by it.
+    Beyond the error itself that is more than a first order knows: then the interval holds both. That of the
+    cosine stays about the estimate, as there is nothing above 1 to move to.
     """
     rows, roots = frame.of(EMPIRICAL), np.sqrt(frame.shares * frame.total_weight)
     scale = np.linalg.norm(frame.gradient)
@@ -77,8 +78,9 @@ def over_examples(frame: Frame, cosine: float, length: float, confidence: float)
     rest = 1 - frame.shares[:, np.newaxis]
     error = np.sqrt(np.sum(rest * moved**2, 0))
     half = scipy.stats.t.ppf((1 + confidence) / 2, effective_number(frame) - 1) * error
-    bias = np.array([0.0, np.sum(rest[:, 0] * moved[:, 1])])
-    low, high = np.minimum(point - bias - half, point), np.maximum(point - bias + half, point)
+    centre = point - np.array([0.0, np.sum(rest[:, 0] * moved[:, 1])])
+    other = np.where(np.abs(centre - point) > half, point, centre)
+    low, high = np.minimum(centre, other) - half, np.maximum(centre, other) + half
     return Interval(max(low[0], -1.0), min(high[0], 1.0)), Interval(low[1], high[1])
 
 

@@ -102,6 +102,19 @@ def test_the_interval_of_the_length_holds_it_as_often_on_either_side():
     assert below <= 400 * 0.05 + 13 and above <= 400 * 0.05 + 13  # three standard deviations
 
 
+def test_where_the_bias_is_beyond_the_error_the_interval_holds_both():
+    """Of 12 examples in 30 directions."""
+    frame = of_gradients(np.random.default_rng(3).normal(size=(12, 30)) + np.r_[1, np.zeros(29)])
+    frame.damping = 0.01
+    length = steps_of(frame.of(None), frame.shares, frame.damping)[1]
+    moved = chance._without_each(frame, frame.of(None), np.sqrt(frame.shares))[:, 1] - length
+    bias = 11 / 12 * moved.sum()
+    half = scipy.stats.t.ppf(0.95, 11) * np.sqrt(11 / 12 * np.sum(moved**2))
+    assert -bias > half
+    found = chance.over_examples(frame, 0.9, np.exp(length), 0.9)[1]
+    np.testing.assert_allclose(found, [length - half, length - bias + half])
+
+
 def test_fewer_examples_than_directions_give_the_same_steps():
     frame = a_frame(np.random.default_rng(1), examples=12, mean=1.0)
     wide = SimpleNamespace(**{**vars(frame), "values": np.r_[frame.values, np.zeros(20)]})
