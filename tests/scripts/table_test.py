@@ -218,7 +218,7 @@ def test_a_setting_of_the_grid_is_a_run_of_its_own(table):
 
 
 def test_batches_are_those_of_shuffled_examples_in_the_precision_of_the_table():
-    """Each epoch has all rows, x with its y, in an order of its own; a batch is one operation, not one a row."""
+    """Each epoch has all rows, x with its y, in an order of its own."""
     x = np.arange(20.0).reshape(10, 2) + 1e-12
     data = Data(x, x[:, :1] * 3, x[:0], x[:0, :1])
     batches = batches_of(data, 4, seed=0)
