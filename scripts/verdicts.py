@@ -22,12 +22,13 @@ from kfisher_scripts.verdicts.settings import HELD_OUT, SIZES, TABLE  # noqa: E4
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=50, help="samples of each kind; default: 50")
+    parser.add_argument("--first-seed", type=int, default=0, help="of them, for other samples; default: 0")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of examples")
     parser.add_argument("--only", choices=["table", "held-out"], help="one of the two; default: both")
     options = parser.parse_args(arguments)
     for name, settings in (("table", TABLE), ("held-out", HELD_OUT)):
         if options.only in (None, name):
-            cells = table.measure(settings, options.seeds, tuple(options.sizes))
+            cells = table.measure(settings, options.seeds, tuple(options.sizes), options.first_seed)
             print(f"\n{table.as_markdown(cells)}\n\n{table.summary(cells)}", flush=True)
 
 

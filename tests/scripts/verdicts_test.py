@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import verdicts
+from kfisher_scripts.verdicts import table
 from kfisher_scripts.verdicts.families import FAMILIES, matrices, minimum
 from kfisher_scripts.verdicts.settings import HELD_OUT, PLACES, TABLE, Truth
 from kfisher_scripts.verdicts.table import Cell, as_markdown, measure, summary
@@ -26,8 +27,8 @@ def test_alarms_are_false_and_clearances_wrong_by_what_is_true():
     text = summary([right, wrong])
     assert "false alarms: 9.0 % over all cells, 10 % in the worst" in text
     assert "misses at 256 examples and more: 15.0 % over all cells, 30 % in the worst" in text
-    table = as_markdown([right, cell(WRONG, size=1000, misspecified=50)])
-    assert "| labels | minimum | right: eigenvalues 0.95 to 1.05 | 8 / 80 | 100 / 0 |" in table
+    markdown = as_markdown([right, cell(WRONG, size=1000, misspecified=50)])
+    assert "| labels | minimum | right: eigenvalues 0.95 to 1.05 | 8 / 80 | 100 / 0 |" in markdown
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -68,6 +69,15 @@ def test_false_alarms_and_misses_keep_their_bars_on_a_part_of_the_table():
     assert np.mean([c.false_alarms for c in cells]) <= 0.05
     assert np.mean([c.misses for c in many]) <= 0.1
     assert all(c.verdicts["unknown"] >= 7 for c in few)
+
+
+def test_other_seeds_are_other_samples(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        table, "_verdict", lambda meter, setting, place, size, seed: seen.append(seed) or "fine"
+    )
+    found = measure(TABLE[:1], 2, (16,), first_seed=7)
+    assert seen == [7, 8] * 3 and [c.verdicts["fine"] for c in found] == [2, 2, 2]
 
 
 def test_the_command_prints_both_tables(capsys, monkeypatch):

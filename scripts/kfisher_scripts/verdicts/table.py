@@ -62,7 +62,9 @@ class Cell:
         return 1 - self.accused / self.count if self.truth.wrong else 0.0
 
 
-def measure(settings: list[Setting], seeds: int, sizes: tuple[int, ...] = SIZES) -> list[Cell]:
+def measure(
+    settings: list[Setting], seeds: int, sizes: tuple[int, ...] = SIZES, first_seed: int = 0
+) -> list[Cell]:
     """All cells; one model for each family, traced once for each size."""
     meters: dict[str, Meter] = {}
     cells = []
@@ -70,7 +72,8 @@ def measure(settings: list[Setting], seeds: int, sizes: tuple[int, ...] = SIZES)
     for setting, place, size in tqdm(cases, desc="verdicts", dynamic_ncols=True):
         if setting.family not in meters:
             meters[setting.family] = Meter(setting.model.model(2), DRAWS, seed=0)
-        found = Counter(_verdict(meters[setting.family], setting, place, size, seed) for seed in range(seeds))
+        meter, of_samples = meters[setting.family], range(first_seed, first_seed + seeds)
+        found = Counter(_verdict(meter, setting, place, size, seed) for seed in of_samples)
         cells.append(Cell(setting.name, place, size, setting.truth(place), found))
     return cells
 
