@@ -13,7 +13,7 @@ from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.rows import EMPIRICAL, EXACT
 
-_AT_ONCE = 2**22  # numbers that are drawn
+_AT_ONCE = 2**22  # numbers of drawn labels in the curved directions
 _RECENT = 5  # measurements, whose spread over draws is pooled
 
 
@@ -173,7 +173,7 @@ def of_drawn_labels(frame: Frame, size: int, fitted: bool, count: int) -> np.nda
     own = np.einsum("rni,rnj->nij", exact, exact)
     roots = np.sqrt(frame.shares * frame.total_weight)
     inverse = np.divide(1, roots, out=np.zeros_like(roots), where=roots > 0)
-    most = max(1, _AT_ONCE // exact[..., 0].size)
+    most = max(1, _AT_ONCE // exact.size)
     found = []
     for first in range(0, count, most):
         scores = frame.draw(min(most, count - first), first)

@@ -203,7 +203,7 @@ def test_labels_of_the_model_are_within_the_extremes_of_draws_as_often_as_it_say
 
 
 def test_draws_in_parts_are_as_many_as_are_asked_for(monkeypatch):
-    monkeypatch.setattr(chance, "_AT_ONCE", 7 * N)
+    monkeypatch.setattr(chance, "_AT_ONCE", 7 * N * K)
     parts, frame = [], a_frame(np.random.default_rng(0))
     frame.draw = lambda count, first: parts.append((count, first)) or np.ones((count, 1, N))
     assert np.allclose(chance.of_drawn_labels(frame, K, False, 16), np.eye(K))
