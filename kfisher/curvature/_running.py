@@ -147,7 +147,7 @@ class Running(Curvature):
                 found = self.measure(block, examples, shares, cache)
                 found = [tf.ensure_shape(t, v.shape) for t, v in zip(found, averages)]
                 measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
-        size, loss = tf.cast(tf.size(shares), tf.float32), root.loss.value
+        size, loss = tf.cast(tf.size(shares), tf.float32), root.loss.above_least
         if batch.counts is not None:
             size *= tf.cast(batch.counts, size.dtype)
         if replicas.count() > 1:

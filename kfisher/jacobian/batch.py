@@ -19,6 +19,7 @@ from kfisher.jacobian.forward import forward
 from kfisher.jacobian.linearization import Linearization, linearization
 from kfisher.jacobian.square_root import SquareRoot, square_root
 from kfisher.likelihoods import Likelihood
+from kfisher.likelihoods.weighted import above_least
 
 
 @dataclass
@@ -134,16 +135,25 @@ class Batch:
             return self.exact_linearization
         return linearization(replace(self, fisher=Expected()))
 
-    def loss(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
-        """The loss on the batch with these weights, by default those of now, and all else as it was."""
+    def loss_above_least(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
+        """The loss on the batch with these weights, by default those of now, and all else as it was; less the
+        least that it can be for these labels where that is not 0."""
         if weights is None:
             weights = [tf.convert_to_tensor(v.value) for v in self.model.trainable_variables]
+        compute_loss = above_least(self._compute_loss, self.likelihood)
         with forward(self, weights) as outputs:
-            return self.loss_at(x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
+            loss, least = compute_loss(x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
+        return self._counted(loss if least is None else tf.cast(loss, least.dtype) - least)
 
     def loss_at(self, **arguments: Any) -> tf.Tensor:
         """`compute_loss` of the model, or 0 if the examples here do not count."""
-        loss = (self.compute_loss or self.model.compute_loss)(**arguments)
+        return self._counted(self._compute_loss(**arguments))
+
+    @property
+    def _compute_loss(self) -> Callable:
+        return self.compute_loss or self.model.compute_loss
+
+    def _counted(self, loss: tf.Tensor) -> tf.Tensor:
         return loss if self.counts is None else loss * tf.cast(self.counts, loss.dtype)
 
 
