@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py
     python scripts/benchmark.py --start      # of TensorBoard, with the tab and without
+    python scripts/benchmark.py --tab        # answers of its server for a hundred runs of 10 000 steps
     python scripts/benchmark.py --untuned    # losses with nothing tuned, about ten minutes
     python scripts/benchmark.py --replicas   # on one to four workers, and on paper for a thousand
 
@@ -21,7 +22,7 @@ from pathlib import Path
 # Read when TensorFlow and NumPy are imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from kfisher_scripts.benchmarking import race, replicas, starting, untuned  # noqa: E402
+from kfisher_scripts.benchmarking import race, replicas, served, starting, untuned  # noqa: E402
 from kfisher_scripts.benchmarking.cases import CASES  # noqa: E402
 from kfisher_scripts.benchmarking.memory import largest_tensor, state_bytes  # noqa: E402
 from kfisher_scripts.benchmarking.small_problems import SMALL_PROBLEMS  # noqa: E402
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--untuned", action="store_true", help="only nine small problems with nothing tuned, about 10 minutes"
     )
     group.add_argument("--start", action="store_true", help="only how long TensorBoard takes to start")
+    group.add_argument("--tab", action="store_true", help="only how long the tab waits for its server")
     group.add_argument("--replicas", action="store_true", help="only several workers, about 10 minutes")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every epoch of --untuned as CSV")
     options = parser.parse_args(arguments)
@@ -53,6 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.start:
         starting.run(options.rounds)
+        return
+    if options.tab:
+        served.run(options.rounds)
         return
     if options.untuned:
         untuned.run(options.only, options.out)

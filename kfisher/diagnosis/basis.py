@@ -1,7 +1,6 @@
 """An orthonormal basis in which F is diagonal, and the rows of all Fishers in it: where they are compared.
 
-With Q the basis, `(P, d)` and never formed, and U the rows of all kinds, everything that is asked of the
-matrices and of steps on them follows from X = U Q and Qᵀ ∇L.
+With Q the basis, `(P, d)` and never formed, and U the rows of all kinds, all follows from X = U Q and Qᵀ ∇L.
 """
 
 from __future__ import annotations
@@ -59,6 +58,7 @@ class Frame:
         shares: w_n over their sum, `(N,)`.
         total_weight: The sum of w_n.
         lift: From a vector a in the frame, `(d,)`, to the coefficients z with Uᵀ z = Q a, `(R N,)`.
+        draw: Labels that the model draws, see `DrawnScores`.
     """
 
     layout: Layout
@@ -71,6 +71,7 @@ class Frame:
     shares: np.ndarray
     total_weight: float
     lift: Lift
+    draw: Callable[[int, int], np.ndarray]
 
     def of(self, key: tuple[str, int | None]) -> np.ndarray:
         """The rows of one kind or draw."""
@@ -87,12 +88,13 @@ def curved_directions(frame: Frame) -> int:
     return int(np.sum(frame.values > frame.damping))
 
 
-def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
+def frame(root: JointRoot, layout: Layout, damping: float | None, draw: Callable) -> Frame:
     """Decomposes the matrices of `root`, whose entries are NumPy arrays.
 
     Args:
-        damping: λ; or `None` for the square root of the precision of the products, times the largest
-            eigenvalue of F: below that there are no digits left in them.
+        damping: λ; or `None` for √(precision of the products) times the largest eigenvalue of F: below that
+            there are no digits left in them.
+        draw: Of the `Frame`.
     """
     epsilon = _epsilon(root)
     keys = [EXACT, EMPIRICAL, *draws(layout)]
@@ -120,6 +122,7 @@ def frame(root: JointRoot, layout: Layout, damping: float | None) -> Frame:
         shares=root.shares.astype(np.float64),
         total_weight=float(root.total_weight),
         lift=lambda a: lift(rotation @ a),
+        draw=draw,
     )
 
 

@@ -11,9 +11,9 @@ import scipy.stats
 
 from kfisher.diagnosis.basis import Frame
 from kfisher.diagnosis.measurement import Measurement
-from kfisher.diagnosis.rows import EMPIRICAL, EXACT, draws
+from kfisher.diagnosis.rows import EMPIRICAL, EXACT
 
-_GROUPS = 16  # of examples, which the jackknife leaves out in turn
+_AT_ONCE = 2**22  # numbers that are drawn
 _RECENT = 5  # measurements, whose spread over draws is pooled
 
 
@@ -59,39 +59,46 @@ ANY = Interval(-np.inf, np.inf)
 def over_examples(frame: Frame, cosine: float, length: float, confidence: float) -> tuple[Interval, Interval]:
     """Intervals of the cosine of the EF step, and of the logarithm of its length over the natural step's.
 
-    The jackknife over groups of examples: EF and the gradient are made without one group after the other,
-    while F stays, as the inputs are given and only labels vary.
+    The jackknife: EF and the gradient are made without one example after the other, while F stays, as the
+    inputs are given and only labels vary. The inverse of an EF of few examples is too large on average, and
+    its step too long; by how much the jackknife says as well, and the interval of the length is moved by it.
+    Beyond the error itself that is more than a first order knows: then the interval holds both. That of the
+    cosine stays about the estimate, as there is nothing above 1 to move to.
     """
     rows, roots = frame.of(EMPIRICAL), np.sqrt(frame.shares * frame.total_weight)
-    count, size = rows.shape
     scale = np.linalg.norm(frame.gradient)
     if np.linalg.norm(rows.T @ roots + frame.gradient) > 1e-2 * scale or np.isnan(cosine + length):
         return ANY, ANY  # the gradient is no sum of these rows: positions have weights of their own
-    groups = min(_GROUPS, count)
-    if groups < 2:
+    if np.sum(frame.shares > 0) < 2:
         return ANY, ANY
-    found = np.array([_without(frame, rows, roots, np.arange(count) % groups != g) for g in range(groups)])
-    if not np.all(np.isfinite(found)):
+    point = np.array([cosine, np.log(length)])
+    moved = _without_each(frame, rows, roots) - point
+    if not np.all(np.isfinite(moved)):
         return ANY, ANY
-    error = np.sqrt((groups - 1) * np.var(found, 0))
-    half = scipy.stats.t.ppf((1 + confidence) / 2, groups - 1) * error
-    low, high = np.array([cosine, np.log(length)]) - half, np.array([cosine, np.log(length)]) + half
+    rest = 1 - frame.shares[:, np.newaxis]
+    error = np.sqrt(np.sum(rest * moved**2, 0))
+    half = scipy.stats.t.ppf((1 + confidence) / 2, effective_number(frame) - 1) * error
+    centre = point - np.array([0.0, np.sum(rest[:, 0] * moved[:, 1])])
+    other = np.where(np.abs(centre - point) > half, point, centre)
+    low, high = np.minimum(centre, other) - half, np.maximum(centre, other) + half
     return Interval(max(low[0], -1.0), min(high[0], 1.0)), Interval(low[1], high[1])
 
 
-def _without(frame: Frame, rows: np.ndarray, roots: np.ndarray, kept: np.ndarray) -> tuple[float, float]:
-    """Cosine and logarithm of the length ratio from the examples that are kept."""
-    u, factor = rows[kept], 1 / frame.shares[kept].sum()
-    descent = factor * (u.T @ roots[kept])
-    if len(u) < u.shape[1]:
-        step = u.T @ np.linalg.solve(factor * u @ u.T + frame.damping * np.eye(len(u)), factor * roots[kept])
-    else:
-        step = np.linalg.solve(factor * u.T @ u + frame.damping * np.eye(u.shape[1]), descent)
-    natural = descent / (frame.values + frame.damping)
-    one, two = np.linalg.norm(step), np.linalg.norm(natural)
-    if not one * two:
-        return np.nan, np.nan
-    return float(step @ natural / (one * two)), float(np.log(one / two))
+def _without_each(frame: Frame, rows: np.ndarray, roots: np.ndarray) -> np.ndarray:
+    """Cosine and logarithm of the length ratio without each example in turn, `(N, 2)`.
+
+    The weights of the others grow by 1 / (1 - w_n / Σ w), for which the damping shrinks here.
+    """
+    left, singular, basis = np.linalg.svd(rows, full_matrices=False)
+    u, rest = left * singular, 1 - frame.shares
+    scale = 1 / (singular**2 + np.outer(rest, np.full(len(singular), frame.damping)))
+    descent = roots @ u - roots[:, np.newaxis] * u
+    along = np.sum(scale * u * descent, 1) / (1 - np.sum(scale * u**2, 1))  # Sherman and Morrison
+    step = (scale * (descent + along[:, np.newaxis] * u)) @ basis
+    natural = descent @ basis / (frame.values + frame.damping) / rest[:, np.newaxis]
+    one, two = np.linalg.norm(step, axis=1), np.linalg.norm(natural, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.stack([np.sum(step * natural, 1) / (one * two), np.log(one / two)], 1)
 
 
 class Gradient(NamedTuple):
@@ -134,40 +141,57 @@ def gradient_over_noise(frame: Frame, curved: int, confidence: float) -> Gradien
 
 class Moments(NamedTuple):
     """Of each example, in the most curved directions, whitened by F, `(N, k, k)`: their sum over n is F (the
-    identity), EF, or one draw of labels."""
+    identity) or EF."""
 
     exact: np.ndarray
     empirical: np.ndarray
-    sampled: list[np.ndarray]
 
 
 def moments(frame: Frame, size: int) -> Moments:
     """Σ_r u_rn u_rnᵀ of each kind in the first `size` directions."""
 
     def of(key: tuple[str, int | None]) -> np.ndarray:
-        rows = frame.of(key)[:, :size] / np.sqrt(frame.values[:size])
-        rows = rows.reshape(-1, frame.layout.examples, size)
+        rows = _whitened(frame, key, size)
         return np.einsum("rni,rnj->nij", rows, rows)
 
-    return Moments(of(EXACT), of(EMPIRICAL), [of(key) for key in draws(frame.layout)])
+    return Moments(of(EXACT), of(EMPIRICAL))
 
 
-def extremes_of_draws(
-    sampled: list[np.ndarray], confidence: float, replicates: int, seed: int
-) -> tuple[Interval, Interval]:
-    """Where the eigenvalues of F⁻¹ M - 1 lie for labels that the model draws, and where their sum lies.
+def _whitened(frame: Frame, key: tuple[str, int | None], size: int) -> np.ndarray:
+    rows = frame.of(key)[:, :size] / np.sqrt(frame.values[:size])
+    return rows.reshape(-1, frame.layout.examples, size)
 
-    Each replicate takes for every example one of its draws, about their mean: as many sets of labels as
-    there are, from few passes. Each of the four ends has a quarter of what the confidence leaves, so that
-    both hold at once.
+
+def of_drawn_labels(frame: Frame, size: int, fitted: bool, count: int) -> np.ndarray:
+    """F⁻¹ M in the first `size` directions for as many sets of labels that the model draws, `(count, k, k)`.
+
+    Args:
+        fitted: Whether the weights were fitted to these very examples, which takes a part of the noise away:
+            then they are moved to the minimum of the drawn labels, too, by one step of Newton's method.
     """
-    several = np.stack(sampled)  # (draws, N, k, k)
-    number, examples, size = several.shape[:3]
-    deviations = (several - several.mean(0)) * np.sqrt(number / (number - 1))
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(number, size=(replicates, examples)) == np.arange(number)[:, np.newaxis, np.newaxis]
-    noise = sum(c.astype(float) @ d.reshape(examples, -1) for c, d in zip(chosen, deviations))
-    values = np.linalg.eigvalsh(noise.reshape(-1, size, size))
+    exact = _whitened(frame, EXACT, size)
+    own = np.einsum("rni,rnj->nij", exact, exact)
+    roots = np.sqrt(frame.shares * frame.total_weight)
+    inverse = np.divide(1, roots, out=np.zeros_like(roots), where=roots > 0)
+    most = max(1, _AT_ONCE // exact[..., 0].size)
+    found = []
+    for first in range(0, count, most):
+        scores = frame.draw(min(most, count - first), first)
+        rows = np.einsum("drn,rnk->dnk", scores, exact)
+        if fitted:
+            rows -= np.einsum(
+                "nij,dj,n->dni", own, np.einsum("dni,n->di", rows, roots), inverse, optimize=True
+            )
+        found.append(np.swapaxes(rows, 1, 2) @ rows)
+    return np.concatenate(found)
+
+
+def extremes(matrices: np.ndarray, confidence: float) -> tuple[Interval, Interval]:
+    """Where the eigenvalues of matrices lie, and where their sum lies.
+
+    Each of the four ends has a quarter of what the confidence leaves, so that both hold at once.
+    """
+    values = np.linalg.eigvalsh(matrices)
     tail = (1 - confidence) / 4
 
     def between(low: np.ndarray, high: np.ndarray) -> Interval:

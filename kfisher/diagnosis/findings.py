@@ -15,7 +15,7 @@ from kfisher.diagnosis.thresholds import Thresholds
 _HISTORY = 5  # measurements, for a correlation to mean something
 _SHUFFLES = 2000  # of the history, for the correlation that chance makes
 _VANISHED = 1e-12  # of a squared gradient over its noise: rounding
-SOME = 64  # examples, from which on EF may be accused beside drawn labels: sixteen groups of four
+SOME = 64  # examples, from which on EF may be accused: the jackknife then knows its error to 9 %
 
 
 def sufficiency(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding:

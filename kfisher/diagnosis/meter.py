@@ -17,6 +17,7 @@ from kfisher._keras.optimizers import inner
 from kfisher._keras.private import no_strategy, second_moments
 from kfisher.diagnosis.basis import Frame, decompose, frame
 from kfisher.diagnosis.comparison import compare
+from kfisher.diagnosis.drawn_scores import DrawnScores
 from kfisher.diagnosis.limits import MEMORY, Limits
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.rows import JointRoot, Layout, joint_root
@@ -107,7 +108,8 @@ class Meter:
         started = time.perf_counter()
         root, layout = self._root(x, y, sample_weight, step, held)
         with one_thread():
-            compared = frame(root, layout, damping)
+            draw = DrawnScores(layout.likelihoods, root.etas, self._seed_of(step))
+            compared = frame(root, layout, damping, draw)
             measurement = compare(compared, root, step)
         measurement.seconds = time.perf_counter() - started
         return measurement, compared
@@ -123,8 +125,9 @@ class Meter:
     ) -> tuple[JointRoot, Layout]:
         with no_strategy():
             found = self._pass(x, y, sample_weight, self._seed_of(step), self._values(held))
+        etas = found.pop("etas")
         arrays = {name: _as_array(t) for name, t in found.items()}
-        return JointRoot(**{"gram": None, "rows": None, **arrays}), self._layouts[_shapes(x)]
+        return JointRoot(**{"gram": None, "rows": None, **arrays}, etas=etas), self._layouts[_shapes(x)]
 
     def _values(self, held: Any) -> list[tf.Tensor]:
         self._held = [variable for variable, _ in held or ()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from kfisher.fisher import Empirical, Exact, Fisher, Sampled
 from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.square_root import Recorded
+from kfisher.likelihoods import Likelihood
 from kfisher.likelihoods.weighted import Head, example_weights
 
 
@@ -29,6 +30,7 @@ class JointRoot:
         layer_traces: tr(U_l U_lᵀ) of each layer for each r, `(number of layers, R)`.
         shares: w_n over their sum, `(N,)`.
         total_weight: The sum of w_n.
+        etas: The coordinates of p(y | f) in each term of the loss, `(N, ..., C)`.
     """
 
     gram: Any
@@ -37,6 +39,7 @@ class JointRoot:
     layer_traces: Any
     shares: Any
     total_weight: Any
+    etas: Any
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Layout:
         layers: Name and number of parameters of each entry of `layer_traces`.
         parameters: P.
         drawn: How many drawn labels of each example stand for the expectation over labels; 0 if it is exact.
+        likelihoods: p(y | f) of each term of the loss.
     """
 
     examples: int
@@ -56,6 +60,7 @@ class Layout:
     layers: list[tuple[str, int]]
     parameters: int
     drawn: int = 0
+    likelihoods: list[Likelihood] = field(default_factory=list)
 
     def rows(self, kind: str, draw: int | None = None) -> slice:
         """Rows of one kind, or of one draw of labels."""
@@ -100,6 +105,7 @@ def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[
         layers=[(rule.layer_calls[0].layer.name, n) for rule, n in zip(rules, sizes)],
         parameters=parameters,
         drawn=drawn,
+        likelihoods=[head.likelihood for head in recorded.loss.heads],
     )
     small = parameters <= min(SMALL, counts["exact"] * size)
     gram, rows, traces = (_rows if small else _gram)(rules, size)
@@ -111,6 +117,7 @@ def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[
             layer_traces=traces,
             shares=shares,
             total_weight=total_weight,
+            etas=[head.eta for head in recorded.loss.heads],
         ),
         layout,
     )

@@ -36,24 +36,26 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
             f"one example, and up to {math.sqrt(thresholds.gradient):.2g} would do.",
             values,
         )
-    # Weights that were fitted to these very examples have taken a part of the noise away.
-    fitted = (number - curved) / number if gradient.bound == 0 else 1.0
+    if frame.layout.drawn:
+        return _unknown(
+            "F is itself estimated from drawn labels, and EF compared with it would be off by both."
+        )
+    # Less than noise makes of it nearly always: the weights were fitted to these very examples.
+    fitted = gradient.bound == 0
     return _at_a_minimum(frame, min(thresholds.directions, curved), fitted, thresholds, seed)
 
 
-def _at_a_minimum(frame: Frame, size: int, fitted: float, thresholds: Thresholds, seed: int) -> Finding:
+def _at_a_minimum(frame: Frame, size: int, fitted: bool, thresholds: Thresholds, seed: int) -> Finding:
     moments = chance.moments(frame, size)
-    if len(moments.sampled) < 2:
-        return _unknown("What chance does is known from two draws of labels on; one was drawn.")
     confidence, replicates = thresholds.confidence, thresholds.replicates
     differences = moments.empirical - moments.exact
     found = 1 + np.linalg.eigvalsh(differences.sum(0))
     half = chance.half_width(differences, confidence, replicates, seed)
-    drawn, sums = chance.extremes_of_draws(moments.sampled, confidence, replicates, seed)
-    least, most = max(fitted * (1 + drawn.low), 0.0), 1 + drawn.high
+    drawn = chance.of_drawn_labels(frame, size, fitted, replicates)
+    (least, most), sums = chance.extremes(drawn, confidence)
     low, high = np.maximum(found - half, 0), found + half
     # A sum beyond chance can convict, but none can clear: that of 0.4 and 1.6 is that of 1 and 1.
-    beyond = found.sum() > size + sums.high, found.sum() < fitted * (size + sums.low)
+    beyond = found.sum() > sums.high, found.sum() < sums.low
     larger = found[-1] > thresholds.ratio and (found[-1] > most or beyond[0])
     smaller = found[0] < 1 / thresholds.ratio and (found[0] < least or beyond[1])
     values = {

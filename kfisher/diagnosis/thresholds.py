@@ -23,7 +23,7 @@ class Thresholds:
             Newton step leaves at most a quarter of the way to the minimum. EF is cleared where a factor of
             ratio² is excluded.
         confidence: Of all intervals and tests. Defaults to 0.95.
-        replicates: Of bootstraps.
+        replicates: Of bootstraps, and of the sets of labels that are drawn to see what chance does.
         examples: How many it takes for each direction in which F is above the damping. 10: the estimate of a
             matrix from n examples in k directions is off by about 2 √(k / n), 0.6 there; from fewer, every
             EF looks wrong.

@@ -46,7 +46,9 @@ def custom_scalars_layout(
     """The layout of the "Custom Scalars" tab: the categories "Steps" and "Fisher against EF".
 
     It belongs into one event of any run of the log directory, at any step; TensorBoard merges equal charts
-    of several runs.
+    of several runs. A layout has titles and tags, and no place for colours or axes: there lines have the
+    colours of their runs, and each chart a button for a logarithmic axis. One colour for each kind, and
+    logarithmic axes where they belong, are in the tab "Fisher".
 
     Args:
         step_names: What is logged of each step, such as "update_norm": charts that would stay empty are left

@@ -12,7 +12,7 @@ from kfisher_scripts.comparison import options, report, tune
 from kfisher_scripts.comparison import run as run_module
 from kfisher_scripts.comparison.numbers import Format, NotANumber, numbers
 from kfisher_scripts.comparison.optimizers import OPTIMIZERS
-from kfisher_scripts.comparison.problem import UNTUNED, Setting
+from kfisher_scripts.comparison.problem import UNTUNED, Data, Setting
 from kfisher_scripts.comparison.run import Run, batches_of
 from kfisher_scripts.comparison.system import system
 from kfisher_scripts.comparison.table_file import TableError
@@ -215,6 +215,22 @@ def test_a_setting_of_the_grid_is_a_run_of_its_own(table):
     ladder.climb()
     found = {trial.setting: trial.losses[-1] for trial in ladder.trials}
     np.testing.assert_allclose([found[setting] for setting in settings], losses, rtol=1e-6)
+
+
+def test_batches_are_those_of_shuffled_examples_in_the_precision_of_the_table():
+    """Each epoch has all rows, x with its y, in an order of its own."""
+    x = np.arange(20.0).reshape(10, 2) + 1e-12
+    data = Data(x, x[:, :1] * 3, x[:0], x[:0, :1])
+    batches = batches_of(data, 4, seed=0)
+    assert len(batches) == 3
+    epochs = [[np.c_[a.numpy(), b.numpy()] for a, b in batches] for _ in range(2)]
+    assert [len(batch) for batch in epochs[0]] == [4, 4, 2]
+    whole = [np.concatenate(epoch) for epoch in epochs]
+    assert not np.array_equal(*whole)
+    for rows in whole:
+        assert np.array_equal(rows[np.argsort(rows[:, 0])], np.c_[x, x[:, :1] * 3])
+    (everything,) = batches_of(data, None, 0)
+    assert np.array_equal(everything[0], x) and everything[0].dtype == "float64"
 
 
 def test_the_better_thirds_of_a_grid_go_on_and_what_has_nothing_to_tune_is_not_searched():

@@ -233,6 +233,44 @@ def test_lines_of_layers(client):
     assert sorted(answer["lines"]) == sorted(_json(client, "/steps", run="net/adam")["layers"])
 
 
+class _Counting:
+    """A data provider that notes what it is asked for."""
+
+    def __init__(self, provider):
+        self._provider, self.asked = provider, []
+
+    def __getattr__(self, name):
+        method = getattr(self._provider, name)
+
+        def noted(*args, **kwargs):
+            self.asked.append((name, kwargs))
+            return method(*args, **kwargs)
+
+        return noted
+
+
+def test_an_answer_costs_as_much_with_many_runs_as_with_one(client, monkeypatch):
+    """Numbers are read of one run alone; of all there are lists, one of each sort."""
+    provider = _Counting(client.plugin._data_provider)
+    monkeypatch.setattr(client.plugin, "_data_provider", provider)
+    assert len(_json(client, "/runs")["runs"]) == 2
+    assert sorted(name for name, _ in provider.asked) == ["list_scalars", "list_tensors"]
+    assert len(client.get("/runs").data) < 2 * 300  # bytes of a run
+    asked = [("/measurements", {}), ("/verdicts", {}), ("/summary", {}), ("/notes", {}), ("/steps", {})]
+    for path, more in [*asked, ("/layers", {"statistic": "update_norm"})]:
+        provider.asked.clear()
+        answer = client.get(path, query_string={"run": "net/adam", **more}).data
+        # Sixty measurements, ten lines of a thousand points, or as many of five layers.
+        assert len(answer) < 1_000_000, path
+        reads = [kwargs for name, kwargs in provider.asked if name.startswith("read_")]
+        assert 1 <= len(reads) <= 2 and len(provider.asked) <= 5, path
+        assert all(r["run_tag_filter"].tags for r in reads)
+        assert {run for r in reads for run in r["run_tag_filter"].runs} <= {
+            "net/adam/fisher",
+            "net/adam/validation",
+        }
+
+
 @pytest.mark.parametrize(
     "path, arguments, status, text",
     [

@@ -99,10 +99,13 @@ def train(
 
 def batches_of(data: Data, batch_size: int | None, seed: int) -> tf.data.Dataset:
     """A `tf.data.Dataset`, since `fit` would round float64 arrays to float32."""
-    examples = tf.data.Dataset.from_tensor_slices((data.x, data.y))
+    size = size_of(data.x)
+    parts = first((data.x, data.y), size)
     if batch_size is None:
-        return examples.batch(size_of(data.x)).cache()
-    return examples.shuffle(size_of(data.x), seed=seed).batch(batch_size)
+        return tf.data.Dataset.from_tensors(parts).cache()
+    # Numbers are shuffled, and rows of a batch taken at once: one by one they take as long as the steps.
+    numbers = tf.data.Dataset.range(size).shuffle(size, seed=seed).batch(batch_size)
+    return numbers.map(lambda chosen: keras.tree.map_structure(lambda part: tf.gather(part, chosen), parts))
 
 
 class _Clock(keras.callbacks.Callback):
