@@ -14,7 +14,7 @@ from kfisher.curvature._sharing import owners
 
 # Sums over all workers that wait for one another: in a step of Adam; in one of K-FAC, in an update of its
 # factors and in an inversion, and in what sends the inverses where these are shared out.
-ADAM, STEP, UPDATE, INVERSION, SENDING = 1, 4, 4, 1, 2
+ADAM, STEP, UPDATE, INVERSION, SENDING = 1, 3, 2, 1, 2
 
 
 def bytes_of_sum(workers: int, numbers: float) -> float:
