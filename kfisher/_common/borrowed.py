@@ -15,15 +15,18 @@ def filled(structure: Any) -> tuple[Any, dict[str, tf.Tensor]]:
 
     Where a batch has fewer examples than there are replicas, some have none, which no convolution and no mean
     can take. Such a one borrows an example, which counts for nothing. Where each has its own, nothing but
-    their number crosses.
+    their number crosses; nor that where the graph is made for batches of one size.
 
     Returns:
         The structure; and `counts`, a boolean scalar, whether they count, and `sizes`, `(R,)`, how many each
-        replica has of its own. Nothing of these with a single replica, where all count.
+        replica has of its own. Nothing of these with a single replica, where all count; and `sizes` alone
+        where they are those of the graph, which `_replicated.whole` makes sure of.
     """
     tensors = [t for t in keras.tree.flatten(structure) if _has_rows(t)]
     if replicas.count() == 1 or not tensors:
         return structure, {}
+    if tensors[0].shape[0] and not tf.executing_eagerly():
+        return structure, {"sizes": tf.fill([replicas.count()], tensors[0].shape[0])}
     sizes = places.sizes(tf.shape(tensors[0])[0])
     own = sizes[replicas.index()] > 0
     lender = tf.cast(tf.argmax(sizes), tf.int32)

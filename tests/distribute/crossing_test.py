@@ -17,6 +17,11 @@ def test_sums_that_wait_for_one_another_are_as_many_as_on_paper(on_devices):
     on_devices(cases.sums_are_as_many_as_on_paper)
 
 
+@pytest.mark.slow
+def test_replicas_with_other_sizes_than_those_of_the_graph_are_an_error(on_devices):
+    on_devices(cases.sizes_that_a_graph_does_not_have)
+
+
 def test_factorisations_are_shared_out(on_devices):
     on_devices(cases.factorisations_are_shared_out)
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from kfisher_scripts.benchmarking import scaling
 
-from helpers.replicated import double, mirrored, optimizer, trained, weights_of
+from helpers.replicated import LABELS, X, dense, double, mirrored, optimizer, trained, weights_of
 from kfisher._common import places, replicas
 from kfisher.curvature import KFAC, _damped_inverse, _factorisation, _sharing
 from kfisher.curvature._examples import in_place
@@ -70,15 +70,19 @@ def half_of_each_symmetric_matrix():
 
 
 def sums_are_as_many_as_on_paper():
-    """In float32, as nearly always: what is of another dtype crosses by itself."""
+    """In float32, as nearly always: what is of another dtype crosses by itself. With batches of one size."""
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     try:
         with crossings() as sent:
             trained(mirrored(2), keras.optimizers.Adam, steps=1)
         assert _counts(sent) == {"step": scaling.ADAM}
+        data = tf.data.Dataset.from_tensor_slices((X.astype("float32"), LABELS))
+        with mirrored(2).scope():
+            model, loss = dense()
+            model.compile(optimizer()(), loss)
         with crossings() as sent:
-            trained(mirrored(2), optimizer(), steps=1)
+            model.fit(data.batch(len(X), drop_remainder=True), verbose=0)
     finally:
         double()
     assert _counts(sent) == {
@@ -86,6 +90,32 @@ def sums_are_as_many_as_on_paper():
         "update": scaling.UPDATE,
         "inversion": scaling.INVERSION,
     }
+
+
+def sizes_that_a_graph_does_not_have():
+    """Parts of two sizes, each known when the graph is made: an error, and no weight changes."""
+    strategy = mirrored(2)
+    with strategy.scope():
+        model, loss = dense()
+        model.compile(optimizer()(), loss)
+    before = weights_of(model)
+
+    def here():
+        i = replicas.index()
+        x, y = tf.constant(X[: 5 + i]), tf.constant(LABELS[: 5 + i])
+        model.optimizer.observe(model, x, y)
+        weights = model.trainable_variables
+        with tf.GradientTape() as tape:
+            value = model.optimizer.scale_loss(loss(y, model(x)))
+        model.optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+
+    try:
+        tf.function(lambda: strategy.run(here), autograph=False)()
+    except tf.errors.InvalidArgumentError as error:
+        assert "batches of different sizes" in str(error)
+    else:
+        raise AssertionError("nothing was raised")
+    assert all(np.array_equal(a, b) for a, b in zip(before, weights_of(model)))
 
 
 def _counts(sent):
@@ -99,7 +129,8 @@ def are_on_paper(sent, rows):
     factors = sum(n * (n + 1) // 2 for n in rows)
     most = max(numbers for numbers, when in sent if when == "update")
     # Beside the factors there are a few numbers on the batch.
-    return _counts(sent)["step"] == scaling.STEP and factors < most < factors + 10
+    # Of a batch of any size, how many examples each replica has.
+    return _counts(sent)["step"] == scaling.STEP + 1 and factors < most < factors + 10
 
 
 def examples_cross_instead():
