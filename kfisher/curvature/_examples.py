@@ -8,6 +8,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 from kfisher.jacobian.batch import Batch
+from kfisher.jacobian.layers.outer_products import second_moment
+
+# A number whose square float32 holds many times over.
+_FAR = 1e15
 
 
 def in_place(t: tf.Tensor, axis: int, batch: Batch) -> tf.Tensor | None:
@@ -32,3 +36,12 @@ def in_place(t: tf.Tensor, axis: int, batch: Batch) -> tf.Tensor | None:
     padding = [[0, 0] for _ in t.shape]
     padding[axis] = [before, size - before - here]
     return tf.pad(t, padding)
+
+
+def moment_of(examples: tf.Tensor) -> tf.Tensor:
+    """The second moment of their last axis, NaN if it might overflow: on all replicas or on none."""
+    largest = tf.reduce_max(
+        tf.abs(examples)
+    )  # exact, which a sum of squares is not on hosts of several kinds
+    nan = tf.constant(float("nan"), examples.dtype)
+    return second_moment(tf.where(largest <= _FAR, examples, nan), False)

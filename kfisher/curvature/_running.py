@@ -12,9 +12,9 @@ from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, probability
 from kfisher._common.vectors import Tensors, path_of
 from kfisher.curvature._base import Curvature
+from kfisher.curvature._examples import moment_of
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
-from kfisher.jacobian.layers.outer_products import second_moment
 from kfisher.jacobian.regularisers import ridge_of
 from kfisher.likelihoods.weighted import example_weights, weights_of
 
@@ -152,11 +152,11 @@ class Running(Curvature):
         if batch.counts is not None:
             size *= tf.cast(batch.counts, size.dtype)
         if replicas.count() > 1:
-            examples = [
+            crossing = [
                 [None] * len(terms) if p is None else self.examples_of(block, p, shares, batch)
                 for block, p, terms in zip(self.blocks, products, measured)
             ]
-            measured, size, loss = self._of_all(measured, examples, size, loss)
+            measured, size, loss = self._of_all(measured, crossing, size, loss)
         if self._partial:
             measured = self._accumulated(measured, total_weight, part)
         usable = tf.reduce_all([self.is_finite(t) for terms in measured for t in terms])
@@ -172,10 +172,10 @@ class Running(Curvature):
 
         replicas.cond(last & usable, take_in, lambda: None)
 
-    def _of_all(self, measured: list[Tensors], examples: list, size: tf.Tensor, loss: tf.Tensor) -> tuple:
+    def _of_all(self, measured: list[Tensors], crossing: list, size: tf.Tensor, loss: tf.Tensor) -> tuple:
         """Statistics of the whole batch from those of its parts on all replicas, and the sums of the rest."""
         parts, kinds = [], []
-        for block, terms, own in zip(self.blocks, measured, examples):
+        for block, terms, own in zip(self.blocks, measured, crossing):
             for term, share, instead in zip(terms, self.shares(block, terms, None), own):
                 if instead is not None:
                     parts.append(tf.cast(instead, term.dtype))
@@ -188,7 +188,7 @@ class Running(Curvature):
         def whole() -> tf.Tensor:
             term, of = next(sums), next(kind)
             if of == "examples":
-                return second_moment(term, False)
+                return moment_of(term)
             return tf.math.divide_no_nan(term, tf.cast(next(sums), term.dtype)) if of == "mean" else term
 
         return [[whole() for _ in terms] for terms in measured], size, loss

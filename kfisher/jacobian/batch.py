@@ -109,7 +109,7 @@ class Batch:
             lambda t: t if t is None or t.shape.rank == 0 else tf.gather(t, chosen),
             (self.x, self.y, self.sample_weight),
         )
-        of_part = {"counts": counts, "sizes": sizes, "factor": factor, "most": 2 * limit - 1}
+        of_part: dict[str, Any] = {"counts": counts, "sizes": sizes, "factor": factor, "most": 2 * limit - 1}
         return replace(self, x=x, y=y, sample_weight=weights, **of_part)
 
     @property

@@ -12,7 +12,7 @@ from kfisher_scripts.benchmarking import scaling
 from helpers.replicated import LABELS, X, dense, double, mirrored, optimizer, trained, weights_of
 from kfisher._common import places, replicas
 from kfisher.curvature import KFAC, _damped_inverse, _factorisation, _sharing
-from kfisher.curvature._examples import in_place
+from kfisher.curvature._examples import in_place, moment_of
 
 
 def on_devices(count, function):
@@ -150,6 +150,8 @@ def examples_cross_instead():
 
     for (found,) in on_devices(3, here):
         assert np.array_equal(found, rows)
+        assert np.allclose(moment_of(found[:, tf.newaxis])[0], rows.T @ rows)
+    assert np.isnan(moment_of(tf.constant([[[1.0]], [[1e20]]]))).all()  # a sum that float32 does not hold
 
 
 def factorisations_are_shared_out():
