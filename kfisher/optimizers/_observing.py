@@ -189,7 +189,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         x, y, sample_weight = keras.tree.map_structure(
             lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
         )
-        (x, y, sample_weight), counts = filled((x, y, sample_weight))
+        (x, y, sample_weight), known = filled((x, y, sample_weight))
         if not self.built:
             self._reported = 0
         if not model.built or not model.trainable_variables or not self.built or not self._curved:
@@ -201,7 +201,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         part = self._accumulation.part()
         step = tf.cast(self.iterations.value, tf.int32)
         seed = tf.stack([self.seed, step * self._accumulation.parts + part])
-        batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood, counts=counts)
+        batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood, **known)
         batch.accepts = self.accepts(batch)
         self._of_steps.here.loss = self._of_steps.here.least = None
         damping = tf.convert_to_tensor(self.damping)

@@ -9,8 +9,14 @@ import keras
 import tensorflow as tf
 
 from kfisher._common import replicas
+from kfisher._common.checks import checked
 from kfisher._common.vectors import Tensors
 from kfisher.jacobian.batch import Batch
+
+_SIZES = (
+    "Replicas were given batches of different sizes by a graph that is made for one size. Hand them over "
+    "with a first axis of unknown size, as `strategy.experimental_distribute_dataset` does."
+)
 
 
 @dataclass
@@ -59,9 +65,13 @@ class OfSteps:
 
 
 def whole(batch: Batch, parts: Tensors) -> Tensors:
-    """Gradients and losses of the whole batch, from those of its parts."""
+    """Gradients and, last, the loss of the whole batch, from those of its parts."""
     if batch.counts is not None:
         parts = [tf.where(batch.counts, part, tf.zeros_like(part)) for part in parts]
+    elif batch.sizes is not None:  # no replica has asked the others how many examples they have
+        *parts, size = replicas.total([*parts, tf.cast(batch.size, tf.float32)])
+        equal = tf.equal(size, tf.cast(tf.reduce_sum(batch.sizes), tf.float32))
+        return [*parts[:-1], checked(parts[-1], equal, _SIZES)]
     return replicas.total(parts)
 
 

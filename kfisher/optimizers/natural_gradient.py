@@ -238,7 +238,7 @@ class NaturalGradient(ObservingOptimizer):
 
         def go_on() -> None:
             last = functools.partial(self.guard.last_update, variables)
-            examples = replicas.placed(batch.size)[1] if self._estimates else self.curvature.examples
+            examples = batch.placed[1] if self._estimates else self.curvature.examples
             self._adaptive.after_step(judgement, gradient, last, self.curvature, examples)
             self.guard.keep()
             move()
@@ -266,8 +266,6 @@ class NaturalGradient(ObservingOptimizer):
     ) -> Any:
         """A pair: whether there is a step, and the function that takes it."""
         steps, used, factor, share = self._bounded(batch, mean, solution, damping, radius)
-        if share is not None:
-            factor, share, *used = replicas.first([factor, share, *used])
         rate = -used[0] if self.step == "fixed" else tf.ones((), tf.float64)
         longest = longest_of(steps, rate, damping, radius)
         finite = tf.math.is_finite(longest if share is None else share)
@@ -279,6 +277,7 @@ class NaturalGradient(ObservingOptimizer):
         self._scales = {dtype: tf.cast(factor * rate, dtype) for dtype in dtypes}
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
         finite &= self.curvature.ready() & stays_finite(self, steps, variables, longest)
+        finite, share = replicas.settled(finite, share)
 
         def move() -> None:
             self.rate_in_use.assign(factor_in_use * used[0])
@@ -299,9 +298,9 @@ class NaturalGradient(ObservingOptimizer):
             self._adaptive.bent.assign(linearization.quadratic([delta])[0, 0])
 
         if self._adaptive.every is None:
-            return replicas.everywhere(finite), move
+            return finite, move
         due = self._adaptive.is_due(self.iterations.value)
-        return replicas.everywhere(finite), lambda: replicas.cond(due, move_and_measure, move)
+        return finite, lambda: replicas.cond(due, move_and_measure, move)
 
     def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradient of L, or one in which examples count otherwise."""
