@@ -165,22 +165,18 @@ class Batch:
         compute_loss = above_least(self._compute_loss, self.likelihood)
         with forward(self, weights) as outputs:
             loss, least = compute_loss(x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
-        return self._counted(loss if least is None else tf.cast(loss, least.dtype) - least)
+        return self._weighed(loss if least is None else tf.cast(loss, least.dtype) - least)
 
     def loss_at(self, **arguments: Any) -> tf.Tensor:
         """`compute_loss` of the model, or 0 if the examples here do not count."""
-<<<<<<< HEAD
-        return self._counted(self._compute_loss(**arguments))
+        return self._weighed(self._compute_loss(**arguments))
 
     @property
     def _compute_loss(self) -> Callable:
         return self.compute_loss or self.model.compute_loss
 
-    def _counted(self, loss: tf.Tensor) -> tf.Tensor:
-=======
-        loss = (self.compute_loss or self.model.compute_loss)(**arguments)
+    def _weighed(self, loss: tf.Tensor) -> tf.Tensor:
         loss = loss if self.factor is None else loss * tf.cast(self.factor, loss.dtype)
->>>>>>> s24-replicas
         return loss if self.counts is None else loss * tf.cast(self.counts, loss.dtype)
 
 
