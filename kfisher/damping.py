@@ -112,15 +112,15 @@ class Cautious(Damping):
 class LevenbergMarquardt(Damping):
     """Trusts the quadratic model as far as it predicts the loss.
 
-    Every T = `every` steps the loss on the batch is taken before and after the step δ, and
+    Every T = `every` steps the step δ is judged on the batch after it, which had no part in it:
 
-        rho = [L(θ + δ) - L(θ)] / [∇L . δ + δᵀ F δ / 2]
+        rho = [L(θ + δ) - L(θ)] / [∇L(θ + δ) . δ - δᵀ F δ / 2]
         λ ← λ omegaᵀ   if rho > 3/4,      λ / omegaᵀ   if rho < 1/4
 
-    with the exact F of the batch (the empirical one, if that is what the optimizer uses) and δ the whole
-    change of the weights: momentum, clipping and weight decay included. The same dropout masks are used in
-    both. This costs two forward passes and one product J v every T steps. Where the model predicts no
-    decrease, which momentum can bring about, or the loss is not finite, λ grows.
+    with L of that batch, the exact F of the batch that made the step (the empirical one, if that is what the
+    optimizer uses), and δ the whole change of the weights: momentum, clipping and weight decay included.
+    This costs a forward pass with the weights before the step, with the same dropout masks, and one product
+    J v every T steps. Where the model predicts no decrease, or the loss is not finite, λ grows.
 
     Args:
         initial: Positive float, the first λ. Defaults to `1e-2`.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from kfisher._common import replicas
+from kfisher._common import places, replicas
 from kfisher._common.checks import deserialized, positive_integer, wrong
 from kfisher._common.rows import flatten_positions
 from kfisher.likelihoods import Likelihood
@@ -301,7 +301,8 @@ def _drawn_in_place(likelihood: Likelihood, eta: tf.Tensor, count: int, seed: tf
     if replicas.count() == 1:
         return likelihood.sample(eta, count, seed)
     here = tf.shape(eta)[0]
-    before, all_of_them = replicas.placed(here)
+    before, all_of_them = places.placed(here)
+    before = tf.minimum(before, all_of_them - here)  # of an example that does not count, and has no place
     # The outputs of others may be any that are valid: copies of some of these.
     position = tf.range(all_of_them) - before
     own = (position >= 0) & (position < here)

@@ -73,6 +73,15 @@ def everywhere(flag: tf.Tensor | bool) -> tf.Tensor | bool:
     return tf.equal(total([tf.cast(flag, tf.int32)])[0], count())
 
 
+def settled(flag: tf.Tensor, number: tf.Tensor | None) -> tuple[Any, tf.Tensor | None]:
+    """`everywhere` of a flag and `first` of a number, if there is one, in one sum."""
+    if count() == 1 or number is None:
+        return everywhere(flag), number
+    own = number if index() == 0 else tf.zeros_like(number)
+    number, flags = total([own, tf.cast(flag, number.dtype)])
+    return tf.equal(flags, count()), number
+
+
 def gathered(tensor: tf.Tensor, axis: int = 0) -> tf.Tensor:
     """The tensors of all replicas one behind the other along `axis`, where they may differ in size."""
     if count() == 1:
@@ -84,17 +93,6 @@ def gathered(tensor: tf.Tensor, axis: int = 0) -> tf.Tensor:
     sizes = tensor.shape.as_list()  # which TensorFlow forgets
     sizes[axis] = None
     return tf.cast(tf.ensure_shape(whole, sizes), dtype)
-
-
-def placed(size: int | tf.Tensor) -> tuple[int | tf.Tensor, int | tf.Tensor]:
-    """Of `size` examples here, how many come before them on other replicas, and how many there are on all.
-
-    Integer scalars; 0 and `size` with a single replica.
-    """
-    if count() == 1:
-        return 0, size
-    (sizes,) = total([tf.one_hot(index(), count(), dtype=tf.int32) * tf.cast(size, tf.int32)])
-    return tf.reduce_sum(sizes[: index()]), tf.reduce_sum(sizes)
 
 
 def cond(predicate: tf.Tensor | bool, true_fn: Callable, false_fn: Callable) -> Any:

@@ -87,6 +87,38 @@ def multiplied(factor: Callable[[Term, Any], tf.Tensor]) -> Iterator[None]:
         yield
 
 
+def with_least(compute_loss: Callable, least: Callable[[Term], tf.Tensor | None]) -> Callable:
+    """`compute_loss`, which returns beside the loss what it is at the least, or `None` where that is 0.
+
+    Args:
+        compute_loss: That of a compiled model.
+        least: From a term, the least values of its loss, or `None`: 0.
+    """
+
+    def both(*args: Any, **kwargs: Any) -> tuple[Any, tf.Tensor | None]:
+        some = False
+
+        def call(original: Any, loss: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+            nonlocal some
+            value, low = original(loss, y_true, y_pred, sample_weight), least(Term(loss, y_pred, y_true))
+            if low is None:
+                return value
+            some = True
+            with replaced(loss, "call", lambda y_true, y_pred: tf.cast(low, value.dtype)):
+                return value + tf.cast(none, value.dtype) * original(loss, y_true, y_pred, sample_weight)
+
+        # What Keras makes of the terms (it weighs and adds them) is the derivative to a share of which there
+        # is none.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            none = tf.zeros((), tf.float64)
+            tape.watch(none)
+            with _outermost(call):
+                loss = compute_loss(*args, **kwargs)
+        return loss, tape.gradient(loss, none) if some else None
+
+    return both
+
+
 @contextlib.contextmanager
 def _listen(found: list[Term], tape: tf.GradientTape, without_labels: bool) -> Iterator[None]:
     """For the length of the block, every `Loss` that is called in this thread adds a `Term`."""

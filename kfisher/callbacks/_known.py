@@ -1,10 +1,38 @@
-"""What is known of a model and its optimizer before the first step."""
+"""What is known of a model and its optimizer."""
 
 from __future__ import annotations
 
-import keras
+from collections.abc import Sequence
 
+import keras
+import tensorflow as tf
+
+from kfisher.logs import schema
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
+
+# Attributes of the optimizer that are logged under their own names ...
+HYPER_PARAMETERS = (
+    schema.LEARNING_RATE,
+    schema.DAMPING,
+    schema.RADIUS,
+    schema.SKIPPED_STEPS,
+    schema.REJECTED_STEPS,
+)
+# ... and those that it sets when it takes the step.
+IN_USE = (schema.RATE_IN_USE, schema.MOMENTUM_IN_USE)
+
+
+def known(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> list[str]:
+    """Those that it has."""
+    return [name for name in names if hasattr(optimizer, name)]
+
+
+def values_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> list[tf.Tensor]:
+    """Attributes of the optimizer as they are now, float64 scalars."""
+    values = [getattr(optimizer, name) for name in names]
+    values = [v.value if isinstance(v, keras.Variable) else v for v in values]
+    # Read now: a variable that is cast to its own dtype is handed on as it is.
+    return [tf.cast(tf.convert_to_tensor(v), tf.float64) for v in values]
 
 
 def knows_kl(optimizer: keras.optimizers.Optimizer) -> bool:

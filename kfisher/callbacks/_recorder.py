@@ -15,7 +15,7 @@ from kfisher._common import replicas
 from kfisher._common.vectors import dot
 from kfisher._keras.optimizers import inner
 from kfisher._keras.patching import replaced
-from kfisher.callbacks._known import knows_kl, layers_of
+from kfisher.callbacks._known import HYPER_PARAMETERS, IN_USE, known, knows_kl, layers_of, values_of
 from kfisher.callbacks._replicas import is_first_here, plain
 from kfisher.callbacks._sums import few, squares_of
 from kfisher.callbacks._updates import Updates
@@ -29,14 +29,6 @@ _STATISTICS = (
     schema.COSINE,
     schema.WEIGHT_NORM,
     schema.DISTANCE,
-)
-# Attributes of the optimizer that are logged under their own names.
-_HYPER_PARAMETERS = (
-    schema.LEARNING_RATE,
-    schema.DAMPING,
-    schema.RADIUS,
-    schema.SKIPPED_STEPS,
-    schema.REJECTED_STEPS,
 )
 
 
@@ -65,10 +57,11 @@ class StepRecorder:
         self._optimizer = optimizer
         self._inner = inner(optimizer)
         self._every = every
-        hyper_parameters = [name for name in _HYPER_PARAMETERS if hasattr(self._inner, name)]
-        self._hyper_parameters = hyper_parameters
+        self._hyper_parameters = known(self._inner, HYPER_PARAMETERS)
+        self._in_use = known(self._inner, IN_USE)
         self._has_kl = knows_kl(self._inner)
-        self.names = [*_STATISTICS, *hyper_parameters, *([schema.KL] if self._has_kl else [])]
+        self.names = [*_STATISTICS, *self._hyper_parameters, *self._in_use]
+        self.names += [schema.KL] if self._has_kl else []
         self.tags = [schema.step_tag(name) for name in self.names]
         self.tags += [
             schema.layer_tag(layer, name) for layer in self._layers for name in schema.LAYER_STATISTICS
@@ -156,10 +149,7 @@ class StepRecorder:
             return Updates(self._optimizer, variables), lambda: None
         step = self._count + 1
         before = [tf.convert_to_tensor(v.value) for v in variables]
-        values = [getattr(self._inner, name) for name in self._hyper_parameters]  # of this step
-        values = [v.value if isinstance(v, keras.Variable) else v for v in values]
-        # Read now: a variable that is cast to its own dtype is handed on as it is.
-        values = [tf.cast(tf.convert_to_tensor(v), tf.float64) for v in values]
+        values = values_of(self._inner, self._hyper_parameters)  # of this step
         scale = tf.cast(self._scale(), tf.float64)
         heard = Updates(self._optimizer, variables)
 
@@ -168,7 +158,15 @@ class StepRecorder:
             sign, updates = heard.of(variables) or (1.0, [a - b for a, b in zip(after, before)])
 
             def write() -> None:
-                row = self._row(variables, sign, updates, after, kept, scale, [loss, *values])
+                row = self._row(
+                    variables,
+                    sign,
+                    updates,
+                    after,
+                    kept,
+                    scale,
+                    [loss, *values, *values_of(self._inner, self._in_use)],
+                )
                 self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
 
             if self._every == 1:

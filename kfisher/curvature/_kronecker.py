@@ -11,8 +11,10 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.checks import boolean, one_of, positive, positive_integer
 from kfisher._common.vectors import Tensors
+from kfisher.curvature._examples import in_place
 from kfisher.curvature._running import Running, due, is_far
 from kfisher.jacobian.layers.blocks import Block
+from kfisher.jacobian.layers.outer_products import Positions
 
 # max_memory="auto": so many times the bytes of the parameters, and no less than this.
 PARAMETERS, LEAST = 4, 2.0**26
@@ -153,6 +155,12 @@ class Kronecker(Running):
 
     def measure(self, block: Block, products: Any, weights: Any, cache: dict) -> Any:
         return list(products.factors(weights, self.sharing, self.diagonal(block), cache))
+
+    def examples_of(self, block: Block, products: Any, weights: Any, batch: Any) -> Any:
+        if not isinstance(products, Positions):
+            return [None, None]
+        sides = (products.inputs(weights, self.sharing), 0), (products.gradients(self.sharing), 1)
+        return [None if d else in_place(*side, batch) for side, d in zip(sides, self.diagonal(block))]
 
     def shares(self, block: Block, terms: Any, weight: Any) -> Any:
         a, b = terms

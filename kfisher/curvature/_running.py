@@ -12,6 +12,7 @@ from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, probability
 from kfisher._common.vectors import Tensors, path_of
 from kfisher.curvature._base import Curvature
+from kfisher.curvature._examples import moment_of
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.jacobian.regularisers import ridge_of
@@ -147,11 +148,15 @@ class Running(Curvature):
                 found = self.measure(block, examples, shares, cache)
                 found = [tf.ensure_shape(t, v.shape) for t, v in zip(found, averages)]
                 measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
-        size, loss = tf.cast(tf.size(shares), tf.float32), root.loss.value
+        size, loss = tf.cast(tf.size(shares), tf.float32), root.loss.above_least
         if batch.counts is not None:
             size *= tf.cast(batch.counts, size.dtype)
         if replicas.count() > 1:
-            measured, size, loss = self._of_all(measured, size, loss)
+            crossing = [
+                [None] * len(terms) if p is None else self.examples_of(block, p, shares, batch)
+                for block, p, terms in zip(self.blocks, products, measured)
+            ]
+            measured, size, loss = self._of_all(measured, crossing, size, loss)
         if self._partial:
             measured = self._accumulated(measured, total_weight, part)
         usable = tf.reduce_all([self.is_finite(t) for terms in measured for t in terms])
@@ -167,19 +172,24 @@ class Running(Curvature):
 
         replicas.cond(last & usable, take_in, lambda: None)
 
-    def _of_all(self, measured: list[Tensors], size: tf.Tensor, loss: tf.Tensor) -> tuple:
+    def _of_all(self, measured: list[Tensors], crossing: list, size: tf.Tensor, loss: tf.Tensor) -> tuple:
         """Statistics of the whole batch from those of its parts on all replicas, and the sums of the rest."""
-        parts, means = [], []
-        for block, terms in zip(self.blocks, measured):
-            for term, share in zip(terms, self.shares(block, terms, None)):
-                means.append(share is not None)
-                parts += [term] if share is None else [tf.cast(share, term.dtype) * term, share]
+        parts, kinds = [], []
+        for block, terms, own in zip(self.blocks, measured, crossing):
+            for term, share, instead in zip(terms, self.shares(block, terms, None), own):
+                if instead is not None:
+                    parts.append(tf.cast(instead, term.dtype))
+                else:
+                    parts += [term] if share is None else [tf.cast(share, term.dtype) * term, share]
+                kinds.append("examples" if instead is not None else "sum" if share is None else "mean")
         *crossed, size, loss = replicas.total([*parts, size, loss], self.symmetric)
-        sums, is_mean = iter(crossed), iter(means)
+        sums, kind = iter(crossed), iter(kinds)
 
         def whole() -> tf.Tensor:
-            term = next(sums)
-            return tf.math.divide_no_nan(term, tf.cast(next(sums), term.dtype)) if next(is_mean) else term
+            term, of = next(sums), next(kind)
+            if of == "examples":
+                return moment_of(term)
+            return tf.math.divide_no_nan(term, tf.cast(next(sums), term.dtype)) if of == "mean" else term
 
         return [[whole() for _ in terms] for terms in measured], size, loss
 
@@ -201,6 +211,10 @@ class Running(Curvature):
                 row.append(tf.math.divide_no_nan(tf.convert_to_tensor(total.value), count.value))
             found.append(row)
         return found
+
+    def examples_of(self, block: Block, products: Any, weights: tf.Tensor, batch: Batch) -> list:
+        """For each statistic of this part of a batch what crosses instead (see `_examples`), or `None`."""
+        return [None] * len(self.statistics(block))
 
     def shares(self, block: Block, terms: Tensors, weight: tf.Tensor | None) -> list[tf.Tensor | None]:
         """For each statistic that is a mean over examples, the total that it is a mean of; `None` for sums.

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common import replicas
+from kfisher._common import places, replicas
 from kfisher._common.checks import check_batch
 from kfisher._common.kept import kept
 from kfisher._common.models import has_loss
@@ -19,6 +19,7 @@ from kfisher.jacobian.forward import forward
 from kfisher.jacobian.linearization import Linearization, linearization
 from kfisher.jacobian.square_root import SquareRoot, square_root
 from kfisher.likelihoods import Likelihood
+from kfisher.likelihoods.weighted import above_least
 
 
 @dataclass
@@ -34,6 +35,9 @@ class Batch:
         training: Whether layers run in training mode.
         compute_loss: Used instead of that of the model.
         counts: Boolean scalar, whether its examples count, or `None`: they do.
+        sizes: How many examples each replica has, `(R,)`, if that is known.
+        factor: Scalar by which the loss on its examples is multiplied, or `None`.
+        most: How many all have together, at most, if that is known.
         accepts: From the loss on this batch, whether averages over batches may take it in.
         state: That of the model (seeds, statistics), from which every pass starts; values of weights among
             it take the place of those of now.
@@ -50,6 +54,9 @@ class Batch:
     training: bool = True
     compute_loss: Callable | None = None
     counts: tf.Tensor | None = None
+    sizes: tf.Tensor | None = None
+    factor: tf.Tensor | None = None
+    most: int | None = None
     accepts: Callable[[tf.Tensor], tf.Tensor | bool] = lambda loss: True
     state: list[tuple[keras.Variable, tf.Tensor]] = field(default_factory=list)
     raw: list[tuple[tf.Variable, tf.Tensor]] = field(default_factory=list)
@@ -81,7 +88,8 @@ class Batch:
         size = None if tf.is_tensor(self.size) or replicas.count() > 1 else self.size
         if limit is None or (size is not None and size < 2 * limit) or not _takes_means(self.model):
             return self
-        before, size = replicas.placed(self.size)
+        before, size = self.placed
+        sizes = self.sizes
         every = tf.maximum(size // limit, 1)
         # Counted through all replicas, so that it is every k-th of the whole batch.
         chosen = tf.range(-before % every, self.size, every)
@@ -90,17 +98,32 @@ class Batch:
             some = tf.size(chosen) > 0
             counts = some if counts is None else counts & some
             chosen = tf.cond(some, lambda: chosen, lambda: tf.zeros([1], chosen.dtype))
+        factor = self.factor
+        if sizes is not None:
+            marks = -(-tf.concat([[0], tf.cumsum(sizes)], 0) // every)
+            sizes, whole = marks[1:] - marks[:-1], sizes
+            # Replicas divide by the numbers of their examples, of which some may take a larger part.
+            shares = tf.math.divide_no_nan(tf.cast(sizes, tf.float64), tf.cast(whole, tf.float64))
+            all_of_them = tf.reduce_sum(sizes) / tf.reduce_sum(whole)
+            factor = shares[replicas.index()] / all_of_them
         x, y, weights = keras.tree.map_structure(
             lambda t: t if t is None or t.shape.rank == 0 else tf.gather(t, chosen),
             (self.x, self.y, self.sample_weight),
         )
-        return replace(self, x=x, y=y, sample_weight=weights, counts=counts)
+        of_part: dict[str, Any] = {"counts": counts, "sizes": sizes, "factor": factor, "most": 2 * limit - 1}
+        return replace(self, x=x, y=y, sample_weight=weights, **of_part)
 
     @property
     def size(self) -> int | tf.Tensor:
         """N."""
         first = next(t for t in keras.tree.flatten(self.x) if t is not None)
         return tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
+
+    @property
+    def placed(self) -> tuple[int | tf.Tensor, int | tf.Tensor]:
+        """How many examples come before these on other replicas, and how many there are on all."""
+        with places.knowing(self.sizes):
+            return places.placed(self.size)
 
     @property
     def xla(self) -> bool:
@@ -134,16 +157,26 @@ class Batch:
             return self.exact_linearization
         return linearization(replace(self, fisher=Expected()))
 
-    def loss(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
-        """The loss on the batch with these weights, by default those of now, and all else as it was."""
+    def loss_above_least(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
+        """The loss on the batch with these weights, by default those of now, and all else as it was; less the
+        least that it can be for these labels where that is not 0."""
         if weights is None:
             weights = [tf.convert_to_tensor(v.value) for v in self.model.trainable_variables]
+        compute_loss = above_least(self._compute_loss, self.likelihood)
         with forward(self, weights) as outputs:
-            return self.loss_at(x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
+            loss, least = compute_loss(x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
+        return self._weighed(loss if least is None else tf.cast(loss, least.dtype) - least)
 
     def loss_at(self, **arguments: Any) -> tf.Tensor:
         """`compute_loss` of the model, or 0 if the examples here do not count."""
-        loss = (self.compute_loss or self.model.compute_loss)(**arguments)
+        return self._weighed(self._compute_loss(**arguments))
+
+    @property
+    def _compute_loss(self) -> Callable:
+        return self.compute_loss or self.model.compute_loss
+
+    def _weighed(self, loss: tf.Tensor) -> tf.Tensor:
+        loss = loss if self.factor is None else loss * tf.cast(self.factor, loss.dtype)
         return loss if self.counts is None else loss * tf.cast(self.counts, loss.dtype)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from kfisher._common import replicas
+from kfisher._common import places, replicas
 from kfisher._common.vectors import Tensors, dot
 from kfisher.jacobian.batch_normalisation import statistics_held
 from kfisher.jacobian.forward import forward, loss_of
@@ -89,4 +89,5 @@ def linearization(batch: Batch) -> Linearization:
         tape.watch(values)
         with forward(batch, values, lambda scope: statistics_held()) as outputs:
             heads = loss_of(batch, outputs, tape).heads
-    return Linearization(variables, values, tape, heads, batch.fisher, batch.seed)
+    with places.knowing(batch.sizes):
+        return Linearization(variables, values, tape, heads, batch.fisher, batch.seed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from kfisher._common import memory, replicas
+from kfisher._common import memory, places, replicas
 from kfisher._common.vectors import Tensors, dot
 from kfisher.fisher import Columns
 from kfisher.jacobian import layers
@@ -70,7 +70,7 @@ class SquareRoot:
             return self
         whole = copy.copy(self)
         shape = tf.shape(self.rules[0].layer_calls[0].grads[0])
-        whole._num_rows = shape[0] * replicas.placed(shape[1])[1]
+        whole._num_rows = shape[0] * places.placed(shape[1])[1]
         kept: dict = {}
         whole.rules = [rule.of_all(kept) for rule in self.rules]
         if self.coordinates is not None:
@@ -188,7 +188,8 @@ def square_root(batch: Batch) -> SquareRoot:
     # 1. One pass of the model, with the calls of its layers.
     recorded = Recorded(batch)
     # 2. V, so that V V^T = w_n F_f; only here the three kinds differ.
-    columns = batch.fisher.columns(recorded.loss.heads, batch.seed)
+    with places.knowing(batch.sizes):
+        columns = batch.fisher.columns(recorded.loss.heads, batch.seed)
     # 3. U_n = V_n^T J_n, in what its layers say of it.
     rules = recorded.rules(columns.groups)
     return SquareRoot(list(batch.model.trainable_variables), rules, recorded.loss, columns, batch.xla)

@@ -31,9 +31,11 @@ class Likelihood:
 
     Attributes:
         bounded: Whether scores do not grow with errors.
+        can_be_negative: Whether Keras' loss leaves out what keeps -log p above 0.
     """
 
     bounded = False
+    can_be_negative = False
 
     def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
         """eta(f), shape `(..., C)`; differentiable in `outputs`."""
@@ -89,6 +91,10 @@ class Likelihood:
 
     def whiten(self, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
         """c of shape `(..., R)` with S c = `score`: the score in the coordinates of the root."""
+        raise NotImplementedError
+
+    def least(self, y: tf.Tensor) -> tf.Tensor:
+        """The least that Keras' loss can be for each of these `labels`, where it can be negative."""
         raise NotImplementedError
 
     def dispersion(self, eta: tf.Tensor) -> float:

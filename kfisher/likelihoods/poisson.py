@@ -22,6 +22,8 @@ class Poisson(Independent):
     1 / f only in expectation; with f = exp(eta) both are f in eta.
     """
 
+    can_be_negative = True  # without log y!
+
     def coordinates(self, outputs: tf.Tensor) -> tf.Tensor:
         return tf.math.log(outputs + keras.config.epsilon())
 
@@ -38,6 +40,9 @@ class Poisson(Independent):
 
     def deviation(self, eta: tf.Tensor) -> tf.Tensor:
         return tf.exp(eta / 2)
+
+    def least(self, y: tf.Tensor) -> tf.Tensor:
+        return y - tf.math.xlogy(y, y)  # at f = y
 
     def copies(self, eta: tf.Tensor) -> int:
         return eta.shape[-1]

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import checked
-from kfisher._keras.compiled_loss import Term, multiplied
+from kfisher._keras.compiled_loss import Term, multiplied, with_least
 from kfisher._keras.patching import shared
 from kfisher.likelihoods import Likelihood, from_loss
 
@@ -25,6 +25,7 @@ class Head:
         weight: What the values of the loss weigh together: 1 where it is their mean.
         bounded: What the outputs weigh together whose scores do not grow with errors.
         root_weights: √(w), which broadcasts to eta; w is that of log p, of which a value may be a mean.
+        least: What it is at the least for these labels, or `None`: 0.
     """
 
     def __init__(self, term: Term, likelihood: Likelihood | None, labelled: bool):
@@ -59,10 +60,17 @@ class Head:
             spoilt = tf.reduce_any(tf.math.is_nan(self.labels))
             nan = tf.constant(float("nan"), self.eta.dtype)
             self.root_weights = tf.where(spoilt, nan, self.root_weights)
+        # Only a loss of Keras is known to leave constants out.
+        self.least = None
+        if self.likelihood.can_be_negative and labelled and likelihood is None:
+            least = self.likelihood.least(self.labels)
+            self.least = tf.reduce_sum(tf.square(self.root_weights) * least)
 
 
 @contextlib.contextmanager
-def labels_checked(model: keras.Model, likelihood: Likelihood | None) -> Iterator[None]:
+def labels_checked(
+    model: keras.Model, likelihood: Likelihood | None, tell: Callable[[tf.Tensor | None], None]
+) -> Iterator[None]:
     """For the length of the block, the loss of `model` refuses labels and weights that it has no meaning for.
 
     It raises; under XLA, which drops assertions, the loss and its gradient are NaN.
@@ -70,6 +78,7 @@ def labels_checked(model: keras.Model, likelihood: Likelihood | None) -> Iterato
     Args:
         model: Compiled with a loss.
         likelihood: Used instead of the one of the compiled loss (of every output), or `None`.
+        tell: Is called with what each loss is at the least for its labels, or with `None`: 0.
     """
 
     def one_or_nan(term: Term, sample_weight: Any) -> tf.Tensor:
@@ -86,12 +95,29 @@ def labels_checked(model: keras.Model, likelihood: Likelihood | None) -> Iterato
     def checking(compute_loss: Callable) -> Callable:
         def checked_loss(*args: Any, **kwargs: Any) -> Any:
             with multiplied(one_or_nan):
-                return compute_loss(*args, **kwargs)
+                loss, least = above_least(compute_loss, likelihood)(*args, **kwargs)
+            tell(least)
+            return loss
 
         return checked_loss
 
     with shared(model, "compute_loss", checking):
         yield
+
+
+def above_least(compute_loss: Callable, likelihood: Likelihood | None) -> Callable:
+    """`compute_loss`, which returns beside the loss what it is at the least for its labels, or `None`: 0."""
+
+    def least(term: Term) -> tf.Tensor | None:
+        found = from_loss(term.loss)
+        if not found.can_be_negative:
+            return None
+        outputs = tf.stop_gradient(tf.cast(term.outputs, term.loss.dtype))
+        labels = tf.convert_to_tensor(term.labels)
+        low = found.least(found.labels(labels, found.aligned(outputs, labels)))
+        return tf.reduce_sum(low, -1) / found.copies(low)
+
+    return with_least(compute_loss, least if likelihood is None else lambda term: None)
 
 
 def _not_negative(weights: tf.Tensor) -> tf.Tensor:

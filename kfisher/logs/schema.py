@@ -39,6 +39,8 @@ COSINE = "cosine"
 DISTANCE = "distance"
 WEIGHT_NORM = "weight_norm"
 LEARNING_RATE = "learning_rate"
+RATE_IN_USE = "rate_in_use"
+MOMENTUM_IN_USE = "momentum_in_use"
 DAMPING = "damping"
 KL = "kl"
 RADIUS = "radius"
@@ -98,6 +100,12 @@ STATISTICS = {
     ),
     WEIGHT_NORM: Statistic("Weight norm ‖θ‖", "parameter", "Length of all weights after the step.", False),
     LEARNING_RATE: Statistic("Learning rate", "parameter² / loss", "The learning rate of the step."),
+    RATE_IN_USE: Statistic(
+        "Learning rate in use",
+        "no unit",
+        "What the trust region left of it, or the quadratic model chose.",
+    ),
+    MOMENTUM_IN_USE: Statistic("Momentum in use", "no unit", "The share of the past in the step.", False),
     DAMPING: Statistic("Damping λ", "loss / parameter²", "What is added to the eigenvalues of the matrix."),
     KL: Statistic(
         "KL divergence of the step",
@@ -110,7 +118,10 @@ STATISTICS = {
         "Rejected steps", "steps", "Steps so far that were taken back: the loss jumped.", False
     ),
     SKIPPED_STEPS: Statistic(
-        "Skipped steps", "steps", "Steps so far that were not finite and changed no weight.", False
+        "Skipped steps",
+        "steps",
+        "Steps so far that were left out, with no weight changed: not finite, or out of all proportion.",
+        False,
     ),
 }
 LAYER_STATISTICS = (UPDATE_NORM, GRADIENT_NORM, WEIGHT_NORM)  # below `layer/<layer>/`

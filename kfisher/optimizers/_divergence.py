@@ -19,12 +19,17 @@ FAR = 10.0
 _WARN = "warn_of_divergence"
 
 
-def trouble(optimizer: Any) -> str | None:
-    """A sentence on what is wrong with the training so far, with the numbers, or `None`."""
+def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
+    """A sentence on what is wrong with the training so far, with the numbers, or `None`.
+
+    Args:
+        optimizer: That trains.
+        counts_from_least: Whether its losses can be negative, and count from where they are least.
+    """
     name = type(optimizer).__name__
     settings = (
         f"learning_rate={_number(optimizer.learning_rate):.3g}, damping={_number(optimizer.damping):.3g}, "
-        f"trust_region={getattr(optimizer, 'trust_region', None)!r}"
+        f"trust_region={_region(optimizer)}"
     )
     advice = (
         f"Received: {settings}. Look for bad labels and unscaled inputs; a lower `learning_rate`, a "
@@ -32,7 +37,7 @@ def trouble(optimizer: Any) -> str | None:
     )
     row = int(optimizer.failed_steps.numpy())
     if row >= IN_A_ROW:
-        taken_back = _number(getattr(optimizer, "rejected_steps", 0))
+        taken_back = _number(optimizer.rejected_steps)
         return (
             f"{name} is not getting on: the last {row} steps were skipped (batch, gradient or solve not "
             f"finite, or a loss out of all proportion) or taken back (the loss jumped). So far "
@@ -42,7 +47,8 @@ def trouble(optimizer: Any) -> str | None:
     if guard is not None and int(guard.judged.numpy()) > 0:
         start, now = float(guard.start.numpy()), float(guard.level.numpy())
         if is_far(start, now, float(guard.best_size.numpy())):
-            return f"{name} diverges: the loss is {now:.3g} on average, and began at {start:.3g}. {advice}"
+            loss = "loss above the least that its labels allow" if counts_from_least else "loss"
+            return f"{name} diverges: the {loss} is {now:.3g} on average, and began at {start:.3g}. {advice}"
     return None
 
 
@@ -65,7 +71,7 @@ def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
 
     def say() -> int:
         alive = reference()
-        text = None if alive is None else trouble(alive)
+        text = None if alive is None else alive.trouble()
         if text is not None:
             warnings.warn(text, stacklevel=2)
         return 0
@@ -87,11 +93,17 @@ def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
 
 def _looked_at(optimizer: Any) -> list[Any]:
     """The variables that `trouble` speaks of."""
-    counts = [optimizer.failed_steps, optimizer.skipped_steps, getattr(optimizer, "rejected_steps", None)]
+    counts = [optimizer.failed_steps, optimizer.skipped_steps, optimizer.rejected_steps]
     guard = optimizer.guard
     counts.append(optimizer.damping)
-    counts += [] if guard is None else [guard.judged, guard.start, guard.level, guard.best_size]
+    counts += [] if guard is None else [guard.judged, guard.start, guard.level, guard.spread]
+    counts += [] if guard is None else [guard.best, guard.best_size, guard.confidence]
     return [v for v in counts if v is not None]
+
+
+def _region(optimizer: Any) -> str:
+    region = getattr(optimizer, "trust_region", None)
+    return f"'auto' (now {_number(optimizer.radius):.3g})" if region == "auto" else repr(region)
 
 
 def _number(value: Any) -> float:

@@ -33,7 +33,7 @@ class Guard:
     """Bounds steps by their KL divergence, judges each on the batch after it, and takes back bad ones.
 
     With l the running average of the loss over 20 steps and d that of its distance from it, the size of the
-    loss is s = max(|l|, d). Then
+    loss is s = max(|l|, d); Poisson's, often negative, counts from the least that its labels allow. Then
 
         c = 0.003 min(s, s²/B) r²   bounds δᵀ (F + damping I) δ / 2 where the region is "auto",
         l_t > l + s                  has the last step judged: the same batch with the weights before it,
@@ -184,7 +184,7 @@ class Guard:
 
         def loss() -> tf.Tensor:
             values = [tf.convert_to_tensor(v.value) for v in weights]
-            return replicas.total([tf.cast(batch.loss(values), tf.float64)])[0]
+            return replicas.total([tf.cast(batch.loss_above_least(values), tf.float64)])[0]
 
         return replicas.cond(asked, loss, lambda: tf.constant(float("nan"), tf.float64))
 

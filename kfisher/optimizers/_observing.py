@@ -53,6 +53,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
     `kfisher.optimizers.NaturalGradient`, all others as in `keras.optimizers.Optimizer`.
     """
 
+    rejected_steps: Any = 0  # none, where no step is taken back
+
     def __init__(
         self,
         fisher: Any,
@@ -187,7 +189,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         x, y, sample_weight = keras.tree.map_structure(
             lambda t: t if t is None else tf.convert_to_tensor(t), (x, y, sample_weight)
         )
-        (x, y, sample_weight), counts = filled((x, y, sample_weight))
+        (x, y, sample_weight), known = filled((x, y, sample_weight))
         if not self.built:
             self._reported = 0
         if not model.built or not model.trainable_variables or not self.built or not self._curved:
@@ -199,9 +201,9 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         part = self._accumulation.part()
         step = tf.cast(self.iterations.value, tf.int32)
         seed = tf.stack([self.seed, step * self._accumulation.parts + part])
-        batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood, counts=counts)
+        batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood, **known)
         batch.accepts = self.accepts(batch)
-        self._of_steps.here.loss = None
+        self._of_steps.here.loss = self._of_steps.here.least = None
         damping = tf.convert_to_tensor(self.damping)
         self._identity.assertion()
         self.curvature.observe(batch, step, damping, part)
@@ -221,7 +223,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def checking(self, model: keras.Model) -> contextlib.AbstractContextManager[None]:
         """The block in which the loss of `model` refuses bad labels; each training step enters it."""
-        return labels_checked(model, self.likelihood)
+        return labels_checked(model, self.likelihood, self._of_steps.tell_least)
 
     def check(self, model: keras.Model) -> None:
         """Raises if its state is that of something else, or not of the weights that `model` trains now."""
@@ -244,7 +246,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Takes one natural-gradient step from the gradients of the loss on the observed batch."""
         between = self._of_steps.here
-        (batch, between.seen), (loss, between.loss) = (between.seen, None), (between.loss, None)
+        batch, loss, least = between.taken()
         if batch is None:
             raise ValueError(_UNBOUND.format(name=type(self).__name__))
         own = batch.model.trainable_variables
@@ -254,8 +256,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         between.written, grads = apart(grads, variables)
         if loss is None:  # not known from a loop that does not call `scale_loss`
             with self.checking(batch.model):
-                loss = batch.loss()
-        loss = tf.convert_to_tensor(loss)
+                loss, least = batch.loss_above_least(), None
+        loss = tf.convert_to_tensor(loss if least is None else tf.cast(loss, least.dtype) - least)
         with tf.control_dependencies([loss]):  # so what it checks comes before any change
             gradient = [tf.identity(g) for g in in_order(grads, variables, own, self.loss_scale_factor)]
         *gradient, loss = _replicated.whole(batch, [*gradient, loss])
@@ -295,7 +297,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def trouble(self) -> str | None:
         """A sentence on what is wrong with the training so far, with the numbers, or `None`."""
-        return _divergence.trouble(self) if self.built else None
+        return _divergence.trouble(self, self._of_steps.counts_from_least) if self.built else None
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Called by `fit` at its end: reports skipped steps."""
@@ -312,8 +314,6 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         steps = [self._of_steps.here.written.get(id(v), s) for v, s in zip(variables, steps)]
         with summed(self):
             super().apply(steps, variables)
-
-    # --- serialization --------------------------------------------------------------------------
 
     def load_own_variables(self, store: Any) -> None:
         """As in Keras, but state of something else is an error where there is some to be replaced."""

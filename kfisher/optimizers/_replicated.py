@@ -9,8 +9,14 @@ import keras
 import tensorflow as tf
 
 from kfisher._common import replicas
+from kfisher._common.checks import checked
 from kfisher._common.vectors import Tensors
 from kfisher.jacobian.batch import Batch
+
+_SIZES = (
+    "Replicas were given batches of different sizes by a graph that is made for one size. Hand them over "
+    "with a first axis of unknown size, as `strategy.experimental_distribute_dataset` does."
+)
 
 
 @dataclass
@@ -20,16 +26,30 @@ class Between:
     Attributes:
         seen: The batch, between `observe` and `apply`.
         loss: Between `scale_loss` and `apply`.
+        least: That of it for the labels of the batch, or `None`: 0. Between `compute_loss` and `apply`.
         written: What Keras writes over variables, by `id`, between `apply` and `apply_steps`.
     """
 
     seen: Batch | None = None
     loss: tf.Tensor | None = None
+    least: tf.Tensor | None = None
     written: dict[int, tf.Tensor] = field(default_factory=dict)
+
+    def taken(self) -> tuple[Batch | None, tf.Tensor | None, tf.Tensor | None]:
+        """The batch, its loss, and that at the least, which are forgotten."""
+        found = self.seen, self.loss, self.least
+        self.seen = self.loss = self.least = None
+        return found
 
 
 class OfSteps:
-    """`Between` of every replica: they take their turns in one process, each on several threads."""
+    """`Between` of every replica: they take their turns in one process, each on several threads.
+
+    Attributes:
+        counts_from_least: Whether losses can be negative, and count from where they are least.
+    """
+
+    counts_from_least = False
 
     def __init__(self) -> None:
         self._by_index: dict[int, Between] = {}
@@ -39,11 +59,19 @@ class OfSteps:
         """That of this replica."""
         return self._by_index.setdefault(replicas.index(), Between())
 
+    def tell_least(self, least: tf.Tensor | None) -> None:
+        """Says what the loss of this step is at the least; `None` means 0."""
+        self.here.least, self.counts_from_least = least, least is not None
+
 
 def whole(batch: Batch, parts: Tensors) -> Tensors:
-    """Gradients and losses of the whole batch, from those of its parts."""
+    """Gradients and, last, the loss of the whole batch, from those of its parts."""
     if batch.counts is not None:
         parts = [tf.where(batch.counts, part, tf.zeros_like(part)) for part in parts]
+    elif batch.sizes is not None:  # no replica has asked the others how many examples they have
+        *parts, size = replicas.total([*parts, tf.cast(batch.size, tf.float32)])
+        equal = tf.equal(size, tf.cast(tf.reduce_sum(batch.sizes), tf.float32))
+        return [*parts[:-1], checked(parts[-1], equal, _SIZES)]
     return replicas.total(parts)
 
 

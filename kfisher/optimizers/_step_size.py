@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import keras
 import tensorflow as tf
 
 from kfisher._common.vectors import Tensors, dot
@@ -28,6 +31,11 @@ def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.
     return factor, share
 
 
+def in_use(add_variable: Callable) -> list[keras.Variable]:
+    """Where a step leaves the learning rate and the momentum that it had."""
+    return [add_variable((), dtype="float64", name=f"{name}_in_use") for name in ("rate", "momentum")]
+
+
 def longest_of(steps: Tensors, rate: tf.Tensor, damping: tf.Tensor, radius: tf.Tensor | None) -> tf.Tensor:
     """A bound for the length of an update, float64: λ δᵀδ ≤ δᵀ (F + λ I) δ ≤ 2 c, where there is a c."""
     if radius is None:
@@ -42,12 +50,14 @@ def damped_length(linearization: Linearization, delta: Tensors, damping: tf.Tens
 
 def quadratic_model(
     linearization: Linearization, gradient: Tensors, step: Tensors, last: Tensors, damping: tf.Tensor
-) -> tuple[Tensors, tf.Tensor]:
+) -> tuple[Tensors, tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
     """The best combination δ of the step x and the last update, by the damped quadratic model of L.
 
         δ = V w,   V = [x, delta_{t-1}],   w = -(Vᵀ F V + damping Vᵀ V)^+ Vᵀ ∇L
 
-    Returns δ and δᵀ (F + damping I) δ. Martens & Grosse 2015, section 7.
+    Returns δ, δᵀ (F + damping I) δ, and w as a learning rate and a momentum.
+
+    Martens & Grosse 2015, section 7.
     """
     columns = [step, last]
     fisher = linearization.quadratic(columns)
@@ -60,7 +70,7 @@ def quadratic_model(
     model = damped * scale[:, tf.newaxis] * scale
     w = -scale * tf.linalg.matvec(_pseudo_inverse(model), scale * right)
     delta = [tf.cast(w[0], a.dtype) * a + tf.cast(w[1], b.dtype) * b for a, b in zip(step, last)]
-    return delta, tf.tensordot(w, tf.linalg.matvec(damped, w), 1)
+    return delta, tf.tensordot(w, tf.linalg.matvec(damped, w), 1), (-w[0], w[1])
 
 
 def _pseudo_inverse(matrix: tf.Tensor) -> tf.Tensor:

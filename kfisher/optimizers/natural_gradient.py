@@ -17,7 +17,7 @@ from kfisher.optimizers._guard import Guard
 from kfisher.optimizers._momentum import Momentum, share_of
 from kfisher.optimizers._observing import ObservingOptimizer
 from kfisher.optimizers._skips import stays_finite
-from kfisher.optimizers._step_size import damped_length, longest_of, quadratic_model, within
+from kfisher.optimizers._step_size import damped_length, in_use, longest_of, quadratic_model, within
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -39,8 +39,8 @@ class NaturalGradient(ObservingOptimizer):
 
     With no argument it is meant to be safe and good where the loss is a likelihood, for three reasons:
 
-    1. No update leaves the region where F describes the model. The KL divergence of each, momentum included,
-       is at most c = 0.003 s, with s the size of the running loss at its best:
+    1. Each update stays in a trust region. Its KL divergence, momentum included and by the F that the
+       curvature holds, is at most c = 0.003 s, with s the size of the running loss at its best:
 
            δᵀ (F + damping I) δ / 2 ≤ c.
 
@@ -51,9 +51,9 @@ class NaturalGradient(ObservingOptimizer):
     3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
        If that has jumped, the same batch is tried with the weights before the step; if these are better out
        of all proportion to c, the step is taken back, with all that it changed (weights, momentum, EMA,
-       statistics of BatchNormalization), the damping is raised, and the next steps are shorter. A batch out
-       of all proportion itself is left out, until more come in a row than by accident, a new problem; unless
-       it was ordinary at the start, and earlier steps spoilt it. Nothing judges the last step of a `fit`.
+       statistics of BatchNormalization), a damping that adapts is raised, and the next steps are shorter. A
+       batch out of all proportion itself is left out, until more come in a row than by accident, a new
+       problem; or unless it was ordinary at the start. Nothing judges the last step of a `fit`.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule` instance, or a callable
@@ -94,6 +94,7 @@ class NaturalGradient(ObservingOptimizer):
             loss that is far above its start, and there is a warning in the middle of `fit`, once;
             `kfisher.callbacks.TerminateOnDivergence` ends it instead. `fit` also tells of skipped steps at
             its end.
+        rate_in_use, momentum_in_use: Those of the last step: of the rate what the trust region left.
 
     Raises:
         ValueError: At the first step, if the optimizer has seen no batch, or the loss has no likelihood.
@@ -160,8 +161,6 @@ class NaturalGradient(ObservingOptimizer):
         self._estimates = not (self.fisher.exact or averages)
         self._adaptive = AdaptiveDamping(damping, self.fisher.exact and not averages, self.add_variable)
 
-    # --- hyper-parameters -----------------------------------------------------------------------
-
     @property
     def damping(self) -> Any:
         """λ of the next step: a variable, or the value of the schedule."""
@@ -194,6 +193,7 @@ class NaturalGradient(ObservingOptimizer):
     def build_own(self, variables: Any) -> None:
         share = self.momentum if self.step == "fixed" else 0.0
         self._average = Momentum(share, self.add_optimizer_variables, self.add_variable, variables)
+        self.rate_in_use, self.momentum_in_use = in_use(self.add_variable)
         self._last = []
         if self.step == "quadratic_model":
             self._last = self.add_optimizer_variables(variables, "last_update")
@@ -238,7 +238,7 @@ class NaturalGradient(ObservingOptimizer):
 
         def go_on() -> None:
             last = functools.partial(self.guard.last_update, variables)
-            examples = replicas.placed(batch.size)[1] if self._estimates else self.curvature.examples
+            examples = batch.placed[1] if self._estimates else self.curvature.examples
             self._adaptive.after_step(judgement, gradient, last, self.curvature, examples)
             self.guard.keep()
             move()
@@ -265,11 +265,11 @@ class NaturalGradient(ObservingOptimizer):
         self, batch: Batch, mean: Any, solution: Any, damping: Any, radius: Any, variables: Any, missing: Any
     ) -> Any:
         """A pair: whether there is a step, and the function that takes it."""
-        steps, factor, share = self._bounded(batch, mean, solution, damping, radius)
-        factor, share = (factor, None) if share is None else replicas.first([factor, share])
-        rate = -tf.cast(self.learning_rate, tf.float64) if self.step == "fixed" else tf.ones((), tf.float64)
+        steps, used, factor, share = self._bounded(batch, mean, solution, damping, radius)
+        rate = -used[0] if self.step == "fixed" else tf.ones((), tf.float64)
         longest = longest_of(steps, rate, damping, radius)
         finite = tf.math.is_finite(longest if share is None else share)
+        factor_in_use = factor
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # What is clipped is the step that the trust region leaves.
             steps, factor = [tf.cast(factor, s.dtype) * s for s in steps], 1.0
@@ -277,8 +277,11 @@ class NaturalGradient(ObservingOptimizer):
         self._scales = {dtype: tf.cast(factor * rate, dtype) for dtype in dtypes}
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
         finite &= self.curvature.ready() & stays_finite(self, steps, variables, longest)
+        finite, share = replicas.settled(finite, share)
 
         def move() -> None:
+            self.rate_in_use.assign(factor_in_use * used[0])
+            self.momentum_in_use.assign(used[1])
             self.curvature.remember(solution)
             self.apply_steps(steps, variables)
             if share is not None:
@@ -295,9 +298,9 @@ class NaturalGradient(ObservingOptimizer):
             self._adaptive.bent.assign(linearization.quadratic([delta])[0, 0])
 
         if self._adaptive.every is None:
-            return replicas.everywhere(finite), move
+            return finite, move
         due = self._adaptive.is_due(self.iterations.value)
-        return replicas.everywhere(finite), lambda: replicas.cond(due, move_and_measure, move)
+        return finite, lambda: replicas.cond(due, move_and_measure, move)
 
     def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradient of L, or one in which examples count otherwise."""
@@ -308,20 +311,21 @@ class NaturalGradient(ObservingOptimizer):
         return self.curvature.solve(batch, gradient, damping)
 
     def _bounded(self, batch: Batch, gradient: Tensors, solution: Tensors, damping: Any, radius: Any) -> Any:
-        """The step that `update_step` multiplies by the learning rate (by -1 in the quadratic model), the
-        factor that brings it into the trust region, and its length as a share of the longest there."""
-        step, length, rate = solution, None, self.learning_rate
+        """The step that `update_step` multiplies by the learning rate (not that of the quadratic model), its
+        rate and momentum, the factor that brings it into the trust region, its length as a share of that."""
+        step, length, rate = solution, None, tf.cast(self.learning_rate, tf.float64)
+        used = rate, tf.constant(self.momentum, tf.float64)
         if self.step == "quadratic_model":
             last = [tf.cast(m.value, x.dtype) for m, x in zip(self._last, solution)]
-            step, length = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
-            rate = 1.0
+            step, length, used = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
+            rate = tf.ones((), tf.float64)
         if radius is None:
-            return step, 1.0, None
+            return step, used, 1.0, None
         if self._estimates and (length is None or self.fisher.needs_labels):
             length = damped_length(batch.measure, step, damping)
         elif length is None:
             length = self.curvature.squared_length(batch, gradient, solution, damping)
-        return step, *within(length * tf.cast(rate, tf.float64) ** 2, radius)
+        return step, used, *within(length * rate**2, radius)
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
         """What `update_step` adds to a variable."""
@@ -336,10 +340,5 @@ class NaturalGradient(ObservingOptimizer):
         self.assign(variable, tf.convert_to_tensor(variable) + delta)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "damping": self._adaptive.config,
-            "momentum": self.momentum,
-            "trust_region": self.trust_region,
-            "step": self.step,
-        }
+        own = {name: getattr(self, name) for name in ("momentum", "trust_region", "step")}
+        return {**super().get_config(), "damping": self._adaptive.config, **own}

@@ -27,9 +27,10 @@ class SophiaG(ObservingOptimizer):
     as published. So an entry moves by the natural-gradient step of a diagonal Fisher where that is short and
     certain, and by `learning_rate` times the sign of m elsewhere: no entry ever moves by more than that.
 
-    One thing differs: the paper estimates diag(F) by N g o g, with g the gradient of the mean loss on drawn
-    labels; here the squares are those of single examples, `kfisher.curvature.Diagonal`. Both have the same
-    expectation, and this one less variance.
+    Two things differ. The paper estimates diag(F) by N g o g, with g the gradient of the mean loss on drawn
+    labels; here the squares are those of single examples, `kfisher.curvature.Diagonal`, of up to 255 of a
+    batch. Both have the same expectation, and this one less variance. And while steps are few, estimates are
+    made more often than every `update_every` of them: with 10 at steps 0, 1, 2, 4, 8, 10, 20, 30.
 
     Args:
         learning_rate: As in `NaturalGradient`: the largest change of an entry. Defaults to `1e-3`.

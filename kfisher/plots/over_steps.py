@@ -26,6 +26,8 @@ _LOOKS = {
     schema.DISTANCE: ("#56B4E9", "s"),
     schema.COSINE: ("#E69F00", "P"),
     schema.LEARNING_RATE: ("#882255", "^"),
+    schema.RATE_IN_USE: ("#DDCC77", "1"),
+    schema.MOMENTUM_IN_USE: ("#117733", "2"),
     schema.DAMPING: ("#999933", "X"),
     schema.UPDATE_TO_GRADIENT: ("#332288", "<"),
     schema.KL: ("#AA4499", ">"),

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from helpers import replicated
 
-TIMEOUT = 300
+TIMEOUT = 900  # twenty times what the longest takes where nothing else runs
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,18 @@ def test_half_of_each_symmetric_matrix_crosses(on_devices):
     on_devices(cases.half_of_each_symmetric_matrix)
 
 
+def test_examples_cross_instead_of_factors_that_have_more_numbers(on_devices):
+    on_devices(cases.examples_cross_instead)
+
+
 @pytest.mark.slow
-def test_the_sums_of_a_step_of_adam_are_those_on_paper(on_devices):
-    on_devices(cases.sums_of_a_step_of_adam)
+def test_sums_that_wait_for_one_another_are_as_many_as_on_paper(on_devices):
+    on_devices(cases.sums_are_as_many_as_on_paper)
+
+
+@pytest.mark.slow
+def test_replicas_with_other_sizes_than_those_of_the_graph_are_an_error(on_devices):
+    on_devices(cases.sizes_that_a_graph_does_not_have)
 
 
 def test_factorisations_are_shared_out(on_devices):

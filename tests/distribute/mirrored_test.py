@@ -34,6 +34,13 @@ def test_every_kind_of_layer(on_devices, curvature, model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("curvature", ["KFAC", "EKFAC"])
+def test_factors_of_few_examples_which_cross_and_of_which_one_replica_has_none(on_devices, curvature):
+    few = {"class_name": f"kfisher>{curvature}", "config": {"max_examples": 3}}
+    on_devices(cases.equals_one, few, "sampled", 4, model="broad")
+
+
+@pytest.mark.slow
 @pytest.mark.by_hand
 def test_a_step_is_taken_back_on_all(on_devices):
     on_devices(cases.all_take_back_together)

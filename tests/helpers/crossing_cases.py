@@ -1,6 +1,7 @@
 """What crosses from one replica to another; each function is one test, in a process with several devices."""
 
 import contextlib
+import types
 from unittest import mock
 
 import keras
@@ -8,14 +9,15 @@ import numpy as np
 import tensorflow as tf
 from kfisher_scripts.benchmarking import scaling
 
-from helpers.replicated import mirrored, optimizer, trained, weights_of
-from kfisher._common import replicas
-from kfisher.curvature import _damped_inverse, _factorisation, _sharing
+from helpers.replicated import LABELS, X, dense, double, mirrored, optimizer, trained, weights_of
+from kfisher._common import places, replicas
+from kfisher.curvature import KFAC, _damped_inverse, _factorisation, _sharing
+from kfisher.curvature._examples import in_place, moment_of
 
 
-def on_two(function):
-    """What it returns on each of two replicas."""
-    strategy = mirrored(2)
+def on_devices(count, function):
+    """What it returns on each of so many replicas."""
+    strategy = mirrored(count)
     found = tf.function(lambda: strategy.run(function), autograph=False)()
     return list(zip(*(strategy.experimental_local_results(t) for t in found)))
 
@@ -23,16 +25,30 @@ def on_two(function):
 @contextlib.contextmanager
 def crossings():
     """A list that takes up, while the block is traced, how many numbers the first replica sums with others
-    each time, and whether it does in every step."""
-    original, found = tf.distribute.ReplicaContext.all_reduce, []
+    each time (`None` if only the batch tells), and when: in every step ("step"), in each "update" of K-FAC's
+    factors or each "inversion", or "sometimes"."""
+    original, found, when = tf.distribute.ReplicaContext.all_reduce, [], {}
 
     def all_reduce(self, op, value, *arguments, **settings):
         if replicas.index() == 0:
-            numbers = sum(t.shape.num_elements() for t in tf.nest.flatten(value))
-            found.append((numbers, "cond" not in tf.compat.v1.get_default_graph().name))
+            sizes = [t.shape.num_elements() for t in tf.nest.flatten(value)]
+            graph = tf.compat.v1.get_default_graph()
+            usual = "sometimes" if "cond" in graph.name else "step"
+            found.append((None if None in sizes else sum(sizes), when.get(graph, usual)))
         return original(self, op, value, *arguments, **settings)
 
-    with mock.patch.object(tf.distribute.ReplicaContext, "all_reduce", all_reduce):
+    def noted(kind, method, name):
+        def call(*arguments):
+            when[tf.compat.v1.get_default_graph()] = name
+            return method(*arguments)
+
+        return mock.patch.object(kind, method.__name__, call)
+
+    with (
+        mock.patch.object(tf.distribute.ReplicaContext, "all_reduce", all_reduce),
+        noted(KFAC, KFAC._update, "update"),
+        noted(KFAC, KFAC._invert, "inversion"),
+    ):
         yield found
 
 
@@ -47,25 +63,95 @@ def half_of_each_symmetric_matrix():
         return replicas.total([tf.constant(squares[i]), tf.constant(others[i])], symmetric=True)
 
     with crossings() as sent:
-        found = on_two(here)
+        found = on_devices(2, here)
     for local in found:
         assert np.array_equal(local[0], squares.sum(0)) and np.array_equal(local[1], others.sum(0))
     assert [numbers for numbers, _ in sent] == [2 * 15 + 3]
 
 
-def sums_of_a_step_of_adam():
-    with crossings() as sent:
-        trained(mirrored(2), keras.optimizers.Adam, steps=1)
-    assert sum(always for _, always in sent) == scaling.ADAM
+def sums_are_as_many_as_on_paper():
+    """In float32, as nearly always: what is of another dtype crosses by itself. With batches of one size."""
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    try:
+        with crossings() as sent:
+            trained(mirrored(2), keras.optimizers.Adam, steps=1)
+        assert _counts(sent) == {"step": scaling.ADAM}
+        data = tf.data.Dataset.from_tensor_slices((X.astype("float32"), LABELS))
+        with mirrored(2).scope():
+            model, loss = dense()
+            model.compile(optimizer()(), loss)
+        with crossings() as sent:
+            model.fit(data.batch(len(X), drop_remainder=True), verbose=0)
+    finally:
+        double()
+    assert _counts(sent) == {
+        "step": scaling.STEP,
+        "update": scaling.UPDATE,
+        "inversion": scaling.INVERSION,
+    }
+
+
+def sizes_that_a_graph_does_not_have():
+    """Parts of two sizes, each known when the graph is made: an error, and no weight changes."""
+    strategy = mirrored(2)
+    with strategy.scope():
+        model, loss = dense()
+        model.compile(optimizer()(), loss)
+    before = weights_of(model)
+
+    def here():
+        i = replicas.index()
+        x, y = tf.constant(X[: 5 + i]), tf.constant(LABELS[: 5 + i])
+        model.optimizer.observe(model, x, y)
+        weights = model.trainable_variables
+        with tf.GradientTape() as tape:
+            value = model.optimizer.scale_loss(loss(y, model(x)))
+        model.optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+
+    try:
+        tf.function(lambda: strategy.run(here), autograph=False)()
+    except tf.errors.InvalidArgumentError as error:
+        assert "batches of different sizes" in str(error)
+    else:
+        raise AssertionError("nothing was raised")
+    assert all(np.array_equal(a, b) for a, b in zip(before, weights_of(model)))
+
+
+def _counts(sent):
+    kinds = [when for _, when in sent if when != "sometimes"]
+    return {kind: kinds.count(kind) for kind in kinds}
 
 
 def are_on_paper(sent, rows):
-    """True if the sums of K-FAC are as many as the benchmark has on paper, and of factors with so many rows
-    their triangles cross."""
+    """True if the sums of K-FAC in each step are as many as the benchmark has on paper, and of factors with
+    so many rows their triangles cross."""
     factors = sum(n * (n + 1) // 2 for n in rows)
-    most = max(numbers for numbers, always in sent if not always)
+    most = max(numbers for numbers, when in sent if when == "update")
     # Beside the factors there are a few numbers on the batch.
-    return sum(always for _, always in sent) == scaling.STEP and factors < most < factors + 10
+    # Of a batch of any size, how many examples each replica has.
+    return _counts(sent)["step"] == scaling.STEP + 1 and factors < most < factors + 10
+
+
+def examples_cross_instead():
+    """Parts of several sizes, one of which counts for nothing, come one behind another; narrow ones stay."""
+    rows = np.arange(1.0, 36).reshape(5, 7)
+    sizes, starts = (3, 0, 2), (0, 0, 3)
+
+    def here():
+        i = replicas.index()
+        own = rows[starts[i] : starts[i] + sizes[i]] if sizes[i] else np.zeros((1, 7))
+        with places.knowing(tf.constant(sizes)):
+            part = types.SimpleNamespace(most=4, placed=places.placed(tf.shape(own)[0]))
+        assert in_place(tf.constant(own[:, :6]), 0, part) is None  # 4 examples of 6 numbers, for 21
+        two = tf.constant(np.stack([own, own]))
+        assert in_place(two, 1, part) is None  # 8 examples of 7 numbers, for 28
+        return replicas.total([in_place(tf.constant(own), 0, part)])
+
+    for (found,) in on_devices(3, here):
+        assert np.array_equal(found, rows)
+        assert np.allclose(moment_of(found[:, tf.newaxis])[0], rows.T @ rows)
+    assert np.isnan(moment_of(tf.constant([[[1.0]], [[1e20]]]))).all()  # a sum that float32 does not hold
 
 
 def factorisations_are_shared_out():
@@ -108,7 +194,7 @@ def factorisations_are_shared_out():
             (_factorisation, "eigensystems"),
         ):
             stack.enter_context(mock.patch.object(module, name, counted(getattr(module, name))))
-        found = on_two(lambda: made(_sharing.compute, _sharing.eigensystems))
+        found = on_devices(2, lambda: made(_sharing.compute, _sharing.eigensystems))
     assert sorted(sizes) == sorted(2 * [f.shape[-1] for f in squares])  # inverted once, decomposed once
     for local in found:
         for a, b in zip(local, expected, strict=True):

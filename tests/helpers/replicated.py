@@ -52,6 +52,12 @@ def dense(loss=None):
     return model, loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+def broad():
+    """With factors of more rows than a few examples have numbers."""
+    layers = [keras.Input((5,)), keras.layers.Dense(12, activation="tanh"), keras.layers.Dense(3)]
+    return kfisher.Sequential(layers), crossentropy()
+
+
 def crossentropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -85,7 +91,7 @@ def embedded():
     return kfisher.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(3)]), crossentropy()
 
 
-MODELS = {"dense": dense, "tied": tied, "recurrent": recurrent, "embedded": embedded}
+MODELS = {"dense": dense, "broad": broad, "tied": tied, "recurrent": recurrent, "embedded": embedded}
 
 
 def trained(strategy, make_optimizer, make_model=dense, data=(X, LABELS), steps=6, **compiled):

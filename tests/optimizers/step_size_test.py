@@ -89,8 +89,11 @@ def test_the_trust_region_shortens_the_whole_update_momentum_included(damping, r
     for t in range(12):
         m = mu * m + (1 - mu) * gradient(model, y=TARGETS)
         delta = -rate * np.linalg.solve(matrix, m / (1 - mu ** (t + 1)))
-        delta *= min(1, np.sqrt(2 * c / (delta @ matrix @ delta)))
+        factor = min(1, np.sqrt(2 * c / (delta @ matrix @ delta)))
+        delta *= factor
         assert distance(step(model, TARGETS), delta) < 1e-8
+        assert float(model.optimizer.rate_in_use) == pytest.approx(rate * factor)
+        assert float(model.optimizer.momentum_in_use) == mu
         used.append(delta @ matrix @ delta / 2 / c)
     assert max(used) == pytest.approx(1)
     assert (min(used) > 0.99) == (rate == 64)
@@ -110,9 +113,14 @@ def test_quadratic_model_is_that_of_numpy(curvature, c):
         v = np.stack([np.linalg.solve(d + 0.05 * np.eye(31), g), last], 1)[:, : 2 if t else 1]
         w = np.linalg.solve(v.T @ f @ v + 0.05 * v.T @ v, -v.T @ g)
         expected = v @ w
+        factor = 1
         if c is not None:
-            expected *= min(1, np.sqrt(2 * c / (expected @ (f + 0.05 * np.eye(31)) @ expected)))
+            factor = min(1, np.sqrt(2 * c / (expected @ (f + 0.05 * np.eye(31)) @ expected)))
+        expected *= factor
         last = step(model)
+        assert float(model.optimizer.rate_in_use) == pytest.approx(-w[0] * factor)
+        if t:
+            assert float(model.optimizer.momentum_in_use) == pytest.approx(w[1])
         # The solution of the dense system is all that it needs: the other direction changes next to nothing.
         assert distance(last, expected) < 1e-8
 

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers.models import EAGER, network
+import tensorflow as tf
+from helpers.models import EAGER, flat, network
 
 import kfisher
+from kfisher.jacobian.batch import Batch
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
 
 RNG = np.random.default_rng(0)
@@ -69,3 +71,57 @@ def test_a_sum_weighs_its_examples():
     model.compile(NaturalGradient(seed=0), keras.losses.MeanSquaredError(reduction="sum"), **EAGER)
     model.train_on_batch(X, RNG.normal(size=(64, 5)))
     assert float(model.optimizer.curvature.weight) == pytest.approx(64, rel=1e-6)
+
+
+class WithConstant(keras.losses.Loss):
+    """Poisson's loss with the constant that Keras leaves out, so that it is 0 where f = y."""
+
+    def call(self, y_true, y_pred):
+        least = y_true - y_true * keras.ops.log(keras.ops.maximum(y_true, 1))
+        return keras.losses.poisson(y_true, y_pred) - keras.ops.mean(least, -1)
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "gram"])
+def test_counts_are_trained_alike_with_and_without_the_constant_of_their_loss(curvature):
+    """Of a large one the loss is far below 0: that is not how far it has to go."""
+    x, y = RNG.normal(size=(3, 16, 3)), RNG.poisson(30 * np.exp(RNG.normal(size=(3, 16, 2)))).astype(float)
+    weights, sizes, losses = [], [], []
+    for loss, likelihood in (("poisson", None), (WithConstant(), kfisher.likelihoods.Poisson())):
+        keras.utils.set_random_seed(0)
+        bias = keras.initializers.Constant(np.log(30))
+        model = kfisher.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(2, "exponential", bias_initializer=bias)]
+        )
+        optimizer = NaturalGradient(curvature=curvature, likelihood=likelihood, seed=0)
+        model.compile(optimizer, loss, loss_weights=2.0, **EAGER)
+        for n in range(6):
+            model.train_on_batch(x[n % 3], y[n % 3], sample_weight=np.linspace(0.5, 1.5, 16))
+        weights.append(flat(model.get_weights()))
+        sizes.append(float(optimizer.guard.size()))
+        losses.append(model.evaluate(x[0], y[0], verbose=0))
+    assert losses[0] < -100
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-4) and sizes[0] > 0
+    assert weights[0] == pytest.approx(weights[1], rel=1e-3)
+
+
+def test_the_least_of_a_loss_has_all_its_weights():
+    """Sample, class and loss weights, masks, and means over places; other losses count from 0."""
+    first, second = keras.Input((4, 2)), keras.Input((3,))
+    masked = keras.layers.Masking()(first)
+    counts = keras.layers.Dense(2, "exponential", name="counts")(masked)
+    model = kfisher.Model([first, second], [counts, keras.layers.Dense(1, name="other")(second)])
+    model.compile("sgd", ["poisson", "mse"], loss_weights=[0.3, 2.0], **EAGER)
+    x = [RNG.normal(size=(5, 4, 2)).astype("float32"), RNG.normal(size=(5, 3)).astype("float32")]
+    x[0][2, 1:] = 0  # masked
+    y = [RNG.poisson(9.0, (5, 4, 2)).astype("float32"), np.ones((5, 1), "float32")]
+    weights = [np.linspace(0.1, 1, 20).reshape(5, 4).astype("float32"), np.ones(5, "float32")]
+    x, y, weights = keras.tree.map_structure(tf.convert_to_tensor, (x, y, weights))
+    batch = Batch(model, x, y, weights, kfisher.Sampled(), tf.constant([0, 0]))
+    outputs = [tf.convert_to_tensor(y[0]), model(x)[1]]  # the least is where f = y
+    outputs[0]._keras_mask = tf.reduce_any(x[0] != 0, -1)
+    other = tf.reduce_mean(tf.square(outputs[1] - y[1])) * 2.0
+    least = float(model.compute_loss(y=y, y_pred=outputs, sample_weight=weights) - other)
+    loss = float(model.compute_loss(y=y, y_pred=model(x), sample_weight=weights))
+    assert abs(least) > 0.1
+    assert float(batch.loss_above_least()) == pytest.approx(loss - least, rel=1e-5)
+    assert float(batch.square_root.loss.above_least) == pytest.approx(loss - least, rel=1e-5)

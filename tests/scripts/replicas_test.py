@@ -13,6 +13,7 @@ from kfisher_scripts.benchmarking.scaling import (
     Costs,
     Network,
     largest_share,
+    numbers_of_update,
 )
 from kfisher_scripts.common import workers
 
@@ -43,6 +44,11 @@ def test_a_sum_sends_each_number_almost_twice_and_waits_for_its_messages():
     assert NETWORK.sum_over(4, 1000, sums=3) == pytest.approx(6e-3 + 3 * 4e-3)
 
 
+def test_factors_cross_as_halves_or_as_their_examples_where_these_are_always_fewer():
+    for count, examples in ((2, 128), (3, 192), (4, 128), (5, 160), (7, 150), (1024, 128)):
+        assert numbers_of_update([509, 508], count) == examples * 509 + 508 * 509 // 2
+
+
 def test_a_step_is_what_it_takes_on_one_worker_and_what_is_on_the_wire():
     assert COSTS.of_kfac(1, NETWORK) == pytest.approx(2.0 + 0.5 / 20 + 0.3 / 100)
     crossing = NETWORK.sum_over(2, 1000, STEP) + NETWORK.sum_over(2, NUMBERS, UPDATE) / 20
@@ -51,7 +57,7 @@ def test_a_step_is_what_it_takes_on_one_worker_and_what_is_on_the_wire():
     agreed = NETWORK.sum_over(2, 0, INVERSION)
     expected = 2.0 + 0.5 / 20 + crossing + (min(0.3, shared) + agreed) / 100
     assert COSTS.of_kfac(2, NETWORK) == pytest.approx(expected)
-    assert COSTS.traffic() == pytest.approx(1 + NUMBERS / 20 / 1000)
+    assert COSTS.traffic(2) == pytest.approx(1 + NUMBERS / 20 / 1000)
 
 
 def test_inversions_are_shared_out_where_they_take_longer_than_sending_them():

@@ -143,8 +143,9 @@ def test_a_run_does_not_depend_on_those_before_it():
 
 
 @pytest.mark.slow
-@pytest.mark.by_hand
-@pytest.mark.parametrize("name, epochs", [("wine classes", 10), ("yacht", 10)])
+@pytest.mark.parametrize(
+    "name, epochs", [("wine classes", 10), pytest.param("yacht", 10, marks=pytest.mark.by_hand)]
+)
 def test_every_default_learns_untuned_and_the_natural_gradient_is_ahead_of_adam(name, epochs):
     ends = {}
     for optimizer in (*DEFAULTS, "Adam(1e-3)"):

@@ -51,14 +51,20 @@ class Positions:
             diagonal: Whether A and B are wanted as diagonals.
             cache: A by `key`, for the length of one pass.
         """
-        a, g = self.a, self.g
-        if sharing == "reduce":
-            a, g = tf.reduce_mean(a, 1, keepdims=True), tf.reduce_sum(g, 2, keepdims=True)
         key = self.key and (self.key, diagonal[0])
         if key not in cache or key is None:
-            scale = tf.sqrt(tf.cast(weights, a.dtype) / tf.cast(tf.shape(a)[1], a.dtype))
-            cache[key] = _second_moment(a * scale[:, tf.newaxis, tf.newaxis, tf.newaxis], diagonal[0])
-        return cache[key], _second_moment(g, diagonal[1])
+            cache[key] = second_moment(self.inputs(weights, sharing), diagonal[0])
+        return cache[key], second_moment(self.gradients(sharing), diagonal[1])
+
+    def inputs(self, weights: tf.Tensor, sharing: str) -> tf.Tensor:
+        """What A is the second moment of, `(N, S, G, I)`."""
+        a = tf.reduce_mean(self.a, 1, keepdims=True) if sharing == "reduce" else self.a
+        scale = tf.sqrt(tf.cast(weights, a.dtype) / tf.cast(tf.shape(a)[1], a.dtype))
+        return a * scale[:, tf.newaxis, tf.newaxis, tf.newaxis]
+
+    def gradients(self, sharing: str) -> tf.Tensor:
+        """What B is the second moment of, `(R, N, S, G, O)`."""
+        return tf.reduce_sum(self.g, 2, keepdims=True) if sharing == "reduce" else self.g
 
     def squares(self, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
         """Σ_rn (leftᵀ M_rn right)², entry by entry, `(G, I, O)`; `None` stands for the identity."""
@@ -103,7 +109,7 @@ class Lookup:
         else:
             share = tf.broadcast_to(share[:, tf.newaxis], tf.shape(index))
             a = tf.math.unsorted_segment_sum(tf.reshape(share, [-1]), tf.reshape(index, [-1]), self.rows)
-        return a[tf.newaxis], _second_moment(g[:, :, :, tf.newaxis], diagonal[1])
+        return a[tf.newaxis], second_moment(g[:, :, :, tf.newaxis], diagonal[1])
 
     def squares(self, left: Any = None, right: Any = None) -> tf.Tensor:
         """As in `Positions`; the left basis is the identity."""
@@ -144,7 +150,7 @@ class Tied:
                 if is_input:  # a mean over examples and positions, as in `Positions`
                     scale = tf.sqrt(tf.cast(weights, t.dtype) / tf.cast(tf.shape(t)[2], t.dtype))
                     t *= scale[:, tf.newaxis, tf.newaxis]
-                sides.append(_second_moment(t[:, :, :, tf.newaxis], kept))
+                sides.append(second_moment(t[:, :, :, tf.newaxis], kept))
             pairs.append(sides)
         # They are combined in a way that is not linear: those of the whole batch first.
         crossed = replicas.total([side for pair in pairs for side in pair], symmetric=True)
@@ -181,7 +187,7 @@ class Formed:
         m = self.m
         if m.shape[-2] == 1:
             a = tf.ones([m.shape[2], 1] if diagonal[0] else [m.shape[2], 1, 1], m.dtype)
-            return a, _second_moment(m[..., 0, :], diagonal[1])
+            return a, second_moment(m[..., 0, :], diagonal[1])
         rows = tf.einsum("rngio->gi", m * m) if diagonal[0] else tf.einsum("rngio,rngjo->gij", m, m)
         columns = tf.einsum("rngio->go", m * m) if diagonal[1] else tf.einsum("rngio,rngip->gop", m, m)
         trace = tf.reduce_sum(tf.square(m), [0, 1, 3, 4])
@@ -197,7 +203,7 @@ class Formed:
         return tf.reduce_sum(tf.square(m), [0, 1])
 
 
-def _second_moment(t: tf.Tensor, diagonal: bool) -> tf.Tensor:
+def second_moment(t: tf.Tensor, diagonal: bool) -> tf.Tensor:
     """sum t tᵀ over all axes but the last two, `(G, I, I)`, or its diagonal, `(G, I)`."""
     groups, width = t.shape[-2:]
     if groups == 1 and not diagonal:

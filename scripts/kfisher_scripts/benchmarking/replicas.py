@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kfisher_scripts.benchmarking.scaling import NETWORKS, Costs, bytes_of_sum
+from kfisher_scripts.benchmarking.scaling import NETWORKS, Costs, bytes_of_sum, numbers_of_update
 from kfisher_scripts.common import workers
 
 WIDTHS = (64, 256, 1024)
@@ -64,12 +64,12 @@ def table(found: dict[int, Any], widths: Sequence[int]) -> str:
     for width in widths:
         for count in found:
             adam, kfac = (found[count][str(width)][name] for name in ("Adam", "K-FAC"))
-            triangles = sum(n * (n + 1) // 2 for n in kfac["factors"])
-            crossing = adam["parameters"], kfac["parameters"] + kfac["updates"] * triangles
+            numbers = kfac["updates"] * numbers_of_update(kfac["factors"], count)
+            crossing = adam["parameters"], kfac["parameters"] + numbers
             megabytes = [
                 b / 1e6
-                for own, numbers in zip((adam, kfac), crossing)
-                for b in (own["bytes"], bytes_of_sum(count, numbers))
+                for own, sent in zip((adam, kfac), crossing)
+                for b in (own["bytes"], bytes_of_sum(count, sent))
             ]
             traffic = kfac["bytes"] / adam["bytes"] if count > 1 else 1.0
             lines.append(
@@ -89,12 +89,13 @@ def table(found: dict[int, Any], widths: Sequence[int]) -> str:
 
 def on_paper(width: int, one: Costs) -> str:
     """What follows for many workers."""
+    traffic = max(one.traffic(count) for count in ON_PAPER)
     lines = [
         f"784-{width}-{width}-10 on paper; alone a step takes {1e3 * one.adam:.1f} ms with Adam and "
         f"{1e3 * one.step:.1f} with K-FAC, which has {100 * one.updates:.0f} updates and "
         f"{100 * one.inversions:.0f} inversions in 100 steps, of {1e3 * one.update:.1f} and "
-        f"{1e3 * one.inversion:.1f} ms: K-FAC's bytes / Adam's {one.traffic():.2f}, "
-        f"{verdict(one.traffic(), TRAFFIC)}",
+        f"{1e3 * one.inversion:.1f} ms: K-FAC's bytes / Adam's {traffic:.2f}, "
+        f"{verdict(traffic, TRAFFIC)}",
         "                                                                       ms of an inversion",
         "device         network     workers  ms Adam  ms K-FAC           growth    each  shared out  "
         "update_every for 10 %",

@@ -2,7 +2,8 @@
 
 With R workers, each with the same number of examples, a step takes the seconds that it takes on one, and
 those in which bytes are on the wire. A sum of E numbers over all sends 2 (R - 1) / R · 4 E bytes through
-each, and 2 log₂ R messages one after the other, however few the numbers are.
+each, and 2 log₂ R messages one after the other, however few the numbers are. An update is as long as on one
+worker: there are fewer examples in the part of each, and the wide factors are made of those of all.
 """
 
 from __future__ import annotations
@@ -10,16 +11,32 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from kfisher.curvature import KFAC
 from kfisher.curvature._sharing import owners
 
+EXAMPLES = 64  # of each worker in each step
+
 # Sums over all workers that wait for one another: in a step of Adam; in one of K-FAC, in an update of its
-# factors and in an inversion, and in what sends the inverses where these are shared out.
-ADAM, STEP, UPDATE, INVERSION, SENDING = 1, 4, 4, 1, 2
+# factors and in an inversion, and in what sends the inverses where these are shared out. With batches of one
+# size from data that do not end: else TensorFlow asks in each step, with Adam too, who has a batch, and K-FAC
+# how many examples each has.
+ADAM, STEP, UPDATE, INVERSION, SENDING = 1, 2, 2, 1, 2
 
 
 def bytes_of_sum(workers: int, numbers: float) -> float:
     """Bytes that each worker sends, and receives, for a sum of so many numbers of 4 bytes over all."""
     return 2 * (workers - 1) / workers * 4 * numbers
+
+
+def numbers_of_update(factors: list[int], workers: int) -> int:
+    """Numbers that are summed over all workers for an update of factors with so many rows.
+
+    Half of each factor; or its examples where these are always fewer numbers: every k-th of the whole batch,
+    so that there are less than twice `max_examples`.
+    """
+    limit, whole = KFAC().max_examples, EXAMPLES * workers
+    taken = math.ceil(whole / max(whole // limit, 1))
+    return sum(taken * n if 2 * (2 * limit - 1) <= n + 1 else n * (n + 1) // 2 for n in factors)
 
 
 @dataclasses.dataclass
@@ -74,7 +91,7 @@ class Costs:
 
     @property
     def numbers(self) -> int:
-        """Of the triangles of all factors, as these are symmetric; their inverses have as many."""
+        """Of the triangles of all inverses, as these are symmetric."""
         return sum(n * (n + 1) // 2 for n in self.factors)
 
     def faster(self, times: float) -> Costs:
@@ -95,7 +112,8 @@ class Costs:
 
     def of_update(self, workers: int, network: Network) -> float:
         """Seconds that an update of the factors adds, and their sum over all workers."""
-        return self.update + network.sum_over(workers, self.numbers, UPDATE)
+        numbers = numbers_of_update(self.factors, workers)
+        return self.update + network.sum_over(workers, numbers, UPDATE)
 
     def of_inversion(self, workers: int, network: Network, shared: bool) -> float:
         """Seconds that the inversions add: on each worker, or where each has its part and sends it around."""
@@ -121,9 +139,9 @@ class Costs:
         refresh = self.of_update(workers, network) + inversion
         return math.ceil(refresh / (overhead * self.of_adam(workers, network)))
 
-    def traffic(self) -> float:
-        """What K-FAC sends for each byte that Adam sends, at any number of workers."""
-        return 1 + self.updates * self.numbers / self.parameters
+    def traffic(self, workers: int) -> float:
+        """What K-FAC sends for each byte that Adam sends."""
+        return 1 + self.updates * numbers_of_update(self.factors, workers) / self.parameters
 
     def growth(self, workers: int, network: Network) -> float:
         """How many times K-FAC's step grows from one worker to R, over how many times Adam's does."""

@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 import kfisher
+from kfisher_scripts.benchmarking.scaling import EXAMPLES
 from kfisher_scripts.benchmarking.wire import received
 from kfisher_scripts.benchmarking.work import random_digits
 
-EXAMPLES = 64  # of each worker in each step
 # Counted are the steps after the schedule of the beginning, over whole periods of updates and inversions.
 FIRST, LAST = 60, 160
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
