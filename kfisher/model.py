@@ -192,7 +192,8 @@ def _counterpart(model: keras.Model) -> type | None:
 def _functional() -> dict[type, type]:
     """Keras' class of functional models → that of kfisher, which Keras makes functional with the first."""
     inputs = keras.Input((1,))
-    return {type(keras.Model(inputs, inputs)): type(Functional(inputs, inputs))}
+    outputs = keras.layers.Identity()(inputs)  # Keras 3.10 wants something between the two
+    return {type(keras.Model(inputs, outputs)): type(Functional(inputs, outputs))}
 
 
 def detach(model: keras.Model) -> keras.Model:
