@@ -1,6 +1,7 @@
 """How the batch reaches the optimizer: kfisher models, attach, and loops of one's own."""
 
 import copy
+import importlib
 import pickle
 
 import keras
@@ -251,7 +252,8 @@ def test_copies_of_an_attached_model_of_keras_show_their_batches(make, tmp_path)
 
 
 def test_a_copy_of_an_attached_model_trains_in_scikit_learn_and_can_be_exported(tmp_path):
-    pytest.importorskip("sklearn.utils.multiclass")  # which Keras 3.10 uses, and does not import
+    for name in ("pipeline", "utils.multiclass"):
+        importlib.import_module(f"sklearn.{name}")  # which Keras 3.10 uses, and does not import
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(inputs))
     kfisher.attach(model).compile(optimizer(), "categorical_crossentropy")
