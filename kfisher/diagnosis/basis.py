@@ -55,8 +55,7 @@ class Frame:
         damping: λ.
         eigen: By kind and draw ("sampled", 0), ...: eigenvalues of the whole matrix.
         complete: Whether Q spans all rows.
-        shares: w_n over their sum, `(N,)`.
-        total_weight: The sum of w_n.
+        shares, total_weight, roots: As in `JointRoot`.
         lift: From a vector a in the frame, `(d,)`, to the coefficients z with Uᵀ z = Q a, `(R N,)`.
         draw: Labels that the model draws, see `DrawnScores`.
     """
@@ -70,6 +69,7 @@ class Frame:
     complete: bool
     shares: np.ndarray
     total_weight: float
+    roots: np.ndarray
     lift: Lift
     draw: Callable[[int, int], np.ndarray]
 
@@ -97,13 +97,12 @@ def frame(root: JointRoot, layout: Layout, damping: float | None, draw: Callable
         draw: Of the `Frame`.
     """
     epsilon = _epsilon(root)
-    keys = [EXACT, EMPIRICAL, *draws(layout)]
     coordinates = root.coordinates.astype(np.float64)
     own, pairs = decompose(root, layout)
     values, _ = pairs[EXACT]
     if damping is None:
         damping = float(np.sqrt(epsilon) * values[0]) if len(values) else epsilon
-    eigen = {key: _eigen(own[key], pairs[key][0], damping) for key in keys}
+    eigen = {key: _eigen(own[key], pairs[key][0], damping) for key in own}
     if root.gram is None:
         rows, lift = _of_rows(root.rows, layout, own, epsilon)
     elif eigen[EXACT].complete:
@@ -121,6 +120,7 @@ def frame(root: JointRoot, layout: Layout, damping: float | None, draw: Callable
         complete=eigen[EXACT].complete,
         shares=root.shares.astype(np.float64),
         total_weight=float(root.total_weight),
+        roots=root.roots.astype(np.float64),
         lift=lambda a: lift(rotation @ a),
         draw=draw,
     )

@@ -65,14 +65,10 @@ def over_examples(frame: Frame, cosine: float, length: float, confidence: float)
     Beyond the error itself that is more than a first order knows: then the interval holds both. That of the
     cosine stays about the estimate, as there is nothing above 1 to move to.
     """
-    rows, roots = frame.of(EMPIRICAL), np.sqrt(frame.shares * frame.total_weight)
-    scale = np.linalg.norm(frame.gradient)
-    if np.linalg.norm(rows.T @ roots + frame.gradient) > 1e-2 * scale or np.isnan(cosine + length):
-        return ANY, ANY  # the gradient is no sum of these rows: positions have weights of their own
-    if np.sum(frame.shares > 0) < 2:
+    if not holds_gradients(frame) or np.isnan(cosine + length) or np.sum(frame.shares > 0) < 2:
         return ANY, ANY
     point = np.array([cosine, np.log(length)])
-    moved = _without_each(frame, rows, roots) - point
+    moved = _without_each(frame) - point
     if not np.all(np.isfinite(moved)):
         return ANY, ANY
     rest = 1 - frame.shares[:, np.newaxis]
@@ -84,12 +80,24 @@ def over_examples(frame: Frame, cosine: float, length: float, confidence: float)
     return Interval(max(low[0], -1.0), min(high[0], 1.0)), Interval(low[1], high[1])
 
 
-def _without_each(frame: Frame, rows: np.ndarray, roots: np.ndarray) -> np.ndarray:
+def holds_gradients(frame: Frame, rounding: float = 0.0) -> bool:
+    """True if the row of EF of each example is its gradient, up to a factor.
+
+    Not where its positions or outputs weigh differently: w enters the row by its root. Nor, with no
+    `rounding` as a share of all that is added up, where the gradient is nothing else.
+    """
+    rows, gradient = frame.of(EMPIRICAL), np.linalg.norm(frame.gradient)
+    off = np.linalg.norm(rows.T @ frame.roots + frame.gradient)
+    return bool(off <= max(1e-2 * gradient, rounding * (frame.roots @ np.linalg.norm(rows, axis=1))))
+
+
+def _without_each(frame: Frame) -> np.ndarray:
     """Cosine and logarithm of the length ratio without each example in turn, `(N, 2)`.
 
     The weights of the others grow by 1 / (1 - w_n / Σ w), for which the damping shrinks here.
     """
-    left, singular, basis = np.linalg.svd(rows, full_matrices=False)
+    roots = frame.roots
+    left, singular, basis = np.linalg.svd(frame.of(EMPIRICAL), full_matrices=False)
     u, rest = left * singular, 1 - frame.shares
     scale = 1 / (singular**2 + np.outer(rest, np.full(len(singular), frame.damping)))
     descent = roots @ u - roots[:, np.newaxis] * u
@@ -118,9 +126,12 @@ class Gradient(NamedTuple):
 def gradient_over_noise(frame: Frame, curved: int, confidence: float) -> Gradient:
     """Of the first directions of the frame, by Hotelling's T².
 
-    With n examples in k directions, n times the value without noise is what T² is noncentral by.
+    With n examples in k directions, n times the value without noise is what T² is noncentral by. The noise is
+    that between examples: the positions of one are no sample of their own.
     """
-    rows = frame.of(EMPIRICAL)[:, :curved] / np.sqrt(frame.values[:curved])
+    own = np.sqrt(frame.shares * frame.total_weight)
+    scale = np.divide(frame.roots, own, out=np.zeros_like(own), where=own > 0)
+    rows = scale[:, np.newaxis] * frame.of(EMPIRICAL)[:, :curved] / np.sqrt(frame.values[:curved])
     gradient = frame.gradient[:curved] / np.sqrt(frame.values[:curved])
     share = float(gradient @ np.linalg.pinv(rows.T @ rows, hermitian=True) @ gradient) / frame.total_weight
     share = min(max(share, 0.0), 1 - 1e-9)  # of EF, that the mean of the gradients makes
@@ -171,7 +182,7 @@ def of_drawn_labels(frame: Frame, size: int, fitted: bool, count: int) -> np.nda
     """
     exact = _whitened(frame, EXACT, size)
     own = np.einsum("rni,rnj->nij", exact, exact)
-    roots = np.sqrt(frame.shares * frame.total_weight)
+    roots = frame.roots
     inverse = np.divide(1, roots, out=np.zeros_like(roots), where=roots > 0)
     most = max(1, _AT_ONCE // exact.size)
     found = []

@@ -14,7 +14,7 @@ from kfisher.jacobian import layers
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.square_root import Recorded
 from kfisher.likelihoods import Likelihood
-from kfisher.likelihoods.weighted import Head, example_weights
+from kfisher.likelihoods.weighted import Head, example_weights, mean_weights
 
 
 @dataclass
@@ -30,6 +30,8 @@ class JointRoot:
         layer_traces: tr(U_l U_lᵀ) of each layer for each r, `(number of layers, R)`.
         shares: w_n over their sum, `(N,)`.
         total_weight: The sum of w_n.
+        roots: √w of a position of each example, `(N,)`: as often as that each row of EF is in -∇L, where all
+            positions and outputs of an example weigh alike.
         etas: The coordinates of p(y | f) in each term of the loss, `(N, ..., C)`.
     """
 
@@ -39,6 +41,7 @@ class JointRoot:
     layer_traces: Any
     shares: Any
     total_weight: Any
+    roots: Any
     etas: Any
 
 
@@ -117,6 +120,7 @@ def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[
             layer_traces=traces,
             shares=shares,
             total_weight=total_weight,
+            roots=tf.sqrt(mean_weights(recorded.loss.heads)),
             etas=[head.eta for head in recorded.loss.heads],
         ),
         layout,

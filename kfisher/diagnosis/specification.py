@@ -25,6 +25,11 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
             f"A minimum is not shown: F has {curved} directions above the damping, which takes "
             f"{thresholds.examples * curved} examples."
         )
+    if not chance.holds_gradients(frame, rounding=1e-4):
+        return _unknown(
+            "A minimum is not shown: outputs or positions of an example weigh differently, and so its row of "
+            "EF does not hold its gradient."
+        )
     gradient = chance.gradient_over_noise(frame, curved, thresholds.confidence)
     values = {"gradient_over_noise": math.sqrt(gradient.found), "at_most": math.sqrt(gradient.bound)}
     if not gradient.within_noise:

@@ -34,6 +34,7 @@ def a_frame(rng, examples=N, directions=K, mean=0.0, scale=1.0, scores_of=normal
         damping=1e-6,
         shares=shares,
         total_weight=1.0,
+        roots=np.sqrt(shares),
         draw=lambda count, first: scores_of(rng, count, 1, examples),
     )
 
@@ -71,6 +72,7 @@ def test_intervals_over_examples_are_those_of_a_jackknife_by_brute_force(equal):
         shares = rng.uniform(0.5, 1.5, size=N)
         shares[3] = 0
         frame.shares = shares / shares.sum()
+        frame.roots = np.sqrt(frame.shares)
         frame.rows = frame.rows * np.sqrt(np.tile(frame.shares, 2) * N)[:, None]
         frame.of = lambda key: frame.rows[frame.layout.rows(*key)]
         frame.gradient = -frame.of(("empirical", None)).T @ np.sqrt(frame.shares)
@@ -107,7 +109,7 @@ def test_where_the_bias_is_beyond_the_error_the_interval_holds_both():
     frame = of_gradients(np.random.default_rng(3).normal(size=(12, 30)) + np.r_[1, np.zeros(29)])
     frame.damping = 0.01
     length = steps_of(frame.of(None), frame.shares, frame.damping)[1]
-    moved = chance._without_each(frame, frame.of(None), np.sqrt(frame.shares))[:, 1] - length
+    moved = chance._without_each(frame)[:, 1] - length
     bias = 11 / 12 * moved.sum()
     half = scipy.stats.t.ppf(0.95, 11) * np.sqrt(11 / 12 * np.sum(moved**2))
     assert -bias > half
@@ -142,6 +144,7 @@ def of_gradients(scores):
         gradient=-scores.mean(0),
         shares=np.full(count, 1 / count),
         total_weight=1.0,
+        roots=np.full(count, 1 / np.sqrt(count)),
         damping=1e-9,
     )
 
