@@ -1,14 +1,13 @@
 """Replicas of `tf.distribute.MirroredStrategy` take the steps of one that has the whole batch."""
 
+import itertools
+
 import pytest
 from helpers import replica_cases as cases
 
-CASES = [  # "kfac" with drawn labels on two is the quick test
-    ("kfac", "exact", 2),
-    ("kfac", "exact", 4),
-    ("kfac", "empirical", 2),
-    *((curvature, "sampled", 2) for curvature in ("ekfac", "diagonal", "gram", "dense")),
-]
+CASES = itertools.product(  # "kfac" with drawn labels on two is the quick test
+    ["kfac", "ekfac", "diagonal", "gram", "dense"], ["exact", "sampled", "empirical"], [2, 4]
+)
 
 # The F of one batch has fewer rows here than there are weights, so that steps divide by the damping itself,
 # and magnify what is lost to rounding.
@@ -24,6 +23,18 @@ def test_kfac_takes_the_step_of_the_whole_batch_and_what_is_bad_on_one_is_skippe
 @pytest.mark.parametrize("curvature, fisher, replicas", CASES)
 def test_every_curvature_and_kind(on_devices, curvature, fisher, replicas):
     on_devices(cases.equals_one, curvature, fisher, replicas, **OF_ONE_BATCH.get(curvature, {}))
+
+
+@pytest.mark.slow
+@pytest.mark.by_hand
+@pytest.mark.parametrize("name", ["SophiaG", "ImprovedEmpiricalFisher", "EmpiricalNaturalGradient"])
+def test_every_other_optimizer(on_devices, name):
+    on_devices(cases.others_equal_one, name)
+
+
+@pytest.mark.slow
+def test_single_precision(on_devices):
+    on_devices(cases.equals_one_in_single_precision)
 
 
 @pytest.mark.slow

@@ -32,6 +32,31 @@ def equals_one(curvature, fisher, replicas, tolerance=1e-12, model="dense", **se
     assert int(several.optimizer.iterations.numpy()) == int(one.optimizer.iterations.numpy()) > 0
 
 
+def others_equal_one(name):
+    """Optimizers that are no `NaturalGradient` with options."""
+    make = {
+        "SophiaG": lambda: kfisher.optimizers.SophiaG(0.01, seed=1),
+        "ImprovedEmpiricalFisher": lambda: kfisher.optimizers.ImprovedEmpiricalFisher(damping=0.02),
+        "EmpiricalNaturalGradient": lambda: kfisher.optimizers.EmpiricalNaturalGradient(),
+    }[name]
+    one, two = trained(None, make), trained(mirrored(2), make)
+    assert moved(one) > 0.01
+    assert distance(one, two) < 1e-12
+    assert copies_are_equal(two)
+
+
+def equals_one_in_single_precision():
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    try:
+        one, two = trained(None, optimizer()), trained(mirrored(2), optimizer())
+        assert two.trainable_variables[0].dtype == "float32"
+        assert distance(one, two) < 1e-5 * moved(one)
+        assert copies_are_equal(two)
+    finally:
+        replicated.double()
+
+
 def equals_one_and_skips_together(curvature="kfac", fisher="sampled"):
     """The same, and then a batch with NaN in the part of either replica: all skip together, and go on."""
     make = optimizer(curvature, fisher)
