@@ -20,8 +20,7 @@ from kfisher._keras.training_step import train_on
 
 register = keras.saving.register_keras_serializable("kfisher")
 
-# Under XLA: steps between two looks at how the training goes; each takes a few numbers off the device.
-_SAID_EVERY = 10
+_SAID_EVERY = 10  # under XLA: steps between two looks at how the training goes
 
 
 def prepare(model: keras.Model) -> None:
@@ -40,8 +39,8 @@ def _prepared(model: keras.Model, make: Callable, *args: Any, **kwargs: Any) -> 
     prepare(model)
     before = model.train_function
     made = make(*args, **kwargs)
-    new = model.train_function is not before
-    if new and model.jit_compile and hasattr(inner(model.optimizer), "trouble"):
+    says = model.jit_compile and hasattr(inner(model.optimizer), "trouble")
+    if says and model.train_function is not before:
         model.train_function = _saying(model, model.train_function)
     return made
 

@@ -23,6 +23,8 @@ STEP_NAMES = [
     "weight_norm",
     "distance",
     "learning_rate",
+    "rate_in_use",
+    "momentum_in_use",
     "damping",
     "skipped_steps",
     "kl",
