@@ -27,7 +27,8 @@ install() {
             floors=(--constraint "$venv/floors.txt")
         fi
         echo "== installing .[$extras] (TensorFlow is large; a first time takes minutes)"
-        "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable ".[$extras]" \
+        # By PEP 517, as the older way to install in place finds only one of the two folders that setup.py names.
+        "$venv/bin/python" -m pip install -qq --disable-pip-version-check --use-pep517 --editable ".[$extras]" \
             ${floors[@]+"${floors[@]}"} # an empty array is unset to the bash of macOS
         echo "$wanted" >"$stamp"
     fi

@@ -158,15 +158,8 @@ class StepRecorder:
             sign, updates = heard.of(variables) or (1.0, [a - b for a, b in zip(after, before)])
 
             def write() -> None:
-                row = self._row(
-                    variables,
-                    sign,
-                    updates,
-                    after,
-                    kept,
-                    scale,
-                    [loss, *values, *values_of(self._inner, self._in_use)],
-                )
+                told = [loss, *values, *values_of(self._inner, self._in_use)]
+                row = self._row(variables, sign, updates, after, kept, scale, told)
                 self._rows.scatter_nd_update([[(step // self._every) % self.capacity]], [row])
 
             if self._every == 1:

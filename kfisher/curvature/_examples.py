@@ -40,8 +40,7 @@ def in_place(t: tf.Tensor, axis: int, batch: Batch) -> tf.Tensor | None:
 
 def moment_of(examples: tf.Tensor) -> tf.Tensor:
     """The second moment of their last axis, NaN if it might overflow: on all replicas or on none."""
-    largest = tf.reduce_max(
-        tf.abs(examples)
-    )  # exact, which a sum of squares is not on hosts of several kinds
+    # Exact, which a sum of squares is not on hosts of several kinds.
+    largest = tf.reduce_max(tf.abs(examples))
     nan = tf.constant(float("nan"), examples.dtype)
     return second_moment(tf.where(largest <= _FAR, examples, nan), False)

@@ -46,13 +46,11 @@ class Loss:
     """The compiled loss on a batch.
 
     Attributes:
-        value: L, a scalar.
-        above_least: The same, less the least that it can be for these labels where that is not 0.
+        above_least: L, less the least that it can be for these labels where that is not 0; a scalar.
         heads: Its terms, as likelihoods with weights.
         other_losses: Whether L has parts that are neither likelihood nor L2 regulariser.
     """
 
-    value: tf.Tensor
     above_least: tf.Tensor
     heads: list[Head]
     other_losses: bool
@@ -70,5 +68,4 @@ def loss_of(batch: Batch, outputs: Any, tape: tf.GradientTape) -> Loss:
         terms = compiled_loss.terms(compute_loss, batch.x, batch.y, outputs, batch.sample_weight)
     heads = [Head(term, batch.likelihood, batch.y is not None) for term in terms]
     least = [tf.cast(head.least, values[-1].dtype) for head in heads if head.least is not None]
-    above_least = values[-1] - tf.add_n(least) if least else values[-1]
-    return Loss(values[-1], above_least, heads, has_other_losses(batch.model))
+    return Loss(values[-1] - tf.add_n(least) if least else values[-1], heads, has_other_losses(batch.model))

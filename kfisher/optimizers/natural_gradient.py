@@ -269,7 +269,7 @@ class NaturalGradient(ObservingOptimizer):
         rate = -used[0] if self.step == "fixed" else tf.ones((), tf.float64)
         longest = longest_of(steps, rate, damping, radius)
         finite = tf.math.is_finite(longest if share is None else share)
-        factor_in_use = factor
+        rate_in_use = factor * used[0]
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # What is clipped is the step that the trust region leaves.
             steps, factor = [tf.cast(factor, s.dtype) * s for s in steps], 1.0
@@ -280,7 +280,7 @@ class NaturalGradient(ObservingOptimizer):
         finite, share = replicas.settled(finite, share)
 
         def move() -> None:
-            self.rate_in_use.assign(factor_in_use * used[0])
+            self.rate_in_use.assign(rate_in_use)
             self.momentum_in_use.assign(used[1])
             self.curvature.remember(solution)
             self.apply_steps(steps, variables)
