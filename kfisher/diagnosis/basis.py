@@ -13,34 +13,13 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
+from kfisher.diagnosis.eigen import LEADING, Eigen, described, eigenpairs, eigenvalues, products
 from kfisher.diagnosis.limits import SMALL
 from kfisher.diagnosis.rows import EMPIRICAL, EXACT, JointRoot, Layout, draws
-from kfisher.spectra import quadrature
 
 Lift = Callable[[np.ndarray], np.ndarray]
 
-_LEADING = 16  # eigenpairs of each kind, where there are too many for all
-_QUADRATURE = (2, 20)  # start vectors and Lanczos steps, for the effective dimension in that case
 _ITERATIONS = 50  # of conjugate gradients, for a step with the exact Fisher in that case
-
-
-@dataclass
-class Eigen:
-    """Eigenvalues of one kind (of one draw).
-
-    Attributes:
-        values: Descending.
-        complete: Whether these are all that are not zero.
-        trace: Of the whole matrix M.
-        effective_dimension: tr(M (M + λ I)⁻¹).
-        error: One standard error of that, where it is estimated.
-    """
-
-    values: np.ndarray
-    complete: bool
-    trace: float
-    effective_dimension: float
-    error: float = 0.0
 
 
 @dataclass
@@ -98,14 +77,17 @@ def frame(root: JointRoot, layout: Layout, damping: float | None, draw: Callable
     """
     epsilon = _epsilon(root)
     coordinates = root.coordinates.astype(np.float64)
-    own, pairs = decompose(root, layout)
-    values, _ = pairs[EXACT]
+    own = matrices(root, layout)
+    whole = root.gram is None or len(own[EXACT]) <= SMALL
+    pairs = {} if whole else {key: eigenpairs(matrix, epsilon) for key, matrix in own.items()}
+    found = {key: pairs[key][0] if pairs else eigenvalues(own[key], epsilon) for key in own}
     if damping is None:
-        damping = float(np.sqrt(epsilon) * values[0]) if len(values) else epsilon
-    eigen = {key: _eigen(own[key], pairs[key][0], damping) for key in own}
+        largest = found[EXACT][:1]
+        damping = float(np.sqrt(epsilon) * largest[0]) if len(largest) else epsilon
+    eigen = {key: described(own[key], found[key], damping) for key in own}
     if root.gram is None:
         rows, lift = _of_rows(root.rows, layout, own, epsilon)
-    elif eigen[EXACT].complete:
+    elif whole:
         rows, lift = _joint_span(root.gram, layout, epsilon)
     else:
         rows, lift = _leading(root.gram, layout, own, pairs, coordinates, damping, epsilon)
@@ -126,51 +108,28 @@ def frame(root: JointRoot, layout: Layout, damping: float | None, draw: Callable
     )
 
 
-def decompose(root: JointRoot, layout: Layout) -> tuple[dict, dict]:
-    """U_k U_kᵀ (or U_kᵀ U_k) of each kind and draw, and its eigenvalues, descending, with their vectors."""
+def matrices(root: JointRoot, layout: Layout) -> dict[tuple[str, int | None], np.ndarray]:
+    """U_k U_kᵀ (or U_kᵀ U_k) of each kind and draw."""
     keys = [EXACT, EMPIRICAL, *draws(layout)]
     if root.gram is None:
         blocks = {key: root.rows[layout.rows(*key)].astype(np.float64) for key in keys}
-        own = {key: u.T @ u for key, u in blocks.items()}
-    else:  # Fortran order is what BLAS reads without a copy, and the same for a symmetric matrix
-        own = {key: np.ascontiguousarray(root.gram[layout.rows(*key), layout.rows(*key)]).T for key in keys}
-    return own, {key: _eigenpairs(matrix, _epsilon(root)) for key, matrix in own.items()}
+        return {key: u.T @ u for key, u in blocks.items()}
+    # Fortran order is what BLAS reads without a copy, and the same for a symmetric matrix
+    return {key: np.ascontiguousarray(root.gram[layout.rows(*key), layout.rows(*key)]).T for key in keys}
+
+
+def eigenvalues_of_all(root: JointRoot, layout: Layout) -> dict[tuple[str, int | None], np.ndarray]:
+    """The eigenvalues of each kind and draw, descending."""
+    return {key: eigenvalues(matrix, _epsilon(root)) for key, matrix in matrices(root, layout).items()}
 
 
 def _epsilon(root: JointRoot) -> float:
     return float(np.finfo((root.rows if root.gram is None else root.gram).dtype).eps)
 
 
-def _eigenpairs(matrix: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """All of a small matrix that are above rounding, else the leading ones by Lanczos; descending."""
-    if not np.all(np.isfinite(np.diag(matrix))):
-        raise FloatingPointError("The Fisher matrices have entries that are not finite.")
-    if len(matrix) <= SMALL:
-        values, vectors = scipy.linalg.eigh(matrix.astype(np.float64), check_finite=False)
-    elif not np.any(np.diag(matrix)):  # on which ARPACK fails
-        return np.zeros(0), np.zeros((len(matrix), 0))
-    else:
-        start = np.random.default_rng(0).normal(size=len(matrix)).astype(matrix.dtype)
-        values, vectors = scipy.sparse.linalg.eigsh(_products(matrix), _LEADING, v0=start, tol=1e-4)
-    order = np.argsort(-values)
-    values, vectors = values[order].astype(np.float64), vectors[:, order].astype(np.float64)
-    kept = values > 10 * epsilon * max(values[0], np.finfo(np.float64).tiny)
-    return values[kept], vectors[:, kept]
-
-
-def _eigen(matrix: np.ndarray, values: np.ndarray, damping: float) -> Eigen:
-    trace = float(np.trace(matrix, dtype=np.float64))
-    if len(matrix) <= SMALL:
-        return Eigen(values, True, trace, float(np.sum(values / (values + damping))))
-    products = _products(matrix)
-    found = quadrature(lambda v: products @ v.astype(matrix.dtype), len(matrix), *_QUADRATURE, seed=0)
-    mean, error = found.mean(lambda t: np.maximum(t, 0) / (np.maximum(t, 0) + damping))
-    return Eigen(values, False, trace, mean * len(matrix), error * len(matrix))
-
-
 def _of_rows(rows: np.ndarray, layout: Layout, own: dict, epsilon: float) -> tuple[np.ndarray, Lift]:
     """X, and how to lift, in the span of the rows of F and of EF, from the rows themselves."""
-    values, vectors = _eigenpairs(own[EXACT] + own[EMPIRICAL], epsilon)
+    values, vectors = eigenpairs(own[EXACT] + own[EMPIRICAL], epsilon)
     found, chosen = rows.astype(np.float64) @ vectors, _of_both(layout)
     return found, lambda a: _placed(found[chosen] @ (a / values), chosen, len(rows))
 
@@ -215,13 +174,13 @@ def _leading(
     seen = gram @ coordinates.astype(gram.dtype)  # U grad L
     for key, (values, vectors) in pairs.items():
         rows = layout.rows(*key)
-        columns.append((rows, (vectors / np.sqrt(values))[:, :_LEADING]))
+        columns.append((rows, (vectors / np.sqrt(values))[:, :LEADING]))
         columns.append((rows, _solve(own[key], seen[rows], values, vectors, damping)[:, np.newaxis]))
     images = np.concatenate([gram[:, rows] @ block.astype(gram.dtype) for rows, block in columns], 1)  # K C
     images = images.astype(np.float64)
     inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # C^T K C
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), np.finfo(np.float64).tiny))
-    values, vectors = _eigenpairs((inner + inner.T) / 2 * scale * scale[:, np.newaxis], 10 * epsilon)
+    values, vectors = eigenpairs((inner + inner.T) / 2 * scale * scale[:, np.newaxis], 10 * epsilon)
     basis = scale[:, np.newaxis] * vectors / np.sqrt(values)
 
     def lift(a: np.ndarray) -> np.ndarray:
@@ -236,15 +195,5 @@ def _solve(gram: Any, seen: Any, values: Any, vectors: Any, damping: Any) -> np.
     """z = (U Uᵀ + λ I)⁻¹ U ∇L: the step is in the span of Uᵀ z and the gradient."""
     if len(gram) <= SMALL:
         return vectors @ (vectors.T @ seen / (values + damping))
-    damped = _products(gram, damping)
+    damped = products(gram, damping)
     return scipy.sparse.linalg.cg(damped, seen, rtol=1e-5, maxiter=_ITERATIONS)[0].astype(np.float64)
-
-
-def _products(matrix: np.ndarray, damping: float = 0.0) -> scipy.sparse.linalg.LinearOperator:
-    """v → (M + λ I) v that reads one half of M: such products wait for the memory."""
-    symv = scipy.linalg.get_blas_funcs("symv", (matrix,))
-    return scipy.sparse.linalg.LinearOperator(
-        matrix.shape,
-        lambda v: symv(1.0, matrix, v.ravel(), beta=damping, y=v.ravel()),
-        dtype=matrix.dtype,
-    )

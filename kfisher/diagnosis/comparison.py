@@ -20,14 +20,17 @@ def compare(frame: Frame, root: JointRoot, step: int) -> Measurement:
     layout, sampled = frame.layout, draws(frame.layout)
     keys = [EXACT, EMPIRICAL, *sampled]
     matrices = {key: frame.matrix(key) for key in keys}
-    steps = {key: _step(matrices[key], frame) for key in keys}
+    # F is diagonal in the frame; each of the others is decomposed once.
+    pairs = {key: np.linalg.eigh(matrices[key]) for key in keys[1:]}
+    steps = {EXACT: frame.gradient / (frame.values + frame.damping)}
+    steps |= {key: _step(*pairs[key], frame) for key in keys[1:]}
     natural = steps[EXACT]
     plain = _gamma(frame.gradient, frame)
     cosine = {key: _cosine(steps[key], natural) for key in keys[1:]}
     norm = {key: float(np.linalg.norm(d)) for key, d in steps.items()}
     gamma = {key: _gamma(d, frame) / plain if plain else float("nan") for key, d in steps.items()}
     sizes = [k for k in _OVERLAPS if k <= _rank(frame, keys)]
-    overlap = {key: _overlap(matrices[key], sizes) for key in keys[1:]}
+    overlap = {key: _overlap(pairs[key][1], sizes) for key in keys[1:]}
     error = {}
     if len(sampled) > 1:
         measured = {"cosine": cosine, "step_norm": norm, "gamma": gamma}
@@ -91,9 +94,8 @@ def _trace_ratio(matrix: np.ndarray, frame: Frame) -> float:
     return float(np.sum(np.diag(matrix) / (frame.values + frame.damping)))
 
 
-def _step(matrix: np.ndarray, frame: Frame) -> np.ndarray:
-    """(M + λ I)⁻¹ ∇L."""
-    values, vectors = np.linalg.eigh(matrix)
+def _step(values: np.ndarray, vectors: np.ndarray, frame: Frame) -> np.ndarray:
+    """(M + λ I)⁻¹ ∇L, by the eigenpairs of M."""
     return vectors @ (vectors.T @ frame.gradient / (np.maximum(values, 0) + frame.damping))
 
 
@@ -111,9 +113,12 @@ def _rank(frame: Frame, keys: Any) -> int:
     return min(len(frame.values), *(len(frame.eigen[key].values) for key in keys))
 
 
-def _overlap(matrix: np.ndarray, sizes: list[int]) -> list[float]:
-    """|| U_kᵀ V_k ||_F² / k; the leading eigenvectors of F are the first axes of the frame."""
-    vectors = np.linalg.eigh(matrix)[1][:, ::-1]
+def _overlap(vectors: np.ndarray, sizes: list[int]) -> list[float]:
+    """|| U_kᵀ V_k ||_F² / k; the leading eigenvectors of F are the first axes of the frame.
+
+    Those of the other matrix come in ascending order of eigenvalues.
+    """
+    vectors = vectors[:, ::-1]
     return [float(np.sum(vectors[:k, :k] ** 2) / k) for k in sizes]
 
 

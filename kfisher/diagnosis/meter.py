@@ -15,7 +15,7 @@ from kfisher._common.models import tensors
 from kfisher._common.threads import one_thread
 from kfisher._keras.optimizers import inner
 from kfisher._keras.private import no_strategy, second_moments
-from kfisher.diagnosis.basis import Frame, decompose, frame
+from kfisher.diagnosis.basis import Frame, eigenvalues_of_all, frame
 from kfisher.diagnosis.comparison import compare
 from kfisher.diagnosis.drawn_scores import DrawnScores
 from kfisher.diagnosis.limits import MEMORY, Limits
@@ -118,7 +118,7 @@ class Meter:
         """Only the eigenvalues of each kind and draw, descending; arguments and errors as above."""
         root, layout = self._root(x, y, sample_weight, step)
         with one_thread():
-            return {key: values for key, (values, _) in decompose(root, layout)[1].items()}
+            return eigenvalues_of_all(root, layout)
 
     def _root(
         self, x: Any, y: Any, sample_weight: Any, step: int, held: Any = None
