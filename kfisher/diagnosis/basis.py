@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 import scipy.sparse.linalg
 
 from kfisher.diagnosis.eigen import LEADING, Eigen, described, eigenpairs, eigenvalues, products
@@ -90,11 +91,12 @@ def frame(root: JointRoot, layout: Layout, damping: float | None, draw: Callable
     elif whole:
         rows, lift = _joint_span(root.gram, layout, epsilon)
     else:
-        rows, lift = _leading(root.gram, layout, own, pairs, coordinates, damping, epsilon)
+        rows, lift = _leading(root, layout, own, pairs, coordinates, damping, epsilon)
     rows, values, rotation = _diagonal(rows, layout)
+    drawn = [_combined(root, draw, rows) for draw in draws(layout)] if root.draws is not None else []
     return Frame(
         layout=layout,
-        rows=rows,
+        rows=np.concatenate([rows, *drawn]),
         gradient=rows.T @ coordinates,
         values=values,
         damping=damping,
@@ -110,12 +112,31 @@ def frame(root: JointRoot, layout: Layout, damping: float | None, draw: Callable
 
 def matrices(root: JointRoot, layout: Layout) -> dict[tuple[str, int | None], np.ndarray]:
     """U_k U_kᵀ (or U_kᵀ U_k) of each kind and draw."""
-    keys = [EXACT, EMPIRICAL, *draws(layout)]
+    return {key: _matrix(root, layout, key) for key in [EXACT, EMPIRICAL, *draws(layout)]}
+
+
+def _matrix(root: JointRoot, layout: Layout, key: tuple[str, int | None]) -> np.ndarray:
+    combined = key in draws(layout) and root.draws is not None
     if root.gram is None:
-        blocks = {key: root.rows[layout.rows(*key)].astype(np.float64) for key in keys}
-        return {key: u.T @ u for key, u in blocks.items()}
+        u = _combined(root, key, root.rows) if combined else root.rows[layout.rows(*key)]
+        u = u.astype(np.float64)
+        return u.T @ u
+    if combined:
+        exact = root.gram[layout.rows(*EXACT), layout.rows(*EXACT)]
+        return np.asfortranarray(_combined(root, key, _combined(root, key, exact).T))
     # Fortran order is what BLAS reads without a copy, and the same for a symmetric matrix
-    return {key: np.ascontiguousarray(root.gram[layout.rows(*key), layout.rows(*key)]).T for key in keys}
+    return np.ascontiguousarray(root.gram[layout.rows(*key), layout.rows(*key)]).T
+
+
+def _combined(root: JointRoot, draw: tuple[str, int | None], rows: np.ndarray) -> np.ndarray:
+    """Σ_r a_rn x_rn, the rows of a draw of labels from those of F, which come first among `rows`."""
+    return _combination(root, draw) @ rows[: root.draws[0].size]
+
+
+def _combination(root: JointRoot, draw: tuple[str, int | None]) -> scipy.sparse.csr_array:
+    a = root.draws[draw[1]]
+    example = np.broadcast_to(np.arange(a.shape[1]), a.shape)
+    return scipy.sparse.csr_array((a.ravel(), (example.ravel(), np.arange(a.size))))
 
 
 def eigenvalues_of_all(root: JointRoot, layout: Layout) -> dict[tuple[str, int | None], np.ndarray]:
@@ -139,8 +160,13 @@ def _joint_span(gram: np.ndarray, layout: Layout, epsilon: float) -> tuple[np.nd
     chosen = _of_both(layout)
     values, vectors = scipy.linalg.eigh(gram[np.ix_(chosen, chosen)].astype(np.float64), check_finite=False)
     kept = values > 10 * epsilon * values[-1]
-    basis = vectors[:, kept] / np.sqrt(values[kept])
-    return gram[:, chosen].astype(np.float64) @ basis, lambda a: _placed(basis @ a, chosen, len(gram))
+    values, vectors = values[kept], vectors[:, kept]
+    basis = vectors / np.sqrt(values)
+    rows = np.empty((len(gram), len(values)))
+    rows[chosen] = vectors * np.sqrt(values)  # what the product below would give
+    others = np.setdiff1d(np.arange(len(gram)), chosen)
+    rows[others] = gram[np.ix_(others, chosen)] @ basis
+    return rows, lambda a: _placed(basis @ a, chosen, len(gram))
 
 
 def _of_both(layout: Layout) -> np.ndarray:
@@ -162,7 +188,7 @@ def _diagonal(rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray,
 
 
 def _leading(
-    gram: Any, layout: Any, own: Any, pairs: Any, coordinates: Any, damping: Any, epsilon: Any
+    root: JointRoot, layout: Any, own: Any, pairs: Any, coordinates: Any, damping: Any, epsilon: Any
 ) -> tuple[np.ndarray, Lift]:
     """X, and how to lift, in the span of leading eigenvectors and steps of all kinds and the gradient.
 
@@ -170,12 +196,20 @@ def _leading(
     have come (the exact one, at a damping far below the leading eigenvalues, has not), and the rest is
     Rayleigh and Ritz.
     """
+    gram = root.gram
     columns = [(slice(None), coordinates[:, np.newaxis])]
     seen = gram @ coordinates.astype(gram.dtype)  # U grad L
     for key, (values, vectors) in pairs.items():
-        rows = layout.rows(*key)
-        columns.append((rows, (vectors / np.sqrt(values))[:, :LEADING]))
-        columns.append((rows, _solve(own[key], seen[rows], values, vectors, damping)[:, np.newaxis]))
+        combined = key in draws(layout) and root.draws is not None
+        rows = layout.rows(*(EXACT if combined else key))
+        seen_here = _combined(root, key, seen) if combined else seen[rows]
+        blocks = [
+            (vectors / np.sqrt(values))[:, :LEADING],
+            _solve(own[key], seen_here, values, vectors, damping)[:, np.newaxis],
+        ]
+        if combined:
+            blocks = [_combination(root, key).T @ block for block in blocks]
+        columns += [(rows, block) for block in blocks]
     images = np.concatenate([gram[:, rows] @ block.astype(gram.dtype) for rows, block in columns], 1)  # K C
     images = images.astype(np.float64)
     inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # C^T K C

@@ -13,7 +13,7 @@ class DrawnScores:
 
     A score is s(y) = V a with the root V of the Fisher of p(y | f), so that its row is aᵀ (Vᵀ J): the rows of
     F times a. The outputs suffice for it, as they were when the examples were measured; nothing is pulled
-    back through the model again.
+    back through the model.
 
     Args:
         likelihoods: Of each term of the loss.
@@ -30,16 +30,28 @@ class DrawnScores:
         for position, (likelihood, eta) in enumerate(self._terms):
             seed = tf.random.experimental.stateless_fold_in(self._seed, position + 1)
             seed = tf.random.experimental.stateless_fold_in(seed, first)
-            many = tf.repeat(eta[tf.newaxis], count, 0)
-            many = tf.reshape(many, [-1, *eta.shape[1:]])
-            scores = likelihood.score(many, likelihood.sample(many, 1, seed)[0])
-            a = _in_root(likelihood, many, scores).numpy()
-            found.append(a.reshape(count, len(eta), -1).swapaxes(1, 2))
+            labels = likelihood.sample(_repeated(eta, count), 1, seed)[0]
+            labels = tf.reshape(labels, [count, len(eta), *labels.shape[1:]])
+            found.append(in_rows(likelihood, eta, labels).numpy())
         return np.concatenate(found, 1).astype(np.float64)
+
+
+def in_rows(likelihood: Likelihood, eta: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """The vectors a of labels `(count, *eta.shape)`, in the order of the rows of F, `(count, R, N)`."""
+    count, many = labels.shape[0], _repeated(eta, labels.shape[0])
+    flat = tf.reshape(labels, [-1, *labels.shape[2:]])
+    a = _in_root(likelihood, many, likelihood.score(many, flat))
+    return tf.linalg.matrix_transpose(tf.reshape(a, [count, eta.shape[0], -1]))
+
+
+def _repeated(eta: tf.Tensor, count: int) -> tf.Tensor:
+    return tf.reshape(tf.repeat(eta[tf.newaxis], count, 0), [-1, *eta.shape[1:]])
 
 
 def _in_root(likelihood: Likelihood, eta: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
     white = likelihood.whiten(eta, score)
     if white is None:  # a family of which only the root is known
-        return tf.linalg.matvec(tf.linalg.pinv(likelihood.fisher_root(eta)), score)
+        # In double precision: what is below the rounding of the largest entry is taken for nothing.
+        root, score = tf.cast(likelihood.fisher_root(eta), tf.float64), tf.cast(score, tf.float64)
+        return tf.cast(tf.linalg.matvec(tf.linalg.pinv(root), score), eta.dtype)
     return white

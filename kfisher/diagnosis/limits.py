@@ -79,17 +79,21 @@ def labels_for_exact(recorded: Recorded, batch: Batch, draws: int, limits: Limit
     parameters = sum(math.prod(v.shape) for v in variables)
     item = max(tf.as_dtype(v.dtype).size for v in variables)
     size, count = int(heads[0].eta.shape[0]), sum(_columns(head) for head in heads)
-    row, others = item * _entries_of_row(recorded), draws + 2  # EF, and perhaps the gradient
+    row = item * _entries_of_row(recorded)
 
-    def fits(examples: int, rows: int) -> bool:
+    def fits(examples: int, rows: int, drawn: bool = True) -> bool:
         small = parameters <= min(SMALL, rows * examples)  # then the rows are kept, in float64 as well
-        total = (rows + others) * examples
-        needed = total * (row + 32 * parameters) if small else total * row + 3 * item * total**2
-        return needed <= limits.memory and (small or rows * examples <= limits.rows)
+        pulled = (rows + 2 + (draws if drawn else 0)) * examples  # EF, and perhaps the gradient
+        every = (
+            rows + 2 + draws
+        ) * examples  # in the basis, which has as many directions as F and EF have rows
+        formed = 32 * every * parameters if small else 3 * item * pulled**2
+        formed += 0 if small else 8 * every * min((rows + 1) * examples, SMALL)
+        return pulled * row + formed <= limits.memory and (small or rows * examples <= limits.rows)
 
-    if fits(size, count):
+    if fits(size, count, drawn=False):
         return 0
-    whole = _most(size - 1, lambda examples: fits(examples, count))
+    whole = _most(size - 1, lambda examples: fits(examples, count, drawn=False))
     if whole >= min(size, _ENOUGH):
         raise TooManyRows(whole, size, count, limits)
     drawn = _most(min(size, _ENOUGH), lambda examples: fits(examples, _LEAST))
