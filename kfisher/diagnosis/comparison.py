@@ -22,8 +22,8 @@ def compare(frame: Frame, root: JointRoot, step: int) -> Measurement:
     matrices = {key: frame.matrix(key) for key in keys}
     # F is diagonal in the frame; each of the others is decomposed once.
     pairs = {key: np.linalg.eigh(matrices[key]) for key in keys[1:]}
-    steps = {EXACT: frame.gradient / (frame.values + frame.damping)}
-    steps |= {key: _step(*pairs[key], frame) for key in keys[1:]}
+    steps = {key: _step(*pairs[key], frame) for key in keys[1:]}
+    steps[EXACT] = frame.gradient / (frame.values + frame.damping)
     natural = steps[EXACT]
     plain = _gamma(frame.gradient, frame)
     cosine = {key: _cosine(steps[key], natural) for key in keys[1:]}

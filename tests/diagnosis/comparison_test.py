@@ -541,3 +541,13 @@ def test_ratios_by_curvature_are_those_of_the_dense_matrices():
     np.testing.assert_allclose(found.curved["empirical"]["curvature"], curvature[order])
     np.testing.assert_allclose(found.curved["empirical"]["ratio"], ratios[order])
     assert len(found.curved["sampled"]["ratio"]) == size
+
+
+def test_rows_of_drawn_labels_are_combined_and_not_pulled_back():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30, "tanh"), keras.layers.Dense(3)])
+    model.compile("sgd", L.SparseCategoricalCrossentropy(from_logits=True))
+    data = examples((np.random.normal(size=(8, 40)), np.arange(8) % 3), None)
+    root, layout = Meter(model, draws=50, seed=SEED)._root(*data, step=0)
+    assert root.gram.shape == (24, 24) and root.draws.shape == (50, 2, 8)  # R = 2, and EF
+    assert layout.counts == {"exact": 2, "empirical": 1, "sampled": 50}

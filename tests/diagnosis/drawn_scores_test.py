@@ -9,7 +9,7 @@ from kfisher_scripts.common.half_squared_error import HalfSquaredError
 
 import kfisher
 from kfisher.diagnosis import chance
-from kfisher.diagnosis.drawn_scores import DrawnScores
+from kfisher.diagnosis.drawn_scores import DrawnScores, in_rows
 from kfisher.diagnosis.meter import Meter, examples
 from kfisher.likelihoods import Bernoulli, Categorical, DistributionLikelihood, Laplace, Normal, Poisson
 
@@ -83,3 +83,14 @@ def test_a_fisher_from_drawn_labels_is_not_what_ef_is_judged_by_at_a_minimum(mon
     monkeypatch.setattr("kfisher.diagnosis.rows.labels_for_exact", lambda *given: 8)
     verdict = kfisher.diagnose(model, x, y)
     assert verdict.verdict == "unknown" and "itself estimated" in verdict.findings[3].text
+
+
+def test_scores_of_outputs_with_scales_far_apart_are_whole():
+    """In single precision the smaller would be below the rounding of the larger."""
+    scales = [1e-5, 1e5]
+    likelihood = DistributionLikelihood(lambda f: tfp.distributions.MultivariateNormalDiag(f, scales))
+    eta = tf.zeros([3, 2])
+    labels = likelihood.sample(eta, 4, SEED)
+    a = in_rows(likelihood, eta, labels).numpy()
+    made = np.einsum("ncr,drn->dnc", likelihood.fisher_root(eta), a)
+    assert np.allclose(made, [likelihood.score(eta, y) for y in labels], rtol=1e-5)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import verdicts
 from kfisher_scripts.verdicts import table
-from kfisher_scripts.verdicts.families import FAMILIES, matrices, minimum
-from kfisher_scripts.verdicts.settings import HELD_OUT, PLACES, TABLE, Truth
+from kfisher_scripts.verdicts.families import FAMILIES, matrices, minimum, with_one
+from kfisher_scripts.verdicts.settings import AT_POSITIONS, HELD_OUT, PLACES, TABLE, Truth
 from kfisher_scripts.verdicts.table import Cell, as_markdown, measure, summary
 
 WRONG = Truth(np.nan, np.nan, 3.5, 4.0)
@@ -25,8 +25,10 @@ def test_alarms_are_false_and_clearances_wrong_by_what_is_true():
     assert wrong.false_alarms == 0.1  # nothing opposes
     assert wrong.misses == pytest.approx(0.3) and wrong.falsely_cleared == 0.1
     text = summary([right, wrong])
-    assert "false alarms: 9.0 % over all cells, 10 % in the worst" in text
-    assert "misses at 256 examples and more: 15.0 % over all cells, 30 % in the worst" in text
+    assert "EF accused of what is not so: 9.0 % in 2 cells, 10 % in the worst" in text
+    assert "EF accused where it is right: 8.0 % in 1 cells, 8 % in the worst" in text
+    assert "EF cleared where it is wrong: 10.0 % in 1 cells, 10 % in the worst" in text
+    assert "misses where it is wrong, from 256 examples: 30.0 % in 1 cells, 30 % in the worst" in text
     markdown = as_markdown([right, cell(WRONG, size=1000, misspecified=50)])
     assert "| labels | minimum | right: eigenvalues 0.95 to 1.05 | 8 / 80 | 100 / 0 |" in markdown
 
@@ -35,14 +37,15 @@ def test_alarms_are_false_and_clearances_wrong_by_what_is_true():
 def test_scores_and_matrices_are_those_of_the_loss(family):
     """By differences of the loss; at the minimum its Hessian is F, as the links are natural."""
     rng, own = np.random.default_rng(0), FAMILIES[family]
-    setting = next(s for s in HELD_OUT if s.family == family)
+    setting = next(s for s in (*HELD_OUT, *AT_POSITIONS) if s.family == family)
     x, y = setting.draw(rng, 400)
     w = minimum(own, x, y)
     assert np.abs(matrices(own, w, x, y).gradient).max() < 1e-5
 
     def slope(direction, at):
         step = 1e-4
-        loss = lambda t: own.loss(np.c_[x, np.ones(400)] @ (at + t * direction), y).mean()
+        f = lambda t: with_one(x).reshape(-1, 3) @ (at + t * direction)
+        loss = lambda t: own.loss(f(t), y.ravel()).mean()
         return (loss(step) - loss(-step)) / (2 * step)
 
     w = w + 0.3 * rng.normal(size=w.shape)
@@ -53,7 +56,7 @@ def test_scores_and_matrices_are_those_of_the_loss(family):
 
 
 def test_the_truth_of_each_setting_is_what_its_name_says():
-    for setting in (*TABLE, *HELD_OUT):
+    for setting in (*TABLE, *HELD_OUT, *AT_POSITIONS):
         truth = setting.truth("minimum")
         right = setting.name.endswith("well specified")
         assert bool(truth.wrong) != right, (setting.name, str(truth))
@@ -80,10 +83,12 @@ def test_other_seeds_are_other_samples(monkeypatch):
     assert seen == [7, 8] * 3 and [c.verdicts["fine"] for c in found] == [2, 2, 2]
 
 
-def test_the_command_prints_both_tables(capsys, monkeypatch):
+def test_the_command_prints_all_tables(capsys, monkeypatch):
+    monkeypatch.setattr(verdicts, "AT_POSITIONS", AT_POSITIONS[-1:])
     monkeypatch.setattr(verdicts, "HELD_OUT", HELD_OUT[-1:])
     monkeypatch.setattr(verdicts, "TABLE", TABLE[:1])
     verdicts.main(["--seeds", "2", "--sizes", "16"])
     out = capsys.readouterr().out
     assert "| well specified | untrained |" in out and "| counts, heteroscedastic | minimum |" in out
-    assert out.count("false alarms: ") == 2
+    assert "| positions, one error for all | minimum |" in out
+    assert out.count("EF accused where it is right: ") == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from kfisher_scripts.common.half_squared_error import HalfSquaredError
 
 @dataclass
 class Family:
-    """p(y | f) with f = [x, 1] W.
+    """p(y | f) with f = [x, 1] W, at each position of an example where there are several.
 
     Attributes:
         outputs: C.
@@ -31,9 +31,13 @@ class Family:
     model: Callable
 
 
-def _model(outputs: int, loss: object, activation: str | None = None) -> Callable:
+POSITIONS = 4  # of an example of the family with several
+
+
+def _model(outputs: int, loss: object, activation: str | None = None, positions: tuple = ()) -> Callable:
     def make(features: int) -> keras.Model:
-        model = keras.Sequential([keras.Input((features,)), keras.layers.Dense(outputs, activation)])
+        inputs = keras.Input((*positions, features))
+        model = keras.Sequential([inputs, keras.layers.Dense(outputs, activation)])
         model.compile("sgd", loss)
         return model
 
@@ -77,16 +81,19 @@ FAMILIES = {
         _model(1, keras.losses.Poisson(), "exponential"),
     ),
 }
+FAMILIES["positions"] = replace(
+    FAMILIES["normal"], model=_model(1, HalfSquaredError(), positions=(POSITIONS,))
+)
 
 
 def with_one(x: np.ndarray) -> np.ndarray:
     """The inputs, and a constant 1 for the bias."""
-    return np.c_[x, np.ones(len(x))]
+    return np.concatenate([x, np.ones_like(x[..., :1])], -1)
 
 
 def minimum(family: Family, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The weights W with the least mean loss, `(features + 1, C)`."""
-    z = with_one(x)
+    z, y = _flat(with_one(x), y)
 
     def value_and_slope(w: np.ndarray) -> tuple[float, np.ndarray]:
         f = z @ w.reshape(-1, family.outputs)
@@ -107,10 +114,17 @@ class Matrices:
 
 
 def matrices(family: Family, w: np.ndarray, x: np.ndarray, y: np.ndarray) -> Matrices:
-    """At the weights W, on these examples."""
-    z = with_one(x)
+    """At the weights W, on these examples; a row of EF is the sum over the positions of one."""
+    examples = len(y)
+    z, y = _flat(with_one(x), y)
     f = z @ w
     scores = np.einsum("nd,nc->ndc", z, family.score(f, y)).reshape(len(y), -1)
     exact = np.einsum("ni,nj,ncd->icjd", z, z, family.fisher(f), optimize=True)
     size = scores.shape[1]
-    return Matrices(exact.reshape(size, size) / len(y), scores.T @ scores / len(y), -scores.mean(0))
+    rows = scores.reshape(examples, -1, size).sum(1)
+    return Matrices(exact.reshape(size, size) / len(y), rows.T @ rows / len(y), -scores.mean(0))
+
+
+def _flat(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All positions of all examples."""
+    return z.reshape(-1, z.shape[-1]), y.ravel()

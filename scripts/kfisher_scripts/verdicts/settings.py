@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import kfisher
-from kfisher_scripts.verdicts.families import FAMILIES, Family, Matrices, matrices, minimum
+from kfisher_scripts.verdicts.families import FAMILIES, POSITIONS, Family, Matrices, matrices, minimum
 
 SIZES = (8, 16, 64, 256, 1000)
 PLACES = ("untrained", "half-way", "minimum")
@@ -23,8 +23,8 @@ class Setting:
 
     Attributes:
         name: For the table.
-        family: Of the model: "normal", "classes" or "counts".
-        draw: From a random generator and N: inputs `(N, 2)` and labels `(N,)`.
+        family: Of the model: "normal", "classes", "counts" or "positions".
+        draw: From a random generator and N: inputs `(N, 2)` and labels `(N,)`, or `(N, positions, ...)`.
         fitted: Whether the minimum is that of the measured examples, or that of the population.
     """
 
@@ -175,10 +175,33 @@ def _counts(way: str) -> Callable:
     return draw
 
 
+def _positions(way: str) -> Callable:
+    """A regression at several positions, whose errors may have a part in common."""
+
+    def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        x = rng.normal(size=(size, POSITIONS, 2))
+        mean = 0.3 * (1 + x[..., 0] - x[..., 1])
+        if way == "wrong model":
+            mean = mean + 0.5 * x[..., 0] ** 2
+        noise = rng.normal(size=(size, POSITIONS))
+        if way == "wrong noise":
+            noise = 2 * noise
+        if way == "heteroscedastic":
+            noise = noise * np.sqrt((1 + 2 * x[..., 0] ** 2) / 3)
+        if way == "one error for all":
+            noise = np.sqrt(0.5) * (noise + rng.normal(size=(size, 1)))
+        return x, mean + noise
+
+    return draw
+
+
 _WAYS = ("well specified", "wrong noise", "wrong model", "heteroscedastic")
 TABLE = _regressions(1.5, fitted=True)
 HELD_OUT = [
     *_regressions(0.3, fitted=False, prefix="near, "),
     *[Setting(f"classes, {way}", "classes", _classes(way), fitted=False) for way in _WAYS],
     *[Setting(f"counts, {way}", "counts", _counts(way), fitted=False) for way in _WAYS],
+]
+AT_POSITIONS = [
+    Setting(f"positions, {way}", "positions", _positions(way)) for way in (*_WAYS, "one error for all")
 ]

@@ -82,7 +82,7 @@ def _verdict(meter: Meter, setting: Setting, place: str, size: int, seed: int) -
     x, y = setting.draw(np.random.default_rng([seed, size]), size)
     w = setting.weights(place, x, y)
     meter.model.set_weights([w[:-1], w[-1]])
-    data = examples((x.astype("float32"), y[:, np.newaxis].astype("float32"), None), None)
+    data = examples((x.astype("float32"), y[..., np.newaxis].astype("float32"), None), None)
     measurement, frame = meter(*data, step=seed)
     return judge([measurement], frame, kfisher.Thresholds(), seed).verdict
 
@@ -106,15 +106,17 @@ def _percent(part: int, cell: Cell) -> str:
 
 
 def summary(cells: list[Cell]) -> str:
-    """The worst cells, and where nothing is said."""
-    many = [c for c in cells if c.size >= ENOUGH]
+    """The worst cells, each kind of error over those in which it can be made, and where nothing is said."""
+    right, wrong = ([c for c in cells if bool(c.truth.wrong) is kind] for kind in (False, True))
+    many = [c for c in wrong if c.size >= ENOUGH]
     few = [c for c in cells if c.size <= min(c.size for c in cells) * 2]
     silent = sum(c.verdicts["unknown"] for c in few) / max(sum(c.count for c in few), 1)
     return "\n".join(
         [
-            f"false alarms: {_all(c.false_alarms for c in cells)} (bar: 5 %)",
-            f"wrong EF cleared: {_all(c.falsely_cleared for c in cells)} (bar: 5 %)",
-            f"misses at {ENOUGH} examples and more: {_all(c.misses for c in many)} (bar: 10 %)",
+            f"EF accused of what is not so: {_all(c.false_alarms for c in cells)} (bar: 5 %)",
+            f"EF accused where it is right: {_all(c.false_alarms for c in right)}",
+            f"EF cleared where it is wrong: {_all(c.falsely_cleared for c in wrong)} (bar: 5 %)",
+            f"misses where it is wrong, from {ENOUGH} examples: {_all(c.misses for c in many)} (bar: 10 %)",
             f"at {', '.join(map(str, sorted({c.size for c in few})))} examples "
             f"{100 * silent:.0f} % say that they do not suffice",
         ]
@@ -125,4 +127,4 @@ def _all(shares: Iterable[float]) -> str:
     shares = list(shares)
     if not shares:
         return "no cells"
-    return f"{100 * np.mean(shares):.1f} % over all cells, {100 * max(shares):.0f} % in the worst"
+    return f"{100 * np.mean(shares):.1f} % in {len(shares)} cells, {100 * max(shares):.0f} % in the worst"
