@@ -2,6 +2,7 @@
 
 import pytest
 from helpers import crossing_cases as cases
+from helpers import replicated
 
 
 def test_half_of_each_symmetric_matrix_crosses(on_devices):
@@ -18,8 +19,9 @@ def test_sums_that_wait_for_one_another_are_as_many_as_on_paper(on_devices):
 
 
 @pytest.mark.slow
-def test_replicas_with_other_sizes_than_those_of_the_graph_are_an_error(on_devices):
-    on_devices(cases.sizes_that_a_graph_does_not_have)
+@pytest.mark.parametrize("make_model, least", [(replicated.dense, 5), (replicated.broad, 2)])
+def test_replicas_with_other_sizes_than_those_of_the_graph_are_an_error(on_devices, make_model, least):
+    on_devices(cases.sizes_that_a_graph_does_not_have, make_model, least)  # of broad's, examples cross
 
 
 def test_factorisations_are_shared_out(on_devices):

@@ -92,17 +92,17 @@ def sums_are_as_many_as_on_paper():
     }
 
 
-def sizes_that_a_graph_does_not_have():
+def sizes_that_a_graph_does_not_have(make_model, least):
     """Parts of two sizes, each known when the graph is made: an error, and no weight changes."""
     strategy = mirrored(2)
     with strategy.scope():
-        model, loss = dense()
+        model, loss = make_model()
         model.compile(optimizer()(), loss)
     before = weights_of(model)
 
     def here():
         i = replicas.index()
-        x, y = tf.constant(X[: 5 + i]), tf.constant(LABELS[: 5 + i])
+        x, y = tf.constant(X[: least + i]), tf.constant(LABELS[: least + i])
         model.optimizer.observe(model, x, y)
         weights = model.trainable_variables
         with tf.GradientTape() as tape:

@@ -110,6 +110,19 @@ def again(model, steps=1, data=(X, LABELS)):
     return model.fit(*repeated, batch_size=len(data[0]), shuffle=False, verbose=0)
 
 
+def skips_what_is_bad_on_any(model, replicas):
+    """A batch with NaN in the part of each replica in turn: no weight changes on any."""
+    optimizer_ = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    skipped = int(optimizer_.skipped_steps.numpy())
+    for replica in range(replicas):
+        x = X.copy()
+        x[len(X) // replicas * replica + 5, 2] = np.nan
+        before = weights_of(model)
+        again(model, data=(x, LABELS))
+        assert all(np.array_equal(a, b) for a, b in zip(before, weights_of(model)))
+        assert int(optimizer_.skipped_steps.numpy()) == skipped + 1 + replica
+
+
 def weights_of(model):
     return [np.asarray(v.numpy()) for v in model.trainable_variables]
 

@@ -77,14 +77,15 @@ def save(models, folder, index):
 
 def main(case, folder):
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    if case == "alone":
+    alone = "ALONE" in os.environ
+    if alone:
         del os.environ["TF_CONFIG"]
     import tensorflow as tf
 
     from helpers import replicated
 
     replicated.double()
-    strategy = None if case == "alone" else tf.distribute.MultiWorkerMirroredStrategy()
+    strategy = None if alone else tf.distribute.MultiWorkerMirroredStrategy()
     CASES[case](strategy, Path(folder), index)
 
 
@@ -95,7 +96,9 @@ def fit(strategy, folder, index):
     from helpers import replicated
 
     curvature = os.environ.get("CURVATURE", "kfac")
-    damping = {"damping": 0.02} if curvature == "gram" else {}  # as OF_ONE_BATCH of mirrored_test.py
+    damping = (
+        {"damping": 0.02} if curvature in ("gram", "dense") else {}
+    )  # as OF_ONE_BATCH of mirrored_test.py
     # A sum, not a mean: that Keras divides by their number in float32, which is not exact for three.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     models = []
@@ -106,6 +109,61 @@ def fit(strategy, folder, index):
     model.evaluate(replicated.X, replicated.LABELS, batch_size=24, verbose=0)
     assert model.predict(replicated.X, batch_size=24, verbose=0).shape == (24, 3)
     save(models, folder, index)
+
+
+def others(strategy, folder, index):
+    """Optimizers that are no `NaturalGradient` with options."""
+    import keras
+
+    import kfisher
+    from helpers import replicated
+
+    o = kfisher.optimizers
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    made = [
+        lambda: o.SophiaG(0.01, seed=1),
+        lambda: o.ImprovedEmpiricalFisher(damping=0.02),
+        lambda: o.EmpiricalNaturalGradient(trust_region=0.01),
+    ]
+    save([replicated.trained(strategy, make, lambda: replicated.dense(loss)) for make in made], folder, index)
+
+
+def spoilt(strategy, folder, index):
+    """NaN in the part of each worker in turn, with and without loss scaling; 50 steps and more in all."""
+    import keras
+
+    from helpers import replicated
+
+    def scaled():
+        return keras.optimizers.LossScaleOptimizer(replicated.optimizer()(), initial_scale=8.0)
+
+    models = []
+    for make in (replicated.optimizer(), scaled):
+        model = replicated.trained(strategy, make, steps=3)
+        replicated.skips_what_is_bad_on_any(model, strategy.num_replicas_in_sync)
+        replicated.again(model, 48)
+        models.append(model)
+    save(models, folder, index)
+
+
+def looks(strategy, folder, index):
+    """What measures and describes a model, inside of the strategy that it trains in."""
+    import numpy as np
+
+    import kfisher
+    from helpers import replicated
+
+    model = replicated.trained(strategy, replicated.optimizer(trust_region=None), steps=3)
+    with replicated.scope(strategy):
+        F = kfisher.FisherOperator(model, replicated.X, replicated.LABELS, fisher="sampled", seed=1)
+        product = F.matvec(np.ones(F.shape[1])).numpy()
+        verdict = kfisher.diagnose(model, replicated.X, replicated.LABELS)
+        rules = [row.rule for row in kfisher.coverage(model)]
+    assert rules == ["dense", "dense"], rules
+    found = [v for finding in verdict.findings for v in finding.values.values()]
+    numbers = [v for v in found if isinstance(v, float) and np.isfinite(v)]
+    assert len(numbers) > 3, found
+    np.savez(folder / f"weights_{index}.npz", product, np.array(numbers))
 
 
 def keras_alone(strategy, folder, index):
@@ -188,7 +246,7 @@ def resumed(strategy, folder, index):
     save([model], folder, index)
 
 
-CASES = {f.__name__: f for f in (fit, keras_alone, long, resumed)} | {"alone": fit}
+CASES = {f.__name__: f for f in (fit, others, spoilt, looks, keras_alone, long, resumed)}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
