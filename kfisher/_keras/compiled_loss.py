@@ -87,6 +87,26 @@ def multiplied(factor: Callable[[Term, Any], tf.Tensor]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def counted(counts: tf.Tensor) -> Iterator[list[Term]]:
+    """A block in which losses count, or not: then regularisers and `add_loss` alone have a part in the total.
+
+    Args:
+        counts: Boolean scalar.
+
+    Returns:
+        The terms so far.
+    """
+    found: list[Term] = []
+
+    def factor(term: Term, sample_weight: Any) -> tf.Tensor:
+        found.append(term)
+        return counts
+
+    with multiplied(factor):
+        yield found
+
+
 def with_least(compute_loss: Callable, least: Callable[[Term], tf.Tensor | None]) -> Callable:
     """`compute_loss`, which returns beside the loss what it is at the least, or `None` where that is 0.
 

@@ -32,6 +32,12 @@ def made_trainable(layer: keras.layers.Layer) -> list[keras.Variable]:
     return list(getattr(layer, "_trainable_variables", []))
 
 
+def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    """All layers in a model, at any depth, those in its lists and dictionaries as well."""
+    # Public is `layers`, of one depth; tests/distribute/mirrored_test.py notices.
+    return model._flatten_layers(include_self=False, recursive=True)
+
+
 def second_moments(optimizer: Any) -> list[Any]:
     """The running averages of squared gradients of Adam and its relatives, in the order of the variables.
 

@@ -37,7 +37,7 @@ def _shown(model: keras.Model, optimizer: Any, train_step: Callable, data: Any) 
     batch = getattr(optimizer, "batch", None)
     if batch is not None and batch.counts is not None:
         data = keras.utils.pack_x_y_sample_weight(batch.x, batch.y, batch.sample_weight)
-        train_step = _uncounted(model, train_step, batch.counts)
+        train_step = _uncounted(model, train_step, batch)
     if optimizer is not model.optimizer:  # Keras tells the loss to the outer one only
         train_step = _telling_the_loss(model.optimizer, optimizer, train_step)
     with optimizer.checking(model) if hasattr(optimizer, "checking") else contextlib.nullcontext():
@@ -66,15 +66,16 @@ def _without_trace(model: keras.Model, optimizer: Any, train_step: Callable, dat
     return logs
 
 
-def _uncounted(model: keras.Model, train_step: Callable, counts: tf.Tensor) -> Callable:
+def _uncounted(model: keras.Model, train_step: Callable, batch: Any) -> Callable:
     """`train_step`, after which metrics are as they were on a replica whose example does not count."""
 
     def step(data: Any) -> Any:
+        batch.counted = []
         variables = list({id(v): v for metric in model.metrics for v in metric.variables}.values())
         held = [tf.convert_to_tensor(v.value) for v in variables]
         logs = train_step(data)
         for variable, value in zip(variables, held):
-            variable.assign(tf.where(counts, variable.value, value))
+            variable.assign(tf.where(batch.counts, variable.value, value))
         return logs
 
     return step

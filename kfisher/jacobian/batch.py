@@ -13,6 +13,7 @@ from kfisher._common import places, replicas
 from kfisher._common.checks import check_batch
 from kfisher._common.kept import kept
 from kfisher._common.models import has_loss
+from kfisher._keras.compiled_loss import counted
 from kfisher._keras.state import raw_state_of, state_of
 from kfisher.fisher import Expected, Fisher
 from kfisher.jacobian.forward import forward
@@ -35,6 +36,8 @@ class Batch:
         training: Whether layers run in training mode.
         compute_loss: Used instead of that of the model.
         counts: Boolean scalar, whether its examples count, or `None`: they do.
+        counted: The terms of the loss of the step in which examples that do not count have no part, as far as
+            they are known; `None` in a loop of one's own, which has no such examples.
         sizes: How many examples each replica has, `(R,)`, if that is known.
         factor: Scalar by which the loss on its examples is multiplied, or `None`.
         most: How many all have together, at most, if that is known.
@@ -54,6 +57,7 @@ class Batch:
     training: bool = True
     compute_loss: Callable | None = None
     counts: tf.Tensor | None = None
+    counted: list[Any] | None = None
     sizes: tf.Tensor | None = None
     factor: tf.Tensor | None = None
     most: int | None = None
@@ -160,24 +164,33 @@ class Batch:
     def loss_above_least(self, weights: list[tf.Tensor] | None = None) -> tf.Tensor:
         """The loss on the batch with these weights, by default those of now, and all else as it was; less the
         least that it can be for these labels where that is not 0."""
+
+        def above(**arguments: Any) -> tf.Tensor:
+            loss, least = above_least(self._compute_loss, self.likelihood)(**arguments)
+            return loss if least is None else tf.cast(loss, least.dtype) - least
+
         if weights is None:
             weights = [tf.convert_to_tensor(v.value) for v in self.model.trainable_variables]
-        compute_loss = above_least(self._compute_loss, self.likelihood)
         with forward(self, weights) as outputs:
-            loss, least = compute_loss(x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
-        return self._weighed(loss if least is None else tf.cast(loss, least.dtype) - least)
+            return self._weighed(above, x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
 
     def loss_at(self, **arguments: Any) -> tf.Tensor:
-        """`compute_loss` of the model, or 0 if the examples here do not count."""
-        return self._weighed(self._compute_loss(**arguments))
+        """`compute_loss` of the model, in which examples that do not count have no part."""
+        return self._weighed(self._compute_loss, **arguments)
 
     @property
     def _compute_loss(self) -> Callable:
         return self.compute_loss or self.model.compute_loss
 
-    def _weighed(self, loss: tf.Tensor) -> tf.Tensor:
-        loss = loss if self.factor is None else loss * tf.cast(self.factor, loss.dtype)
-        return loss if self.counts is None else loss * tf.cast(self.counts, loss.dtype)
+    def _weighed(self, compute_loss: Callable, **arguments: Any) -> tf.Tensor:
+        if self.counts is None:
+            loss = compute_loss(**arguments)
+        else:
+            with counted(self.counts) as terms:
+                loss = compute_loss(**arguments)
+            if not terms:  # a loss that nothing here knows the parts of
+                loss *= tf.cast(self.counts, loss.dtype)
+        return loss if self.factor is None else loss * tf.cast(self.factor, loss.dtype)
 
 
 def _takes_means(model: keras.Model) -> bool:

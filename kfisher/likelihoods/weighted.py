@@ -69,7 +69,10 @@ class Head:
 
 @contextlib.contextmanager
 def labels_checked(
-    model: keras.Model, likelihood: Likelihood | None, tell: Callable[[tf.Tensor | None], None]
+    model: keras.Model,
+    likelihood: Likelihood | None,
+    tell: Callable[[tf.Tensor | None], None],
+    counting: Callable[[], contextlib.AbstractContextManager],
 ) -> Iterator[None]:
     """For the length of the block, the loss of `model` refuses labels and weights that it has no meaning for.
 
@@ -79,6 +82,7 @@ def labels_checked(
         model: Compiled with a loss.
         likelihood: Used instead of the one of the compiled loss (of every output), or `None`.
         tell: Is called with what each loss is at the least for its labels, or with `None`: 0.
+        counting: Makes a block in which a loss counts only where its examples do.
     """
 
     def one_or_nan(term: Term, sample_weight: Any) -> tf.Tensor:
@@ -94,7 +98,8 @@ def labels_checked(
 
     def checking(compute_loss: Callable) -> Callable:
         def checked_loss(*args: Any, **kwargs: Any) -> Any:
-            with multiplied(one_or_nan):
+            # Not around a whole step: what is patched belongs to one replica at a time.
+            with multiplied(one_or_nan), counting():
                 loss, least = above_least(compute_loss, likelihood)(*args, **kwargs)
             tell(least)
             return loss

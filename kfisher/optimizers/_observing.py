@@ -207,7 +207,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         damping = tf.convert_to_tensor(self.damping)
         self._identity.assertion()
         self.curvature.observe(batch, step, damping, part)
-        self._of_steps.here.seen = batch
+        self._of_steps.here.observed(batch)
 
     @property
     def batch(self) -> Batch | None:
@@ -223,7 +223,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def checking(self, model: keras.Model) -> contextlib.AbstractContextManager[None]:
         """The block in which the loss of `model` refuses bad labels; each training step enters it."""
-        return labels_checked(model, self.likelihood, self._of_steps.tell_least)
+        return labels_checked(model, self.likelihood, self._of_steps.tell_least, self._of_steps.counting)
 
     def check(self, model: keras.Model) -> None:
         """Raises if its state is that of something else, or not of the weights that `model` trains now."""
@@ -278,8 +278,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
 
     def withheld(self, finite: tf.Tensor, grads: list) -> None:
         """Called when an optimizer around this one will keep gradients to itself unless they are `finite`."""
-        batch, loss = self._of_steps.here.seen, self._of_steps.here.loss
-        loss = tf.constant(0.0) if loss is None else loss
+        batch, loss = self._of_steps.here.withheld()
         if batch is not None:
             replicas.cond(finite, lambda: None, lambda: self.skip(batch, loss, grads, True))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +13,19 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.checks import checked
 from kfisher._common.vectors import Tensors
+from kfisher._keras.compiled_loss import counted
+from kfisher._keras.private import layers_of
 from kfisher.jacobian.batch import Batch
 
 _SIZES = (
     "Replicas were given batches of different sizes by a graph that is made for one size. Hand them over "
     "with a first axis of unknown size, as `strategy.experimental_distribute_dataset` does."
+)
+_BRANCH = (
+    "A step on several replicas cannot be taken in a branch of `tf.cond`, into which one of them may come "
+    "without the others. So it is in a loop of one's own with LossScaleOptimizer, which asks its own replica "
+    "alone whether gradients are finite: call `model.train_step(data)` there, or `fit`. Received: `apply` in "
+    "another graph than `observe`"
 )
 
 
@@ -28,18 +38,48 @@ class Between:
         loss: Between `scale_loss` and `apply`.
         least: That of it for the labels of the batch, or `None`: 0. Between `compute_loss` and `apply`.
         written: What Keras writes over variables, by `id`, between `apply` and `apply_steps`.
+        graph: In which the batch was observed.
+        agreed: Whether all replicas know that an optimizer around this one will call it.
     """
 
     seen: Batch | None = None
     loss: tf.Tensor | None = None
     least: tf.Tensor | None = None
     written: dict[int, tf.Tensor] = field(default_factory=dict)
+    graph: Any = None
+    agreed: bool = False
 
     def taken(self) -> tuple[Batch | None, tf.Tensor | None, tf.Tensor | None]:
-        """The batch, its loss, and that at the least, which are forgotten."""
+        """The batch, its loss, and that at the least, which are forgotten.
+
+        Raises:
+            ValueError: If a branch of a graph leads here that this replica may have taken alone.
+        """
+        here = tf.executing_eagerly() or self.graph is tf.compat.v1.get_default_graph()
+        if replicas.count() > 1 and self.seen is not None and not here and not self.agreed:
+            raise ValueError(_BRANCH)
         found = self.seen, self.loss, self.least
-        self.seen = self.loss = self.least = None
+        self.seen = self.loss = self.least = self.graph = None
+        self.agreed = False
         return found
+
+    def observed(self, batch: Batch) -> None:
+        """Keeps the batch until its step is taken."""
+        self.seen, self.graph = batch, tf.compat.v1.get_default_graph()
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """A block in which the loss of examples that do not count is left out."""
+        if self.seen is None or self.seen.counts is None:
+            yield
+        else:
+            with counted(self.seen.counts) as self.seen.counted:
+                yield
+
+    def withheld(self) -> tuple[Batch | None, tf.Tensor]:
+        """The batch and its loss, of which an optimizer around this one has asked all replicas."""
+        self.agreed = True
+        return self.seen, tf.constant(0.0) if self.loss is None else self.loss
 
 
 class OfSteps:
@@ -59,15 +99,24 @@ class OfSteps:
         """That of this replica."""
         return self._by_index.setdefault(replicas.index(), Between())
 
+    def counting(self) -> contextlib.AbstractContextManager[None]:
+        """As of this replica."""
+        return self.here.counting()
+
     def tell_least(self, least: tf.Tensor | None) -> None:
         """Says what the loss of this step is at the least; `None` means 0."""
         self.here.least, self.counts_from_least = least, least is not None
 
 
 def whole(batch: Batch, parts: Tensors) -> Tensors:
-    """Gradients and, last, the loss of the whole batch, from those of its parts."""
+    """Gradients and, last, the loss of the whole batch, from those of its parts.
+
+    A replica without examples has a part in it as well, that of regularisers, as in Keras.
+    """
     if batch.counts is not None:
-        parts = [tf.where(batch.counts, part, tf.zeros_like(part)) for part in parts]
+        known = batch.counted is None or bool(batch.counted)
+        rest = [tf.where(tf.math.is_finite(p), p, 0) if known else tf.zeros_like(p) for p in parts]
+        parts = [tf.where(batch.counts, part, other) for part, other in zip(parts, rest)]
     elif batch.sizes is not None:  # no replica has asked the others how many examples they have
         *parts, size = replicas.total([*parts, tf.cast(batch.size, tf.float32)])
         equal = tf.equal(size, tf.cast(tf.reduce_sum(batch.sizes), tf.float32))
@@ -103,6 +152,12 @@ def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
             "function that `strategy.run` runs. Received: a call outside of it, with "
             f"strategy={type(now).__name__}"
         )
+    if replicas.synchronizes(now) and optimizer.ema_overwrite_frequency:
+        raise ValueError(
+            "Keras cannot overwrite weights by their averages on replicas. Leave "
+            "`ema_overwrite_frequency` at None: `fit` overwrites them at its end. Received: "
+            f"ema_overwrite_frequency={optimizer.ema_overwrite_frequency}"
+        )
     if replicas.count() == 1:
         return
     if model.jit_compile:
@@ -111,14 +166,13 @@ def check(optimizer: Any, strategy: Any, model: keras.Model) -> None:
             "variables. Compile the model with `jit_compile=False`. Received: "
             f"jit_compile={model.jit_compile!r}"
         )
-    if optimizer.ema_overwrite_frequency:
+    if model.steps_per_execution > 1:
         raise ValueError(
-            "Keras cannot overwrite weights by their averages on several replicas. Leave "
-            "`ema_overwrite_frequency` at None: `fit` overwrites them at its end. Received: "
-            f"ema_overwrite_frequency={optimizer.ema_overwrite_frequency}"
+            "TensorFlow cannot repeat a step on several replicas in one graph: they would wait for one "
+            "another for ever. Compile the model with `steps_per_execution=1`. Received: "
+            f"steps_per_execution={model.steps_per_execution}"
         )
-    inside = tf.train.TrackableView(model).descendants()
-    layers = [layer for layer in inside if isinstance(layer, keras.layers.BatchNormalization)]
+    layers = [each for each in layers_of(model) if isinstance(each, keras.layers.BatchNormalization)]
     together = [layer.name for layer in layers if layer.synchronized]
     if together:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Two workers on this machine: one of them writes, and both end with the weights of one device."""
+"""Two workers on this machine: one writes, and both end in the weights that they have without callbacks."""
 
 import json
 import sys

@@ -18,12 +18,26 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def on_devices():
     """Calls a function of `helpers.replica_cases` in that process; what takes too long is a failure."""
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), replicated.start)
+    pools = []
+
+    def pool():
+        if not pools:
+            pools.append(ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), replicated.start))
+        return pools[0]
+
+    def end():
+        for each in pools:
+            for process in each._processes.values():  # also one that hangs
+                process.kill()
+            each.shutdown(wait=False)
+        pools.clear()
 
     def call(function, *arguments, **settings):
-        return pool.submit(function, *arguments, **settings).result(TIMEOUT)
+        try:
+            return pool().submit(function, *arguments, **settings).result(TIMEOUT)
+        except TimeoutError:  # the next test has a process of its own
+            end()
+            raise
 
     yield call
-    for process in pool._processes.values():  # also one that hangs
-        process.kill()
-    pool.shutdown(wait=False)
+    end()

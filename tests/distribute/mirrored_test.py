@@ -97,6 +97,21 @@ def test_parts_of_several_sizes_and_none(on_devices, reduction):
     on_devices(cases.ragged, reduction=reduction)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("curvature", ["kfac", "gram", "matrix_free"])
+def test_a_replica_without_examples_has_its_part_of_regularisers(on_devices, curvature):
+    settings = {"reduction": "sum_over_batch_size", "l2": 0.1, "curvature": curvature, "damping": 0.02}
+    if curvature == "matrix_free":
+        free = {"max_iterations": 200, "tolerance": 1e-13}
+        settings |= {"curvature": {"class_name": "kfisher>MatrixFree", "config": free}, "fisher": "exact"}
+    on_devices(cases.ragged, **settings)
+
+
+@pytest.mark.slow
+def test_loss_scaling_in_a_loop_of_ones_own(on_devices):
+    on_devices(cases.loss_scaling_in_a_loop_of_ones_own_is_refused)
+
+
 def test_drawn_labels_are_those_of_a_single_draw(on_devices):
     on_devices(cases.labels_are_those_of_one_draw)
 

@@ -71,10 +71,15 @@ def test_killed_and_resumed_training_is_that_which_was_not(tmp_path):
     whole.mkdir()
     parts.mkdir()
     expected = worker.run("resumed", 2, whole)
-    codes = worker.ended(worker.launch("resumed", 2, parts, DIES_AT=3), parts, 240)
+    codes = worker.ended(worker.launch("resumed", 2, parts, DIES_AT=5), parts, 240)
     assert all(code != 0 for code in codes)
     for a, b in zip(expected, worker.run("resumed", 2, parts)):
         assert all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+def test_workers_draw_the_same_labels_without_a_seed(tmp_path):
+    one, two = worker.run("unseeded", 2, tmp_path)
+    assert all(np.array_equal(a, b) for a, b in zip(one, two))
 
 
 def test_the_shared_data_divide():

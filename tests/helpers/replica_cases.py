@@ -102,14 +102,18 @@ def losses_are_scaled():
     assert copies_are_equal(two)
 
 
-def ragged(replicas=4, rows=(24, 9, 5), reduction="sum"):
+def ragged(replicas=4, rows=(24, 9, 5), reduction="sum", l2=0.0, curvature="kfac", **settings):
     """Parts of several sizes, none among them, are weighed as Keras weighs them."""
 
     def model():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
-        return replicated.dense(loss)
+        own, loss = replicated.dense(loss)
+        for layer in own.layers if l2 else ():
+            layer.kernel.regularizer = keras.regularizers.L2(l2)
+        return own, loss
 
-    make = optimizer(trust_region=0.01 * sum(rows) / len(rows) if reduction == "sum" else 0.01)
+    region = 0.01 * sum(rows) / len(rows) if reduction == "sum" else 0.01
+    make = optimizer(curvature, **{"trust_region": region, **settings})
     one = two = None
     for strategy in (None, mirrored(replicas)):
         with replicated.scope(strategy):
@@ -234,9 +238,24 @@ def refusals():
         return kfisher.Sequential(layers), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     assert "`synchronized=False`" in message(normalised, make_optimizer=optimizer())
+
+    def in_a_list():
+        class Listed(kfisher.FisherMixin, keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.parts = [keras.layers.BatchNormalization(synchronized=True), keras.layers.Dense(3)]
+
+            def call(self, x, training=False):
+                return self.parts[1](self.parts[0](x, training=training))
+
+        return Listed(), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    assert "`synchronized=False`" in message(in_a_list, make_optimizer=optimizer("matrix_free"))
     assert "`jit_compile=False`" in message(make_optimizer=optimizer(), jit_compile=True)
+    assert "`steps_per_execution=1`" in message(make_optimizer=optimizer(), steps_per_execution=2)
     averaged = optimizer(use_ema=True, ema_overwrite_frequency=2)
     assert "ema_overwrite_frequency=2" in message(make_optimizer=averaged)
+    assert "ema_overwrite_frequency=2" in message(make_optimizer=averaged, strategy=mirrored(1))
     outside = optimizer()()
     assert "inside of `with strategy.scope():`" in message(make_optimizer=lambda: outside)
     central = tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"], "CPU:0")
@@ -254,6 +273,37 @@ def refusals():
                 assert part in str(error)
             else:
                 raise AssertionError(f"not refused: {part}")
+
+
+def loss_scaling_in_a_loop_of_ones_own_is_refused():
+    """There Keras takes the gradients of each replica for those of all; `train_step` asks all."""
+    strategy = mirrored(2)
+    with strategy.scope():
+        model, loss_of = replicated.dense()
+        outer = keras.optimizers.LossScaleOptimizer(optimizer()(), initial_scale=8.0)
+        model.compile(optimizer=outer, loss=loss_of)
+        outer.build(model.trainable_variables)
+    data = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(24)
+    data = strategy.experimental_distribute_dataset(data)
+
+    def by_hand(x, y):
+        outer.inner_optimizer.observe(model, x, y)
+        with tf.GradientTape() as tape:
+            loss = outer.scale_loss(loss_of(y, model(x, training=True)))
+        weights = model.trainable_variables
+        outer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+
+    before = replicated.weights_of(model)
+    for step in (by_hand, lambda x, y: model.train_step((x, y))):
+        try:
+            for x, y in data:
+                tf.function(lambda x, y: strategy.run(step, (x, y)))(x, y)
+        except ValueError as error:
+            assert "call `model.train_step(data)` there" in str(error)
+            assert step is by_hand
+            assert all(np.array_equal(a, b) for a, b in zip(before, replicated.weights_of(model)))
+    assert int(outer.inner_optimizer.iterations.numpy()) == 1
+    assert not np.array_equal(before[0], replicated.weights_of(model)[0])
 
 
 def keras_stops_at_a_batch_that_does_not_divide():

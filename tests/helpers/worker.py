@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -112,7 +113,7 @@ def fit(strategy, folder, index):
 
 
 def others(strategy, folder, index):
-    """Optimizers that are no `NaturalGradient` with options."""
+    """Optimizers that are no `NaturalGradient` with options, and options that the other case has not."""
     import keras
 
     import kfisher
@@ -120,12 +121,29 @@ def others(strategy, folder, index):
 
     o = kfisher.optimizers
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    free = {"class_name": "kfisher>MatrixFree", "config": {"max_iterations": 200, "tolerance": 1e-13}}
+    adaptive = {"class_name": "kfisher>LevenbergMarquardt", "config": {"initial": 0.1, "every": 2}}
     made = [
+        replicated.optimizer(free, "exact"),
+        replicated.optimizer(damping=adaptive, step="quadratic_model"),
+        replicated.optimizer("kfac", "exact", gradient_accumulation_steps=2),
+        replicated.optimizer("gram", "empirical", damping=0.02),
         lambda: o.SophiaG(0.01, seed=1),
         lambda: o.ImprovedEmpiricalFisher(damping=0.02),
         lambda: o.EmpiricalNaturalGradient(trust_region=0.01),
     ]
-    save([replicated.trained(strategy, make, lambda: replicated.dense(loss)) for make in made], folder, index)
+    models = [replicated.trained(strategy, make, lambda: replicated.dense(loss)) for make in made]
+    assert min(replicated.moved(model) for model in models) > 1e-3
+    save(models, folder, index)
+
+
+def unseeded(strategy, folder, index):
+    """Labels drawn with a seed that nobody has given: the first worker's, for all."""
+    from helpers import replicated
+
+    model = replicated.trained(strategy, replicated.optimizer(seed=None))
+    assert replicated.moved(model) > 1e-3
+    save([model], folder, index)
 
 
 def spoilt(strategy, folder, index):
@@ -190,13 +208,19 @@ def keras_alone(strategy, folder, index):
         return distributed.reducible(step(data))
 
     steps = {"train_step": logs}
-    for mends in ([], ["_maybe_symbolic_build"]):
+    for mends in ([], ["_maybe_symbolic_build"], ["train_step"]):
         try:
             train(*mends)
         except Exception:
             continue
         raise AssertionError(f"Keras needs no more than {mends}")
-    train("_maybe_symbolic_build", "train_step")
+    trained = train("_maybe_symbolic_build", "train_step")
+    try:
+        trained.evaluate(X, X[:, :1], batch_size=24, verbose=0)
+    except Exception:
+        pass
+    else:
+        raise AssertionError("Keras needs `test_step` mended no more")
     with strategy.scope():
         model = kfisher.attach(keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)]))
         model.compile("adam", "mse")
@@ -217,23 +241,24 @@ def long(strategy, folder, index):
 
 
 def resumed(strategy, folder, index):
-    """Five epochs with a backup after each; all workers die at the end of one, if the environment says so."""
+    """Five epochs of two steps with a backup after each; all workers are killed after a step, if the
+    environment says so."""
     import keras
 
     from helpers import replicated
 
     dies_at = int(os.environ.get("DIES_AT", -1))
 
-    def die(epoch, logs):
-        if epoch == dies_at:
-            os._exit(9)
+    def die(batch, logs):
+        if int(model.optimizer.iterations.numpy()) == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     with strategy.scope():
         keras.utils.set_random_seed(3)
         model, loss = replicated.dense()
         model.compile(optimizer=replicated.optimizer()(), loss=loss)
     backup = keras.callbacks.BackupAndRestore(folder / f"backup_{index}")
-    callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=die), backup]
+    callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=die), backup]
     model.fit(
         replicated.X,
         replicated.LABELS,
@@ -246,7 +271,7 @@ def resumed(strategy, folder, index):
     save([model], folder, index)
 
 
-CASES = {f.__name__: f for f in (fit, others, spoilt, looks, keras_alone, long, resumed)}
+CASES = {f.__name__: f for f in (fit, others, unseeded, spoilt, looks, keras_alone, long, resumed)}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
