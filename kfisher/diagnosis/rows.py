@@ -201,7 +201,8 @@ def _gram(rules: list[layers.Rule], size: int, draws: tf.Tensor | None) -> Any:
         where = tf.stack([row + tf.zeros_like(column), column], 2)
         for i, part in enumerate(parts):
             within = tf.reshape(tf.gather_nd(part, where), [-1, size, draws.shape[1]])  # u_rn . u_sn
-            lengths = tf.reduce_sum(tf.einsum("drn,rns->dsn", draws, within) * draws, [1, 2])
+            a = tf.cast(draws, part.dtype)  # made in the dtype of the loss
+            lengths = tf.reduce_sum(tf.einsum("drn,rns->dsn", a, within) * a, [1, 2])
             traces[i] = tf.concat([traces[i], lengths], 0)
     return tf.add_n(parts), None, tf.stack(traces)
 
@@ -213,7 +214,7 @@ def _rows(rules: list[layers.Rule], size: int, draws: tf.Tensor | None) -> Any:
         pieces.append(tf.reshape(own, [-1, own.shape[2]]))
         lengths = tf.reduce_sum(tf.square(own), [1, 2])
         if draws is not None:
-            of_draws = tf.einsum("drn,rnp->dnp", draws, own[: draws.shape[1]])
+            of_draws = tf.einsum("drn,rnp->dnp", tf.cast(draws, own.dtype), own[: draws.shape[1]])
             lengths = tf.concat([lengths, tf.reduce_sum(tf.square(of_draws), [1, 2])], 0)
         traces.append(lengths)
     return None, tf.concat(pieces, 1), tf.stack(traces)

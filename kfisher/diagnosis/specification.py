@@ -81,6 +81,7 @@ def _at_a_minimum(frame: Frame, size: int, fitted: bool, thresholds: Thresholds,
         f"from it they lie between {least:.2f} and {most:.2f}"
     )
     if larger or smaller:
+        said += f"; what tells: {_beyond(found, least, most, sums)}"
         if found[-1] < thresholds.ratio**2 * found[0]:
             said += "; here by about one factor in all directions: the noise is not that of the loss"
         return Finding("specification", "bad", f"{said}.", {**values, "verdict": "misspecified"})
@@ -89,6 +90,18 @@ def _at_a_minimum(frame: Frame, size: int, fitted: bool, thresholds: Thresholds,
     wide = np.any((high - low > 1) | (high > thresholds.ratio**2 * low))
     why = "too wide to tell" if wide else "too close to what drawn labels do to tell"
     return Finding("specification", "unknown", f"{said}: {why}.", values)
+
+
+def _beyond(found: np.ndarray, least: float, most: float, sums: chance.Interval) -> str:
+    """Which of the numbers lie beyond those of drawn labels."""
+    total = float(found.sum())
+    cases = [
+        (found[-1] > most, f"{found[-1]:.2f} is above those of drawn labels"),
+        (found[0] < least, f"{found[0]:.2f} is below those of drawn labels"),
+        (total > sums.high, f"their sum is {total:.3g}, and of drawn labels {sums.high:.3g} at most"),
+        (total < sums.low, f"their sum is {total:.3g}, and of drawn labels {sums.low:.3g} at least"),
+    ]
+    return ", and ".join(text for holds, text in cases if holds)
 
 
 def _unknown(text: str, values: dict | None = None) -> Finding:

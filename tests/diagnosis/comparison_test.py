@@ -551,3 +551,19 @@ def test_rows_of_drawn_labels_are_combined_and_not_pulled_back():
     root, layout = Meter(model, draws=50, seed=SEED)._root(*data, step=0)
     assert root.gram.shape == (24, 24) and root.draws.shape == (50, 2, 8)  # R = 2, and EF
     assert layout.counts == {"exact": 2, "empirical": 1, "sampled": 50}
+
+
+@pytest.mark.parametrize("count", [6, 30])
+def test_a_loss_of_another_dtype_than_the_weights(count):
+    """By the Gram matrix and by rows."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(4, "tanh", dtype="float32"), keras.layers.Dense(3, dtype="float32")]
+    model = keras.Sequential([keras.Input((5,), dtype="float32"), *layers])
+    data = examples((np.random.normal(size=(count, 5)).astype("float32"), np.arange(count) % 3), None)
+    found = []
+    for dtype in ("float32", "float64"):
+        model.compile("sgd", L.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype))
+        found.append(Meter(model, 2, SEED)(*data, damping=0.01)[0])
+    for name in ("exact", "empirical"):
+        assert found[0].spectra[name].trace == pytest.approx(found[1].spectra[name].trace, rel=1e-4)
+    assert np.isfinite(found[1].spectra["sampled"].trace)

@@ -1,5 +1,7 @@
 """The verdict on the empirical Fisher: experiments B and C of the paper, and where EF is fine."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -96,6 +98,7 @@ def test_a_trace_of_two_does_not_clear_logistic_b(meters):
     assert finding.values["trace"] == pytest.approx(2, abs=5e-3)
     assert measurement.trace_ratio == pytest.approx(2, abs=5e-3)
     assert verdict.verdict == "misspecified" and finding.level == "bad"
+    assert re.search("what tells: .* (above|below) those of drawn labels|what tells: their sum", finding.text)
     assert "trace" not in finding.text
 
 

@@ -149,7 +149,7 @@ def test_the_table_shows_means_over_seeds_and_no_target_that_a_seed_missed():
     units = report.units_of(PROBLEMS["wine"], Data(*4 * [np.zeros(0)]))
     header, rule, sgd, adam = report.table(runs, 1.0, units).splitlines()
     assert len({len(header), len(rule), len(sgd), len(adam)}) == 1
-    assert "steps to 1 " in header
+    assert "steps to loss 1 " in header
     #                  rate, damping, loss, accuracy, held out (2), steps (2 and 1), seconds, ms, cosines
     assert sgd.split() == ["sgd", "0.1", "-", "0.75", "-", "-", "-", "1.5", "0.15", "100.0", "0.50", "0.50"]
     assert adam.split() == ["adam", "0.1", "-", "2", "-", "-", "-", "-", "-", "100.0", "0.50", "0.50"]

@@ -18,6 +18,8 @@ from kfisher_scripts.comparison.system import system
 from kfisher_scripts.comparison.table_file import TableError
 from tqdm import tqdm
 
+from kfisher.diagnosis.measurement import Finding, Verdict
+
 RNG = np.random.default_rng(0)
 N = 120
 NUMBERS = RNG.normal(size=(N, 2))
@@ -187,6 +189,17 @@ def test_a_run_that_is_not_finite_has_no_verdict():
     runs = [Run("sgd", 0, Setting(0.1), [dict(loss=float("nan"))])]
     assert report.verdicts(runs, 1.0) == "Where sgd ended: The loss is not finite there: no verdict."
     assert np.isnan(report.target_of(runs))
+
+
+def test_each_verdict_against_ef_has_the_numbers_that_tell():
+    bad, fine = Finding("length", "bad", "0.04 times as long."), Finding("direction", "fine", "0.99.")
+    judged = Verdict(3, "distorted", "It distorts.", [fine, bad])
+    rows = [dict(loss=1.0, validation_loss=1.0)]
+    runs = [Run(name, 0, Setting(0.1), rows, verdict=judged, kept=0) for name in ("adam", "kfac")]
+    assert report.verdicts(runs, None).endswith(
+        "Where kfac ended: It distorts.\n  length: 0.04 times as long."
+    )
+    assert report.best(runs).endswith("adam (1). No settings were searched for kfac.")
 
 
 @pytest.mark.parametrize("loss, target", [(1.23431, 1.235), (0.02984, 0.02984), (1430.0, 1430.0)])

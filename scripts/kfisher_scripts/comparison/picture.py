@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from kfisher_scripts.common.looks import LOOKS
 from kfisher_scripts.comparison.run import Run
@@ -59,6 +60,9 @@ def draw(runs: list[Run], title: str, target: float, judged: str, path: Path) ->
             axes.set(ylim=(least, None), ylabel=f"{_NAMES[y]} (cut at {_LEAST:g} of the start)")
         if x == "seconds":
             axes.set_xscale("log")  # a step of one optimizer may cost ten of another
+            first, last = axes.get_xlim()
+            if last >= 10 * first:
+                axes.xaxis.set_minor_formatter(NullFormatter())
     figure.suptitle(textwrap.fill(title, round(11 * size[0])))
     named = {}
     for axes in figure.axes:
@@ -71,6 +75,8 @@ def draw(runs: list[Run], title: str, target: float, judged: str, path: Path) ->
 def _line(axes, run: Run, x: str, y: str, one_seed: bool) -> None:
     values = run.column(y)
     there = np.isfinite(values)
+    if x == "seconds":  # whose axis has no 0
+        there &= run.column(x) > 0
     look = {**LOOKS[run.optimizer], "linewidth": 1.8 if one_seed else 1.0}
     axes.plot(run.column(x)[there], values[there], label=run.optimizer.replace("_", " "), **look)
     if run.kept >= 0 and there[run.kept]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from kfisher_scripts.comparison.problem import Data, Problem
 from kfisher_scripts.comparison.run import Run
+from kfisher_scripts.comparison.tune import TUNED
 
 COLUMNS = (
     "optimizer",
@@ -102,7 +103,7 @@ def table(runs: list[Run], target: float, units: Units) -> str:
     header = (
         *("optimizer", "lr", "damping"),
         *(heading for heading, _, _ in units.columns),
-        *(f"steps to {target:g}", "seconds", "ms/step", "cos mean", "cos min"),
+        *(f"steps to loss {target:g}", "seconds", "ms/step", "cos mean", "cos min"),
     )
     lines = [header]
     for name in dict.fromkeys(run.optimizer for run in runs):
@@ -142,7 +143,9 @@ def best(runs: list[Run]) -> str:
     if not finite:
         return "No run has a finite validation loss."
     name = min(finite, key=finite.__getitem__)
-    return f"Least loss on the rows by which settings and steps were chosen: {name} ({finite[name]:.4g})."
+    text = f"Least loss on the rows by which settings and steps were chosen: {name} ({finite[name]:.4g})."
+    as_they_are = [other for other in names if other not in TUNED]
+    return f"{text} No settings were searched for {', '.join(as_they_are)}." if as_they_are else text
 
 
 def verdicts(runs: list[Run], noise: float | None) -> str:
@@ -161,6 +164,8 @@ def verdicts(runs: list[Run], noise: float | None) -> str:
         lines.append(f"  (From {first.judged} of the rows trained on.)\n")
     for run in (run for run in runs if own.get(run.optimizer) is run):
         lines.append(f"Where {run.optimizer} ended: {run.verdict.sentence if run.verdict else _NO_VERDICT}")
+        found = run.verdict.findings if run.verdict else []
+        lines += [f"  {finding.name}: {finding.text}" for finding in found if finding.level == "bad"]
     return "\n".join(lines)
 
 

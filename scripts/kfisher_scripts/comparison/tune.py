@@ -64,7 +64,8 @@ def tune_all(
     found, notes = {}, []
     with tqdm(total=total, unit="step", dynamic_ncols=True, disable=not total) as progress:
         for name, settings in grids.items():
-            progress.set_description(f"settings of {name:<25}")
+            if len(settings) > 1:
+                progress.set_description(f"settings of {name:<25}")
             found[name] = tune(problem, data, name, settings, seed, progress)
             notes += at_edge(name, settings, found[name])
     return found, notes
