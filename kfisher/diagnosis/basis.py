@@ -203,13 +203,14 @@ def _leading(
         combined = key in draws(layout) and root.draws is not None
         rows = layout.rows(*(EXACT if combined else key))
         seen_here = _combined(root, key, seen) if combined else seen[rows]
-        blocks = [
-            (vectors / np.sqrt(values))[:, :LEADING],
-            _solve(own[key], seen_here, values, vectors, damping)[:, np.newaxis],
-        ]
+        leading = (vectors / np.sqrt(values))[:, :LEADING]
+        solved = _solve(own[key], seen_here, values, vectors, damping)[:, np.newaxis]
         if combined:
-            blocks = [_combination(root, key).T @ block for block in blocks]
-        columns += [(rows, block) for block in blocks]
+            leading, solved = (_combination(root, key).T @ block for block in (leading, solved))
+        # The step itself, as z beside the gradient would be nearly parallel to it.
+        step = coordinates[:, np.newaxis].copy()
+        step[rows] -= solved
+        columns += [(rows, leading), (slice(None), step)]
     images = np.concatenate([gram[:, rows] @ block.astype(gram.dtype) for rows, block in columns], 1)  # K C
     images = images.astype(np.float64)
     inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # C^T K C
@@ -226,7 +227,7 @@ def _leading(
 
 
 def _solve(gram: Any, seen: Any, values: Any, vectors: Any, damping: Any) -> np.ndarray:
-    """z = (U Uᵀ + λ I)⁻¹ U ∇L: the step is in the span of Uᵀ z and the gradient."""
+    """z = (U Uᵀ + λ I)⁻¹ U ∇L: the step is (∇L - Uᵀ z) / λ."""
     if len(gram) <= SMALL:
         return vectors @ (vectors.T @ seen / (values + damping))
     damped = products(gram, damping)
