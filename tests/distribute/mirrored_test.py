@@ -98,7 +98,9 @@ def test_parts_of_several_sizes_and_none(on_devices, reduction):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("curvature", ["kfac", "gram", "matrix_free"])
+@pytest.mark.parametrize(
+    "curvature", ["kfac", *(pytest.param(c, marks=pytest.mark.by_hand) for c in ("gram", "matrix_free"))]
+)
 def test_a_replica_without_examples_has_its_part_of_regularisers(on_devices, curvature):
     settings = {"reduction": "sum_over_batch_size", "l2": 0.1, "curvature": curvature, "damping": 0.02}
     if curvature == "matrix_free":
