@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.models import EAGER
+from helpers.versions import ROUNDS
 
 import kfisher
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
@@ -94,6 +95,7 @@ def breast_cancer_after_100_steps(empirical, step):
     return model.evaluate(x, y[:, None], batch_size=len(x), verbose=0), newton(x, y, step, 1e-10, empirical)
 
 
+@ROUNDS
 def test_breast_cancer_by_empirical_fisher_ends_as_published():
     loss, by_numpy = breast_cancer_after_100_steps(True, 10**-1.25)
     # The system has a condition of 1e15, so that EF's path, 100 steps long, keeps few of its digits.

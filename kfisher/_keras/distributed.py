@@ -27,7 +27,7 @@ def build_from_part(
     """
     strategy = model.distribute_strategy
     if iterator is not None and strategy.num_replicas_in_sync > 1:
-        for _, _, batches in iterator:
+        for *_, batches in iterator:  # Keras 3.10 tells of the first step alone
             data_batch = keras.tree.map_structure(
                 lambda t: strategy.experimental_local_results(t)[0], next(batches)
             )

@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 from diagnosis.comparison_test import CASES, Dense, dense, jacobian
 from helpers.models import EAGER, crossentropy
+from helpers.versions import not_in_oldest
 
 import kfisher
 from kfisher._keras.private import second_moments
@@ -121,10 +122,9 @@ def test_of_several_steps_at_once_none_is_compared(tmp_path):
     assert len(callback.measurements) == 2 and "taken" not in callback.measurements[0].cosine
 
 
-NOT_IN_OLD = pytest.mark.skipif(keras.__version__.startswith("3.10."), reason="Keras does not find it there")
-
-
-@pytest.mark.parametrize("name", ["lion", pytest.param("muon", marks=NOT_IN_OLD)])
+@pytest.mark.parametrize(
+    "name", ["lion", pytest.param("muon", marks=not_in_oldest("Keras does not find it"))]
+)
 def test_any_optimizer_has_its_step_logged_and_told(name, tmp_path):
     callback = measured(name, tmp_path)
     log = kfisher.read_log(tmp_path)

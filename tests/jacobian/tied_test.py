@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from helpers.models import EAGER, crossentropy
 from helpers.oracle import distance, gauss_newton, jacobian
+from helpers.versions import not_in_oldest
 from keras import layers, ops
 
 import kfisher
@@ -122,10 +123,12 @@ def made(name):
     return model, x
 
 
-SLOW = dict.fromkeys(("lstm", "simple"), [pytest.mark.slow, pytest.mark.by_hand])
+NO_REVERSIBLE = not_in_oldest("they have no ReversibleEmbedding")
+MARKS = dict.fromkeys(("lstm", "simple"), [pytest.mark.slow, pytest.mark.by_hand])
+MARKS |= {name: [NO_REVERSIBLE] for name in MODELS if name.startswith("reversible")}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in MODELS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in MODELS])
 def test_it_is_exact_without_a_gradient_of_single_examples(name):
     model, x = made(name)
     assert {row.rule for row in kfisher.coverage(model)} == MODELS[name][1]
@@ -209,6 +212,7 @@ def test_a_layer_that_only_looks_like_a_product_is_none(layer):
     kfisher.FisherOperator(model, NUMBERS[:, :2], training=True).trace()
 
 
+@NO_REVERSIBLE
 @pytest.mark.parametrize(
     "curvature",
     [

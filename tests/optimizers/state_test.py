@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import models as helpers
+from helpers.versions import not_in_oldest
 
 import kfisher
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient, SophiaG
@@ -176,6 +177,7 @@ def test_layers_that_are_frozen_or_not_since_the_optimizer_was_built_are_noticed
     model.fit(X, Y, verbose=0)
 
 
+@not_in_oldest("they have no MultiOptimizer")
 def test_one_of_several_optimizers_is_refused_when_it_is_compiled():
     several = keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(keras.optimizers.SGD(), {".*kernel": NaturalGradient(0.1)})
