@@ -93,7 +93,9 @@ def frame(root: JointRoot, layout: Layout, damping: float | None, draw: Callable
     else:
         rows, lift = _leading(root, layout, own, pairs, coordinates, damping, epsilon)
     rows, values, rotation = _diagonal(rows, layout)
-    drawn = [_combined(root, draw, rows) for draw in draws(layout)] if root.draws is not None else []
+    drawn = [
+        _combination(root, key) @ rows[layout.rows(*EXACT)] for key in draws(layout) if _combines(root, key)
+    ]
     return Frame(
         layout=layout,
         rows=np.concatenate([rows, *drawn]),
@@ -116,24 +118,27 @@ def matrices(root: JointRoot, layout: Layout) -> dict[tuple[str, int | None], np
 
 
 def _matrix(root: JointRoot, layout: Layout, key: tuple[str, int | None]) -> np.ndarray:
-    combined = key in draws(layout) and root.draws is not None
+    combined = _combines(root, key)
+    pulled = layout.rows(*(EXACT if combined else key))
     if root.gram is None:
-        u = _combined(root, key, root.rows) if combined else root.rows[layout.rows(*key)]
-        u = u.astype(np.float64)
+        u = root.rows[pulled].astype(np.float64)
+        u = _combination(root, key) @ u if combined else u
         return u.T @ u
+    own = root.gram[pulled, pulled]
     if combined:
-        exact = root.gram[layout.rows(*EXACT), layout.rows(*EXACT)]
-        return np.asfortranarray(_combined(root, key, _combined(root, key, exact).T))
+        a = _combination(root, key)
+        own = a @ (a @ own).T
     # Fortran order is what BLAS reads without a copy, and the same for a symmetric matrix
-    return np.ascontiguousarray(root.gram[layout.rows(*key), layout.rows(*key)]).T
+    return np.ascontiguousarray(own).T
 
 
-def _combined(root: JointRoot, draw: tuple[str, int | None], rows: np.ndarray) -> np.ndarray:
-    """Σ_r a_rn x_rn, the rows of a draw of labels from those of F, which come first among `rows`."""
-    return _combination(root, draw) @ rows[: root.draws[0].size]
+def _combines(root: JointRoot, key: tuple[str, int | None]) -> bool:
+    """True if the rows of a draw of labels are not pulled back, but combinations of those of F."""
+    return key[0] == "sampled" and root.draws is not None
 
 
 def _combination(root: JointRoot, draw: tuple[str, int | None]) -> scipy.sparse.csr_array:
+    """What makes them: Σ_r a_rn x_rn from rows x of F, `(N, R N)`."""
     a = root.draws[draw[1]]
     example = np.broadcast_to(np.arange(a.shape[1]), a.shape)
     return scipy.sparse.csr_array((a.ravel(), (example.ravel(), np.arange(a.size))))
@@ -197,20 +202,20 @@ def _leading(
     Rayleigh and Ritz.
     """
     gram = root.gram
-    columns = [(slice(None), coordinates[:, np.newaxis])]
+    columns, steps = [], [coordinates]
     seen = gram @ coordinates.astype(gram.dtype)  # U grad L
     for key, (values, vectors) in pairs.items():
-        combined = key in draws(layout) and root.draws is not None
-        rows = layout.rows(*(EXACT if combined else key))
-        seen_here = _combined(root, key, seen) if combined else seen[rows]
+        a = _combination(root, key) if _combines(root, key) else None
+        rows = layout.rows(*(key if a is None else EXACT))
         leading = (vectors / np.sqrt(values))[:, :LEADING]
-        solved = _solve(own[key], seen_here, values, vectors, damping)[:, np.newaxis]
-        if combined:
-            leading, solved = (_combination(root, key).T @ block for block in (leading, solved))
+        z = _solve(own[key], seen[rows] if a is None else a @ seen[rows], values, vectors, damping)
+        if a is not None:
+            leading, z = a.T @ leading, a.T @ z
+        columns.append((rows, leading))
         # The step itself, as z beside the gradient would be nearly parallel to it.
-        step = coordinates[:, np.newaxis].copy()
-        step[rows] -= solved
-        columns += [(rows, leading), (slice(None), step)]
+        steps.append(coordinates.copy())
+        steps[-1][rows] -= z
+    columns.append((slice(None), np.stack(steps, 1)))
     images = np.concatenate([gram[:, rows] @ block.astype(gram.dtype) for rows, block in columns], 1)  # K C
     images = images.astype(np.float64)
     inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # C^T K C

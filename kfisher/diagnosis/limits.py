@@ -84,11 +84,10 @@ def labels_for_exact(recorded: Recorded, batch: Batch, draws: int, limits: Limit
     def fits(examples: int, rows: int, drawn: bool = True) -> bool:
         small = parameters <= min(SMALL, rows * examples)  # then the rows are kept, in float64 as well
         pulled = (rows + 2 + (draws if drawn else 0)) * examples  # EF, and perhaps the gradient
-        every = (
-            rows + 2 + draws
-        ) * examples  # in the basis, which has as many directions as F and EF have rows
+        every = (rows + 2 + draws) * examples
         formed = 32 * every * parameters if small else 3 * item * pulled**2
-        formed += 0 if small else 8 * every * min((rows + 1) * examples, SMALL)
+        if not small:  # and all in the basis, which has as many directions as F and EF have rows
+            formed += 8 * every * min((rows + 1) * examples, SMALL)
         return pulled * row + formed <= limits.memory and (small or rows * examples <= limits.rows)
 
     if fits(size, count, drawn=False):

@@ -127,9 +127,8 @@ class Meter:
             found = self._pass(x, y, sample_weight, self._seed_of(step), self._values(held))
         etas = found.pop("etas")
         arrays = {name: _as_array(t) for name, t in found.items()}
-        return JointRoot(**{"gram": None, "rows": None, "draws": None, **arrays}, etas=etas), self._layouts[
-            _shapes(x)
-        ]
+        missing = dict.fromkeys(("gram", "rows", "draws"))
+        return JointRoot(**{**missing, **arrays}, etas=etas), self._layouts[_shapes(x)]
 
     def _values(self, held: Any) -> list[tf.Tensor]:
         self._held = [variable for variable, _ in held or ()]

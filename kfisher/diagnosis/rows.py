@@ -106,7 +106,7 @@ def joint_root(batch: Batch, draws: int, limits: Limits | None = None) -> tuple[
     combined = None
     if not drawn:
         counts["sampled"] = draws
-        combined = _combined(recorded.loss.heads, batch.seed, draws)
+        combined = _in_rows(recorded.loss.heads, batch.seed, draws)
     rules = recorded.rules(groups)
     size = recorded.layer_calls[0].grads[0].shape[1]
     sizes = [sum(v.shape.num_elements() for v in rule.variables) for rule in rules]
@@ -183,7 +183,7 @@ def _placed(coordinates: dict[str, Any], counts: dict[str, int]) -> tf.Tensor:
     return tf.reshape(tf.pad(coordinates[kind], [[above, below], [0, 0]]), [-1])
 
 
-def _combined(heads: list[Head], seed: tf.Tensor, draws: int) -> tf.Tensor:
+def _in_rows(heads: list[Head], seed: tf.Tensor, draws: int) -> tf.Tensor:
     """a of each draw of labels, the same as those of `Sampled`, `(draws, R, N)`."""
     found = []
     for i, head in enumerate(heads):
