@@ -37,8 +37,8 @@ DRIVER = shutil.which("chromedriver")
 class Server:
     """`tensorboard --logdir ...` in a process of its own, stopped at the end of the module."""
 
-    def __init__(self, log_dir, loader, folder):
-        self.output = folder / f"tensorboard_{loader}.txt"
+    def __init__(self, log_dir, loader, output):
+        self.output = output
         command = [
             sys.executable,
             "-m",
@@ -54,8 +54,8 @@ class Server:
             "--reload_interval",
             "1",
         ]
-        with open(self.output, "w") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
+        with open(self.output, "w") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=log_dir)
 
     @property
     def url(self):
@@ -86,9 +86,9 @@ def servers(tmp_path_factory):
     options = {"measurements": 1, "layer_statistics": False, "diverges_at": 30}
     write_run(folder / "many" / "diverged", steps=400, **options)
     started = {
-        "fast": Server(logs, "true", folder),
-        "old": Server(folder / "empty", "false", folder),
-        "many": Server(folder / "many", "true", folder),
+        "fast": Server(logs, "true", folder / "fast.txt"),
+        "old": Server(folder / "empty", "false", folder / "old.txt"),
+        "many": Server(folder / "many", "true", folder / "many.txt"),
     }
     started["fast"].log_dir, started["old"].log_dir = logs, folder / "empty"
     yield started
