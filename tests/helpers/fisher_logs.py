@@ -108,7 +108,7 @@ def make_measurement(step, progress, generator, examples=256, parameters=1345, m
         step_norm={
             "exact": exact_norm,
             "sampled": exact_norm * (1.05 + wiggle[0]),
-            "empirical": 0.4 * (1 + step) ** (0.25 * drift),
+            "empirical": 1.2 * exact_norm * (1 + step) ** (0.6 * drift),
         },
         gamma={
             "exact": 0.12 + 0.1 * progress,
@@ -156,7 +156,7 @@ def make_verdict(measurement):
             Finding(
                 "length",
                 "fine" if ratio < 2 else "warning",
-                f"The EF step is {ratio:.2g} times as long.",
+                f"The EF step is {ratio:.3g} times as long.",
                 {"length_ratio": ratio, "threshold": 2.0},
             ),
             Finding("inversion", "unknown", "Not judged: fewer than five measurements so far.", {}),

@@ -7,7 +7,7 @@ import {SHOWN_AT_FIRST, store} from './store.js';
 import {element} from './verdict.js';
 
 const FRAME_MILLISECONDS = 120;
-const NAME_LENGTH = 28; // of a run, in two lines
+const NAME_LENGTH = 17; // of a run, in one line
 
 export function createBar(parent) {
   const bar = element('header', 'bar');

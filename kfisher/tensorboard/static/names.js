@@ -2,10 +2,10 @@
 
 const SEPARATORS = /[/_\-.,= ]/;
 
-// The middle left out: both ends tell more.
+// The middle left out: both ends tell more, and of a run the end (rate-1e-03-seed-2) the most.
 export function shorten(name, length) {
   if (name.length <= length) return name;
-  const tail = Math.floor((length - 1) / 2);
+  const tail = Math.floor((2 * (length - 1)) / 3);
   return `${name.slice(0, length - 1 - tail)}…${name.slice(-tail)}`;
 }
 
