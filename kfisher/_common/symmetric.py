@@ -18,3 +18,8 @@ def from_triangle(triangles: tf.Tensor) -> tf.Tensor:
 
     lower = tfp.math.fill_triangular(triangles)
     return tf.linalg.set_diag(lower + tf.linalg.matrix_transpose(lower), tf.linalg.diag_part(lower))
+
+
+def diagonal(matrices: tf.Tensor) -> tf.Tensor:
+    """The diagonals of square matrices, `(..., n)`; as one operation, where `tf.linalg.diag_part` traces four."""
+    return tf.raw_ops.MatrixDiagPart(input=matrices)

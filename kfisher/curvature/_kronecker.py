@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import boolean, one_of, positive, positive_integer
+from kfisher._common.symmetric import diagonal
 from kfisher._common.vectors import Tensors
 from kfisher.curvature._examples import in_place
 from kfisher.curvature._running import Running, due, is_far
@@ -69,7 +70,7 @@ class Kronecker(Running):
     def is_finite(self, statistic: Any) -> Any:
         # A second moment is finite if its diagonal is, which is cheaper to see.
         if statistic.shape.rank == 3:
-            statistic = tf.linalg.diag_part(statistic)
+            statistic = diagonal(statistic)
         return super().is_finite(statistic)
 
     def boosted(self, damping: tf.Tensor) -> tf.Tensor:
@@ -226,5 +227,4 @@ def _one(stack: tf.Tensor) -> tf.Tensor:
 
 def mean_eigenvalue(factor: tf.Tensor) -> tf.Tensor:
     """tr A / dim A, `(G,)`."""
-    diagonal = factor if factor.shape.rank == 2 else tf.linalg.diag_part(factor)
-    return tf.reduce_mean(diagonal, -1)
+    return tf.reduce_mean(factor if factor.shape.rank == 2 else diagonal(factor), -1)

@@ -116,7 +116,10 @@ class Running(Curvature):
         last = tf.equal(part, self.parts - 1)
         wanted = due(step, self.update_every) | is_far(self._path, self.update_every)
         replicas.cond(wanted, lambda: self._update(batch, step, part, last), lambda: None)
-        replicas.cond(last, lambda: self.updated(step, damping, batch.xla), lambda: None)
+        if self.parts == 1:  # a branch more is a long list of tensors handed into it
+            self.updated(step, damping, batch.xla)
+        else:
+            replicas.cond(last, lambda: self.updated(step, damping, batch.xla), lambda: None)
 
     def _update(self, batch: Batch, step: tf.Tensor, part: tf.Tensor, last: tf.Tensor) -> None:
         batch = batch.part(self.max_examples)

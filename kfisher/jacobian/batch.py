@@ -174,6 +174,16 @@ class Batch:
         with forward(self, weights) as outputs:
             return self._weighed(above, x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
 
+    @kept
+    def loss_with(self) -> Callable[[list[tf.Tensor]], tf.Tensor]:
+        """`loss_above_least` as a function of weights that is traced once, however often a graph calls it.
+
+        On several replicas it is traced for each call: there they may have to meet in it.
+        """
+        if tf.executing_eagerly() or replicas.count() > 1:
+            return self.loss_above_least
+        return tf.function(self.loss_above_least, autograph=False)
+
     def loss_at(self, **arguments: Any) -> tf.Tensor:
         """`compute_loss` of the model, in which examples that do not count have no part."""
         return self._weighed(self._compute_loss, **arguments)

@@ -184,7 +184,7 @@ class Guard:
 
         def loss() -> tf.Tensor:
             values = [tf.convert_to_tensor(v.value) for v in weights]
-            return replicas.total([tf.cast(batch.loss_above_least(values), tf.float64)])[0]
+            return replicas.total([tf.cast(batch.loss_with(values), tf.float64)])[0]
 
         return replicas.cond(asked, loss, lambda: tf.constant(float("nan"), tf.float64))
 

@@ -57,10 +57,9 @@ class Momentum:
         old = [tf.convert_to_tensor(average.value) for average in self.averages]
         rates = {dtype: tf.cast(rate, dtype) for dtype in {m.dtype for m in old}}
         weights = {dtype: tf.cast(weight, dtype) * rate for dtype, rate in rates.items()}
+        past = {dtype: 1 - rate for dtype, rate in rates.items()}
         # As many passes over the parameters as m + rate (g - m).
-        return [
-            (1 - rates[m.dtype]) * m + weights[m.dtype] * tf.cast(g, m.dtype) for m, g in zip(old, gradient)
-        ]
+        return [past[m.dtype] * m + weights[m.dtype] * tf.cast(g, m.dtype) for m, g in zip(old, gradient)]
 
     def keep(self, average: Tensors) -> None:
         """Called with what `averaged` returned, if the step is taken."""
