@@ -114,7 +114,7 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
                 f"operator of shape {tuple(self.shape)}, with {self._root.num_rows} rows of examples"
             )
         total = 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self._factor(way))))
-        if way == "gram":  # det(D + A^T A) = det D det(I + A D^-1 A^T), with D = ridge + lambda I
+        if way == "gram":  # det(D + AᵀA) = det D det(I + A D⁻¹Aᵀ), with D = ridge + damping I
             total -= self._root.num_rows * tf.math.log(self._lambda)
             total += tf.reduce_sum(tf.math.log(self._diagonal()))
         return tf.cast(total, self.dtype)

@@ -28,34 +28,31 @@ class StepStatistics(keras.callbacks.Callback):
     With δ the change of the weights in one step, whatever the optimizer did to bring it about, and
     g = ∇L the gradient that it was given:
 
-    ==================== ===================================================== ==========================
-    name                 value                                                 units
-    ==================== ===================================================== ==========================
-    loss                 L of the batch before the step, penalties         loss
-                         included; infinite where it is not a number
-                         (`History` has Keras' own)
-    update_norm          ||δ||                                             of the parameters
-    gradient_norm        ||g||                                                 loss / parameter
-    update_to_gradient   ||δ|| / ||g||: the step length of each unit of g  parameter² / loss
-    cosine               -δᵀ g / (||δ|| ||g||): 1 for plain gradient  none
-                         descent
-    weight_norm          ||θ|| after the step                              of the parameters
-    distance             ||θ - θ₀|| after the step, θ₀ as the    of the parameters
-                         first `fit` with this callback found it (up to ten
-                         million parameters it is kept in `log_dir`, for a
-                         training that resumes)
-    learning_rate        of the step                                           the optimizer's
-    damping              of the step (kfisher optimizers)                      loss / parameter²
-    radius               c of the trust region in use (natural gradient and    loss (EF: loss²)
+    ==================== ====================================================== ==========================
+    name                 value                                                  units
+    ==================== ====================================================== ==========================
+    loss                 L of the batch before the step, penalties included;    loss
+                         infinite where it is not a number (`History` has
+                         Keras' own)
+    update_norm          ‖δ‖                                                    of the parameters
+    gradient_norm        ‖g‖                                                    loss / parameter
+    update_to_gradient   ‖δ‖ / ‖g‖: the step length of each unit of g           parameter² / loss
+    cosine               -δᵀg / (‖δ‖ ‖g‖): 1 for plain gradient descent         none
+    weight_norm          ‖θ‖ after the step                                     of the parameters
+    distance             ‖θ - θ₀‖ after the step, θ₀ as the first `fit` with    of the parameters
+                         this callback found it (up to ten million parameters
+                         it is kept in `log_dir`, for a training that resumes)
+    learning_rate        of the step                                            the optimizer's
+    damping              of the step (kfisher optimizers)                       loss / parameter²
+    radius               c of the trust region in use (natural gradient and     loss (EF: loss²)
                          its relatives)
-    skipped_steps        how many were skipped before (kfisher optimizers)     steps
-    rejected_steps       how many were taken back before (the same)            steps
-    kl                   δᵀ (F + damping I) δ / 2, with the curvature loss
-                         of the optimizer (natural gradient and its
-                         empirical variant, if the step is learning_rate
-                         times the solution: no momentum, trust region,
-                         clipping, weight decay or EMA)
-    ==================== ===================================================== ==========================
+    skipped_steps        how many were skipped before (kfisher optimizers)      steps
+    rejected_steps       how many were taken back before (the same)             steps
+    kl                   δᵀ (F + damping I) δ / 2, with the curvature of the    loss
+                         optimizer (natural gradient and its empirical variant,
+                         if the step is learning_rate times the solution: no
+                         momentum, trust region, clipping, weight decay or EMA)
+    ==================== ====================================================== ==========================
 
     With several replicas g is the sum over all of them, δ is the same on each, and one process, the
     chief, writes. All add up their gradients once more for this.

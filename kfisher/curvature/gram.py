@@ -31,16 +31,16 @@ class Gram(OfOneBatch):
     to 0 (Ren & Goldfarb 2019, equation 11). The `(N R, N R)` system is solved in float64; A is never formed
     for dense layers.
 
-    With momentum mu it is SPRING: the damping pulls towards a part of the last solution x_{t-1} instead of 0,
+    With momentum μ it is SPRING: the damping pulls towards a part of the last solution x_{t-1} instead of 0,
 
-        x_t = argmin_x ||A x - c||^2 + damping ||x - mu x_{t-1}||^2
-            = mu x_{t-1} + (Aᵀ A + damping I)⁻¹ Aᵀ (c - mu A x_{t-1}),
+        x_t = argmin_x ‖A x - c‖² + damping ‖x - μ x_{t-1}‖²
+            = μ x_{t-1} + (Aᵀ A + damping I)⁻¹ Aᵀ (c - μ A x_{t-1}),
 
     so that what this batch does not see is kept from earlier ones. (Goldshlager, Abrahamsen & Lin 2024,
     arXiv:2401.10190, equation (26).)
 
     Args:
-        momentum: Float in [0, 1), mu. Defaults to `0.0`.
+        momentum: Float in [0, 1), μ. Defaults to `0.0`.
 
     Example:
 

@@ -18,7 +18,7 @@ from kfisher.curvature._base import OfOneBatch, last_solution
 class MatrixFree(OfOneBatch):
     """Conjugate gradients on products F v: for any model and any layer, and any size.
 
-        find x with || (F + damping I) x - gradient || ≤ tolerance || gradient ||
+        find x with ‖(F + damping I) x - gradient‖ ≤ tolerance · ‖gradient‖
 
     F v = Jᵀ F_f J v needs one reverse-mode product to each side and no rule of any layer. There is no
     preconditioner: what is known of all models is the damping, and that is a multiple of I. The iteration

@@ -203,7 +203,7 @@ def _leading(
     """
     gram = root.gram
     columns, steps = [], [coordinates]
-    seen = gram @ coordinates.astype(gram.dtype)  # U grad L
+    seen = gram @ coordinates.astype(gram.dtype)  # U ∇L
     for key, (values, vectors) in pairs.items():
         a = _combination(root, key) if _combines(root, key) else None
         rows = layout.rows(*(key if a is None else EXACT))
@@ -218,7 +218,7 @@ def _leading(
     columns.append((slice(None), np.stack(steps, 1)))
     images = np.concatenate([gram[:, rows] @ block.astype(gram.dtype) for rows, block in columns], 1)  # K C
     images = images.astype(np.float64)
-    inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # C^T K C
+    inner = np.concatenate([block.T @ images[rows] for rows, block in columns])  # Cᵀ K C
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), np.finfo(np.float64).tiny))
     values, vectors = eigenpairs((inner + inner.T) / 2 * scale * scale[:, np.newaxis], 10 * epsilon)
     basis = scale[:, np.newaxis] * vectors / np.sqrt(values)

@@ -114,7 +114,7 @@ def _rank(frame: Frame, keys: Any) -> int:
 
 
 def _overlap(vectors: np.ndarray, sizes: list[int]) -> list[float]:
-    """|| U_kᵀ V_k ||_F² / k; the leading eigenvectors of F are the first axes of the frame.
+    """‖U_kᵀ V_k‖_F² / k; the leading eigenvectors of F are the first axes of the frame.
 
     Those of the other matrix come in ascending order of eigenvalues.
     """

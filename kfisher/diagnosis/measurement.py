@@ -48,17 +48,17 @@ class Measurement(AsJson):
         examples: N.
         parameters: P.
         damping: λ, in the units of F.
-        gradient_norm: || ∇L || on the examples.
+        gradient_norm: ‖∇L‖ on the examples.
         spectra: By kind: "exact", "sampled", "empirical".
         overlap_sizes: Numbers k of leading eigenvectors.
-        overlap: By kind ("sampled", "empirical"): for each k, || U_kᵀ V_k ||_F² / k between the leading
+        overlap: By kind ("sampled", "empirical"): for each k, ‖U_kᵀ V_k‖_F² / k between the leading
             eigenspaces of F and of that kind: 1 for the same space, about k / P for unrelated ones.
         ratio_eigenvalues: Of (F + λ I)⁻¹ (EF + λ I) in the joint span, descending; 1 if EF = F.
         trace_ratio: tr((F + λ I)⁻¹ EF); the effective dimension of F, if EF = F. NaN unless `complete`.
         cosine: By kind ("sampled", "empirical"), between its (M + λ I)⁻¹ ∇L and that of F; and between
             the step that was "taken" and the latter, if that is known.
-        step_norm: || (M + λ I)⁻¹ ∇L || for the matrix M of each kind; of the step that was "taken", with the
-            learning rate, || Δθ ||.
+        step_norm: ‖(M + λ I)⁻¹ ∇L‖ for the matrix M of each kind; of the step that was "taken", with the
+            learning rate, ‖Δθ‖.
         gamma: √(dᵀ F d) / |dᵀ ∇L| for the direction d of each kind, and of the step that was "taken", over
             that of the gradient; the natural gradient has the least.
         layers: For each layer: its name, how many parameters, and the trace of each kind: `{"name",

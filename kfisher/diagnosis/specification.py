@@ -75,7 +75,7 @@ def _at_a_minimum(frame: Frame, size: int, fitted: bool, thresholds: Thresholds,
         "directions": size,
     }
     said = (
-        f"At a minimum the eigenvalues of F^-1 EF in the {size} most curved directions lie between "
+        f"At a minimum the eigenvalues of F⁻¹ EF in the {size} most curved directions lie between "
         f"{found[0]:.2f} [{low[0]:.2f}, {high[0]:.2f}] and {found[-1]:.2f} [{low[-1]:.2f}, {high[-1]:.2f}] "
         f"({confidence:.0%} intervals); all are 1 if the model describes the labels, and for labels drawn "
         f"from it they lie between {least:.2f} and {most:.2f}"

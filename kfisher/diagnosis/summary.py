@@ -27,7 +27,7 @@ NUMBERS = {
         "correlation": "rank correlation of EF's step length with the gradient norm",
         "natural_correlation": "the natural step's",
     },
-    "specification": {"smallest": "eigenvalues of F^-1 EF from", "largest": "to"},
+    "specification": {"smallest": "eigenvalues of F⁻¹ EF from", "largest": "to"},
     "sufficiency": {"examples": "examples", "directions": "directions"},
 }
 _SAYS = {

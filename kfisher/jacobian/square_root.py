@@ -187,9 +187,9 @@ def square_root(batch: Batch) -> SquareRoot:
     """A of the kind of Fisher that the batch asks for."""
     # 1. One pass of the model, with the calls of its layers.
     recorded = Recorded(batch)
-    # 2. V, so that V V^T = w_n F_f; only here the three kinds differ.
+    # 2. V, so that V Vᵀ = w_n F_f; only here the three kinds differ.
     with places.knowing(batch.sizes):
         columns = batch.fisher.columns(recorded.loss.heads, batch.seed)
-    # 3. U_n = V_n^T J_n, in what its layers say of it.
+    # 3. U_n = V_nᵀ J_n, in what its layers say of it.
     rules = recorded.rules(columns.groups)
     return SquareRoot(list(batch.model.trainable_variables), rules, recorded.loss, columns, batch.xla)

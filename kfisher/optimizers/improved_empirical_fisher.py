@@ -21,7 +21,7 @@ from kfisher.optimizers.empirical_natural_gradient import EmpiricalNaturalGradie
 class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
     """The improved empirical Fisher (iEF): each example is weighed by how wrong the model is about it.
 
-        δ = -learning_rate * Gᵀ (G Gᵀ + damping I)⁻¹ s,    s_n = || d l_n / d f_n ||^2
+        δ = -learning_rate · Gᵀ (G Gᵀ + damping I)⁻¹ s,    s_n = ‖∂ℓ_n/∂f_n‖²
 
     with G the gradients of the examples as rows, scaled by √(w_n), and s by the same. The plain empirical
     Fisher is the case s = 1: it makes every example decrease equally, however well it is fitted already.
@@ -113,7 +113,7 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
 
 
 def _by_error(root: SquareRoot) -> tf.Tensor:
-    """-sum phi |v_rn|^2 / √(w_n) over all outputs and positions, `(R, N)`: example n counts s_n times."""
+    """-sum phi ‖v_rn‖² / √(w_n) over all outputs and positions, `(R, N)`: example n counts s_n times."""
     heads, (vectors,) = root.loss.heads, root.columns.groups
     squares = [
         head.likelihood.dispersion(head.eta) * tf.reduce_sum(tf.square(v), list(range(2, v.shape.rank)))

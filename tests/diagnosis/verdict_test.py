@@ -92,7 +92,7 @@ def test_diagnose_says_the_same_of_the_model_and_changes_nothing_in_it(name, met
 
 
 def test_a_trace_of_two_does_not_clear_logistic_b(meters):
-    """tr(F^-1 EF) = D, as if EF were F, and yet eigenvalues far from 1."""
+    """tr(F⁻¹ EF) = D, as if EF were F, and yet eigenvalues far from 1."""
     measurement, verdict = at_the_minimum(meters, "logistic B", 0)
     finding = verdict.findings[3]
     assert finding.values["trace"] == pytest.approx(2, abs=5e-3)

@@ -177,7 +177,7 @@ class Tied:
 class Formed:
     """M_rn itself, `(R, N, G, I, O)`.
 
-    The factors are its row and column moments over the trace, A = sum M Mᵀ / sum |M|^2 and B = sum Mᵀ M:
+    The factors are its row and column moments over the trace, A = Σ M Mᵀ / Σ ‖M‖² and B = Σ Mᵀ M:
     exact where every M is one outer product in one direction, with the trace of the block always.
     """
 

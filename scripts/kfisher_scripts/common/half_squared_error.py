@@ -8,7 +8,7 @@ import kfisher
 
 
 class HalfSquaredError(keras.losses.Loss):
-    """1/2 (f - y)^2, the paper's loss: that of a Normal of unit variance, without its constant.
+    """1/2 (f - y)², the paper's loss: that of a Normal of unit variance, without its constant.
 
     Keras' squared error with a loss weight of 1/2 has the same F, but is the loss of *two* observations of
     variance 1/2 that share a half of the weight each, so its EF is twice that of the paper.

@@ -28,7 +28,7 @@ class Capacity:
     Attributes:
         widths: Hidden units.
         sizes: N.
-        misfit: KL divergence from the truth to the model, E_x (f - f*)^2 / 2, in nats for each example.
+        misfit: KL divergence from the truth to the model, E_x (f - f*)² / 2, in nats for each example.
         distance: ||EF - F|| / ||F||.
         share: tr(EF) / tr(F).
         draws: How many.

@@ -26,12 +26,12 @@ class Definitions:
 
     Attributes:
         steps: How many natural-gradient steps were taken.
-        expectation: F from sum_n E_p(y | x_n)[g g^T], the expectation written out over both labels.
+        expectation: F from Σ_n E_p(y | x_n)[g gᵀ], the expectation written out over both labels.
         hessian: F from the Hessian of the loss, by automatic differentiation.
         labels: F with the labels of the data from F with all labels turned around.
         data: EF from the same sum as `expectation`, with all the weight on the labels of the data.
-        noise: EF from Cov[g_n] + grad L grad L^T, with each g_n by automatic differentiation.
-        share: tr(grad L grad L^T) / tr(EF).
+        noise: EF from Cov[g_n] + ∇L ∇Lᵀ, with each g_n by automatic differentiation.
+        share: tr(∇L ∇Lᵀ) / tr(EF).
     """
 
     steps: list[int]
@@ -73,7 +73,7 @@ def _off(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _expectation(model, x, p: np.ndarray) -> np.ndarray:
-    """1/N sum_n [(1 - p_n) g(0) g(0)^T + p_n g(1) g(1)^T], from the gradients of both labels."""
+    """1/N Σ_n [(1 - p_n) g(0) g(0)ᵀ + p_n g(1) g(1)ᵀ], from the gradients of both labels."""
     total = np.zeros([])
     for label, weight in ((0.0, 1 - p), (1.0, p)):
         g = _example_gradients(model, x, np.full(len(x), label))

@@ -54,7 +54,7 @@ def save(figure: Figure, out: Path, name: str, pictures: Path | None = None) -> 
 
 
 def vectorfield(field: Field) -> Figure:
-    """The data, and the field of each method over (b, theta) with its four trajectories."""
+    """The data, and the field of each method over (b, θ) with its four trajectories."""
     figure = Picture(figsize=(_WIDTH, 2.9), layout="constrained")
     data, *fields = figure.subplots(1, 4)
     data.plot(field.x, field.y, ".", markersize=3, alpha=0.35, color=_CLASSES[0], rasterized=True)
@@ -111,7 +111,7 @@ def _data(axes: Axes, one: AtMinimum) -> None:
 
 
 def _ellipses(axes: Axes, one: AtMinimum) -> None:
-    """(theta - theta*)^T M (theta - theta*) = 9 / N for M = F and M = EF."""
+    """(θ - θ*)ᵀ M (θ - θ*) = 9 / N for M = F and M = EF."""
     circle = np.stack([np.cos(t := np.linspace(0, 2 * np.pi, 200)), np.sin(t)])
     reach = 0.0
     looks = ((one.f, "NGD", "-", "Fisher"), (one.ef, "EF", "--", "empirical Fisher"))

@@ -1,9 +1,9 @@
 """Full-batch descent at many (step size, damping) pairs at once, in one compiled float64 program.
 
-For a model that is linear in its parameters, f = J theta, with one output, so that at the parameters
+For a model that is linear in its parameters, f = J θ, with one output, so that at the parameters
 theta_b of cell b
 
-    L_b = sum_n w_n l(f_bn, y_n),   grad L_b = -J^T (w o score_b),   F_b = sum_n w_n v_bn^2 J_n J_n^T.
+    L_b = Σ_n w_n l(f_bn, y_n),   ∇L_b = -Jᵀ (w o score_b),   F_b = Σ_n w_n v_bn² J_n J_nᵀ.
 
 Scores and v come from `kfisher.likelihoods` and `kfisher.fisher`, weights and losses from the compiled Keras
 model, so that a cell is what a kfisher optimizer does on that model. What is different is only the order of
@@ -31,7 +31,7 @@ CELLS = 256
 
 
 class Objective:
-    """A compiled Keras model that is linear in its parameters, on a full batch, at many theta at once."""
+    """A compiled Keras model that is linear in its parameters, on a full batch, at many θ at once."""
 
     def __init__(self, model: keras.Model, x: np.ndarray, y: np.ndarray):
         """
@@ -64,12 +64,12 @@ class Objective:
         return tf.linalg.matvec(values, self.weights)
 
     def gradient(self, f: tf.Tensor) -> tf.Tensor:
-        """grad L, `(B, P)`."""
+        """∇L, `(B, P)`."""
         score = self._likelihood.score(f[..., tf.newaxis], self._labels_like(f))[..., 0]
         return -tf.matmul(score * self.weights, self.jacobian)
 
     def curvature_weights(self, f: tf.Tensor, fisher: fishers.Fisher) -> tf.Tensor:
-        """w_n v_n^2, `(B, N)`."""
+        """w_n v_n², `(B, N)`."""
         seed = tf.zeros(2, tf.int32)  # for labels that are drawn: none are here
         v = fisher.vectors(self._likelihood, f[..., tf.newaxis], self._labels_like(f), seed)
         return self.weights * tf.square(v[0, ..., 0])
@@ -85,7 +85,7 @@ class Objective:
 
 
 class Descent:
-    """theta_b <- theta_b - rate_b (F_b + damping_b I)^{-1} grad L_b, in every cell b, compiled once.
+    """θ_b ← θ_b - rate_b (F_b + damping_b I)⁻¹ ∇L_b, in every cell b, compiled once.
 
     A step whose solution is not finite is not taken, as in `kfisher.optimizers.NaturalGradient`. A cell whose
     loss exceeds `limit` times that of its start, or is not finite, is dropped.
@@ -123,7 +123,7 @@ class Descent:
         return self._run(rates, dampings, steps, starts, False)[0]
 
     def paths(self, rates, dampings, steps: int, starts=None) -> np.ndarray:
-        """theta along the way, `(steps + 1, B, P)`, shorter where all cells are dropped; NaN where one is."""
+        """θ along the way, `(steps + 1, B, P)`, shorter where all cells are dropped; NaN where one is."""
         return self._run(rates, dampings, steps, starts, True)[1]
 
     def _run(self, rates, dampings, steps, starts, keep):
@@ -186,7 +186,7 @@ class Descent:
         return path.stack() if keep else tf.zeros([0, *shape], dtype)
 
     def _solve(self, live, f, dampings):
-        """(F + damping I)^{-1} grad L of the live cells, `(l, P)`."""
+        """(F + damping I)⁻¹ ∇L of the live cells, `(l, P)`."""
         gradient = self.objective.gradient(f)
         if self._factor is None:
             return gradient

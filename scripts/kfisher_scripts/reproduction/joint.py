@@ -34,7 +34,7 @@ class Convergence:
         conditional: Of the Fisher of the conditional at the N inputs.
         right: Of EF, with labels that come from the model itself.
         wrong: Of EF, with labels of another process.
-        formula: How far the Fisher of the joint is off E_p(x)[p (1 - p) a a^T], a = (x, 1), in plain NumPy.
+        formula: How far the Fisher of the joint is off E_p(x)[p (1 - p) a aᵀ], a = (x, 1), in plain NumPy.
     """
 
     sizes: np.ndarray

@@ -60,7 +60,7 @@ class AtMinimum:
         gradient: The norm of the gradient there, over that at the start.
         f, ef: Fisher and empirical Fisher of the mean loss.
         accuracy: Share of right labels, NaN for regressions.
-        likelihood: By how much the loss differs from -1/N sum_n log p(y_n | x_n) of TensorFlow Probability's
+        likelihood: By how much the loss differs from -1/N Σ_n log p(y_n | x_n) of TensorFlow Probability's
             distribution, both as differences from their values at zero, relative.
         by_size: ||EF - F|| / ||F|| at the minimum of other samples, for each N.
     """
@@ -78,7 +78,7 @@ class AtMinimum:
 
     @property
     def recovered(self) -> float:
-        """N d^T F d with d from the true parameters: chi-squared, with P degrees of freedom, if the minimum
+        """N dᵀ F d with d from the true parameters: chi-squared, with P degrees of freedom, if the minimum
         is the process that made the labels. NaN where the model does not have it."""
         if self.name not in _TRUTH:
             return np.nan
@@ -92,12 +92,12 @@ class AtMinimum:
 
     @property
     def eigenvalues(self) -> np.ndarray:
-        """Of F^-1 EF, ascending: all 1 if and only if EF = F."""
+        """Of F⁻¹ EF, ascending: all 1 if and only if EF = F."""
         return np.sort(np.linalg.eigvals(np.linalg.solve(self.f, self.ef)).real)
 
     @property
     def trace(self) -> float:
-        """tr(F^-1 EF), P where EF = F, and elsewhere too."""
+        """tr(F⁻¹ EF), P where EF = F, and elsewhere too."""
         return float(np.trace(np.linalg.solve(self.f, self.ef)))
 
     @property

@@ -46,7 +46,7 @@ def linear_model(features: int, kind: str, optimizer="sgd", use_bias: bool = Tru
 
     Args:
         features: D.
-        kind: `"linear"` for 1/2 (f - y)^2, `"logistic"` for cross-entropy from logits.
+        kind: `"linear"` for 1/2 (f - y)², `"logistic"` for cross-entropy from logits.
         optimizer: As in `compile`.
         use_bias: Whether there is b; it comes after w among the parameters.
     """

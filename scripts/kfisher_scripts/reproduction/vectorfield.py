@@ -10,11 +10,11 @@ from tqdm import tqdm
 from kfisher_scripts.reproduction.grid import Descent, Objective
 from kfisher_scripts.reproduction.models import KINDS, Kinds, double_precision, linear_model
 
-# gamma of the flow theta' = -gamma (F + damping I)^{-1} grad L of each method, and Euler's step.
+# gamma of the flow θ' = -gamma (F + damping I)⁻¹ ∇L of each method, and Euler's step.
 GAMMAS = {"GD": 1 / 3, "NGD": 1.0, "EF": 3.0}
 DAMPING = 1e-8
 TIME = 50.0
-# (b, theta)
+# (b, θ)
 STARTS = np.array([(2, 4.5), (1, 0), (4.5, 3), (-0.5, 3)])
 LIMITS = (-1.0, 5.0)
 _ARROWS = 15
@@ -22,7 +22,7 @@ _ARROWS = 15
 
 @dataclass
 class Field:
-    """Fields and paths; points and arrows are (b, theta) in the last axis.
+    """Fields and paths; points and arrows are (b, θ) in the last axis.
 
     Attributes:
         x, y: The data.
@@ -31,7 +31,7 @@ class Field:
         arrows: For each method, `(A, 2)`.
         paths: For each method, from the four starts, `(steps + 1, 4, 2)`.
         step: Euler's step.
-        contour: L on a square of values of b and theta.
+        contour: L on a square of values of b and θ.
     """
 
     x: np.ndarray
@@ -92,7 +92,7 @@ def run(quick: bool, kinds: Kinds = KINDS) -> Field:
 
 
 def _paths(objective: Objective, fisher: str | None, starts: np.ndarray, rate: float, steps: int):
-    """(b, theta) along the way, `(steps + 1, B, 2)`; the parameters of the model are (theta, b)."""
+    """(b, θ) along the way, `(steps + 1, B, 2)`; the parameters of the model are (θ, b)."""
     count = len(starts)
     descent = Descent(objective, fisher, cells=count, limit=1e12)
     paths = descent.paths(np.full(count, rate), np.full(count, DAMPING), steps, starts[:, ::-1])
