@@ -21,7 +21,7 @@ class Reporting:
     _budget: Any
     _said: dict[str, str]
     _step: int
-    _due: int
+    _due: Any
     _unlogged_picture: bool
 
     def _end(self) -> None:
@@ -37,7 +37,7 @@ class Reporting:
 
     def _notes(self) -> Any:
         """What whoever looks at the measurements has to know."""
-        notes = [*self._said.values(), self._budget.left_out(self._due)]
+        notes = [*self._said.values(), self._due.left_out(self._budget)]
         return writer.text(schema.NOTES_TAG, json.dumps([n for n in notes if n]), schema.PLUGIN)
 
     def _write(self, step: int, values: list[Any]) -> None:

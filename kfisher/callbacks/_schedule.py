@@ -109,11 +109,10 @@ class Budget:
         self._measured += seconds
         self._last += seconds * each
 
-    def left_out(self, due: int) -> str:
-        """Why fewer than `due` measurements were made, in a sentence; empty if they were not."""
-        if self.taken >= due or self._share is None:
-            return ""
+    @property
+    def limit(self) -> str:
+        """Why measurements were put off by it."""
         return (
-            f"{self.taken} of the {due} measurements that were due were made: one takes {self._last:.2g} s, "
-            f"and beyond the first ones they may take {100 * self._share:.3g} % of the time (max_overhead)."
+            f"would have taken more than {100 * (self._share or 1):.3g} % of the time, one {self._last:.2g} s "
+            "(max_overhead)"
         )

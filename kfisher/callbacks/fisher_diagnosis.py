@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -18,13 +19,16 @@ from kfisher.likelihoods import Likelihood
 from kfisher.logs import schema, writer
 
 
+_GROWN = 11.0  # times its least, as for the tab's banner
+
+
 @harmless
 class FisherDiagnosis(FisherSpectra):
     """Says whether the empirical Fisher can be trusted, and logs what `FisherSpectra` logs.
 
     Each measurement is judged, together with those before it: is the direction of the EF step distorted or
-    opposite to that of the natural-gradient step; are steps inverted in length, growing while the gradient
-    shrinks; at a minimum that is shown to be one, is EF the curvature; and do the examples suffice. A verdict
+    opposite to that of the natural-gradient step; are steps inverted in length, long where the gradient is
+    small; at a minimum that is shown to be one, is EF the curvature; and do the examples suffice. A verdict
     stays until three of the last five measurements agree on another. The sentence and the numbers behind it
     are in TensorBoard's tabs "Fisher" and "Text"; and so is one summary of the run, from when to when each
     verdict held. `fit` returns it, too: `history.fisher_summary`.
@@ -112,12 +116,23 @@ class FisherDiagnosis(FisherSpectra):
         if self.summary is None:
             return
         if getattr(self.model, "history", None) is not None:
+            self.summary.trouble = _divergence(self.model.history.history.get(schema.LOSS, []))
             self.model.history.fisher_summary = self.summary
         text = str(self.summary).replace("\n  ", "\n- ")
-        value = writer.text(schema.SUMMARY_TEXT_TAG, text, "text")
-        self._write(self.measurements[-1].step, [value])
+        values = [
+            writer.text(schema.SUMMARY_TAG, self.summary.to_json(), schema.PLUGIN),
+            writer.text(schema.SUMMARY_TEXT_TAG, text, "text"),
+        ]
+        self._write(self.measurements[-1].step, values)
         if self.verbose:
             print(f"\n{self.summary}", flush=True)
+
+
+def _divergence(losses: list[float]) -> str:
+    """What to say of the losses of all epochs if the last one is not finite, or far above the least."""
+    if not losses or (math.isfinite(losses[-1]) and not losses[-1] > _GROWN * min(losses) > 0):
+        return ""
+    return f"Training diverged: the loss of an epoch went from {min(losses):.3g} to {losses[-1]:.3g}."
 
 
 def _markdown(verdict: Verdict) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from kfisher._common import checks, replicas
+from kfisher.callbacks._due import FAILED, SHAPE, TIME, Due
 from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks._open import Open
 from kfisher.callbacks._probe import checked_probe
@@ -56,17 +57,16 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
             `"logarithmic"` for the first eight steps and then eight in each doubling, or a function of the
             step (from 0 on) that returns a bool. Defaults to `"logarithmic"`.
         examples: Positive integer, how many examples of the batch. Defaults to `256`.
-        probe: `(x, y)` or `(x, y, sample_weight)`: these examples, instead of those of the current batch.
-            Defaults to `None`.
+        probe: `(x, y)` or `(x, y, sample_weight)`, measured instead of each batch. Defaults to `None`.
         draws: Positive integer, how many times labels are drawn from the model; the numbers of the sampled
             Fisher are means over draws, with standard errors from 2 draws on. Defaults to `2`.
         damping: Positive float, λ in the units of F. Defaults to that of the optimizer if it is one of
             kfisher's, else to the square root of the precision times the largest eigenvalue of F at the
             first measurement.
-        max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take, all that comes
-            with it included: what is due is put off until it fits in, and the tab says so. Some first ones,
-            eleven in a hundred steps and twenty in ten thousand, may go beyond it by thirty seconds in all
-            (and the time that TensorFlow takes to trace them). `None` for no limit. Defaults to `0.05`.
+        max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take in all: what is
+            due is put off until it fits in, and the tab says so. The first ones, eleven in a hundred steps and
+            twenty in ten thousand, may go thirty seconds beyond it (and what TensorFlow takes to trace them).
+            `None` for no limit. Defaults to `0.05`.
         write_images: Bool, whether to draw charts for "Images" at the end of `fit`. Defaults to `True`.
         seed: Integer, for the labels that are drawn. Defaults to `0`.
         likelihood: A `kfisher.likelihoods.Likelihood`, instead of that of the compiled loss. Defaults to the
@@ -138,13 +138,13 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
             self._snapshot = Snapshot(self.model) if together and self.probe is None else None
             self.measurements.clear()
             self._most, self._default_damping = self.examples, None
-            self._step, self._due, self._unlogged_picture = 0, 0, False
+            self._step, self._due, self._unlogged_picture = 0, Due(), False
             self._first: int | None = None
-        if self._writer is None:
-            self._writer = writer.shared(self.log_dir)
-            self._writer.add_charts(fisher=True)
+        self._writer = writer.shared(self.log_dir)
+        self._writer.add_charts(fisher=True)
         self._budget.start()
-        self._pending, self._size, self._skipped = False, 0, False
+        self._due.drop()
+        self._size, self._skipped = 0, False
         self._attaches = wants_batches(self.model)
         if self._attaches:
             with attached(self.model):  # the function keeps the `train_step` that it is made with
@@ -159,18 +159,17 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step, count = self._step, self.model.steps_per_execution
-        due = due_steps(self.freq, step, count, self._epoch_begins)
-        self._due += due
-        self._pending = self._pending or due > 0
+        self._due.add(due_steps(self.freq, step, count, self._epoch_begins))
         self._epoch_begins = False
         self._step += count
         self._first = step if self._first is None else self._first
         self._budget.tick()
         if (snapshot := self._snapshot) is not None:
             Hook.on(self.model).record(snapshot)
-        # A model may have no weights before its first step.
-        ready = self._measures and self._pending and self.model.built
-        if ready and self._budget.allows(step - self._first):
+        ready = self._measures and self._due.waiting and self.model.built  # not without weights
+        if ready and not self._budget.allows(step - self._first):
+            self._due.wait(TIME)
+        elif ready:
             self._hook, damping = Hook.on(self.model), damping_of(self.model)
             if self.probe is not None:
                 self._look(lambda: (self.probe, None), damping, step)
@@ -193,10 +192,10 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
         """
         started = time.perf_counter()
         try:
-            given = (value for value in (self.damping, damping) if value is not None)
-            self._measure(*taken(), next(given, self._default_damping), step, started)
+            given = (v for v in (self.damping, damping, self._default_damping) if v is not None)
+            self._measure(*taken(), next(given, None), step, started)
         except Exception as error:  # training is worth more than its log
-            self._pending = False
+            self._due.drop(FAILED)
             self._budget.add(time.perf_counter() - started)
             message = f"No spectra at step {step}; training goes on. Received: {error}"
             self.warn("spectra", message)
@@ -208,6 +207,7 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
         rest = size < self._size and not self._skipped  # of an epoch; the next batch may be whole
         if rest or (traced and self.meter.traces >= _TRACES):  # of a length of its own; others come again
             self._skipped = self._skipped or rest
+            self._due.wait(SHAPE)
             self._budget.add(time.perf_counter() - started)
             return
         try:
@@ -220,13 +220,13 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
             self._most, self._size = error.examples, 0
             self._measure(data, held, damping, step, started)
             return
-        self._pending, self._skipped, self._size = False, False, size
+        self._due.made()
+        self._skipped, self._size = False, size
         self._default_damping = measurement.damping
         if measurement.drawn:
-            message = (
-                f"F is estimated from {measurement.drawn} drawn labels of each example: all its rows would"
-            )
-            self.warn("drawn", f"{message} take more than max_memory. Received: max_memory={self.max_memory}")
+            message = f"F is estimated from {measurement.drawn} drawn labels of each example: all its rows"
+            why = f"would take more than max_memory. Received: max_memory={self.max_memory}"
+            self.warn("drawn", f"{message} {why}")
         self.measurements.append(measurement)
         self._open = Open(self, cut, measurement, frame, held)
         self._budget.charge(time.perf_counter() - started, traced)  # what comes after the step is added to it

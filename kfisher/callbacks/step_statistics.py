@@ -99,10 +99,9 @@ class StepStatistics(keras.callbacks.Callback):
             self._recorder = StepRecorder(self.model, self.every, capacity, self.per_layer)
             self._started = False
         self._writes = is_chief(self.model.distribute_strategy)
-        if self._writer is None:
-            events = shared(self.log_dir)
-            events.add_charts(self._recorder.names)
-            self._writer = ScalarWriter(events, self._recorder.tags)
+        events = shared(self.log_dir)
+        events.add_charts(self._recorder.names)
+        self._writer = ScalarWriter(events, self._recorder.tags)
         self._begun = False
         self._latest = dict.fromkeys(self._recorder.names, float("nan"))
         self._pending = 0

@@ -123,6 +123,25 @@ class Gradient(NamedTuple):
     bound: float
 
 
+def whole_gradient_over_noise(
+    frame: Frame, confidence: float, replicates: int, seed: int
+) -> tuple[float, float]:
+    """‖∇L‖² in all directions, curved or not, over what its noise makes of it, and how large that may get.
+
+    In the metric (F + λI)⁻¹, so that it is about what a damped step would gain. At a minimum the gradients of the
+    examples cancel as any signs do that are drawn for them.
+    """
+    own = np.sqrt(frame.shares * frame.total_weight)
+    rows = frame.roots[:, np.newaxis] * frame.of(EMPIRICAL) / np.sqrt(frame.values + frame.damping)
+    gram = rows[own > 0] @ rows[own > 0].T
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (replicates, len(gram)))
+    by_chance = np.sum(signs @ gram * signs, 1)
+    mean = float(by_chance.mean())
+    if mean <= 0:
+        return 0.0, 0.0
+    return float(gram.sum()) / mean, float(np.quantile(by_chance, confidence)) / mean
+
+
 def gradient_over_noise(frame: Frame, curved: int, confidence: float) -> Gradient:
     """Of the first directions of the frame, by Hotelling's T².
 

@@ -10,27 +10,28 @@ import scipy.stats
 from kfisher.diagnosis import chance
 from kfisher.diagnosis.basis import Frame, curved_directions
 from kfisher.diagnosis.measurement import Finding, Measurement
-from kfisher.diagnosis.thresholds import Thresholds
+from kfisher.diagnosis.thresholds import SOME, Thresholds
 
 _HISTORY = 5  # measurements, for a correlation to mean something
 _SHUFFLES = 2000  # of the history, for the correlation that chance makes
 _VANISHED = 1e-12  # of a squared gradient over its noise: rounding
-SOME = 64  # examples, from which on EF may be accused: the jackknife then knows its error to 9 %
 
 
 def sufficiency(now: Measurement, frame: Frame, thresholds: Thresholds) -> Finding:
     """Finding: are there enough examples for the directions that matter?
 
     "fine" where EF can be accused and cleared; "unknown" where it cannot be cleared, and from `SOME` examples
-    on only be accused of what labels drawn from the model do not do on the very same examples.
+    on only be accused of what labels drawn from the model do not do on the very same examples. Of fewer it is
+    neither, however few directions the damping leaves.
     """
     number, directions = chance.effective_number(frame), now.spectra["exact"].effective_dimension
-    needed = int(np.ceil(thresholds.examples * directions))
+    needed = max(int(np.ceil(thresholds.examples * directions)), SOME)
     values = {"examples": number, "directions": directions}
     said = f"{number:.0f} examples for {directions:.1f} directions (the effective dimension of F)"
     if number >= needed:
         return Finding("sufficiency", "fine", f"{said} suffice.", values)
-    text = f"{said} do not suffice: it takes {needed}, or a larger damping."
+    text = f"{said} do not suffice: it takes {needed}"
+    text += ", or a larger damping." if needed > SOME else "."
     if number >= SOME:
         text += " EF is only compared with labels drawn from the model for these examples."
     return Finding("sufficiency", "unknown", text, values)
@@ -50,7 +51,7 @@ class Steps:
     ) -> None:
         self.now, self.thresholds = history[-1], thresholds
         self.clears = enough.level == "fine"
-        self.accuses = self.clears or enough.values["examples"] >= SOME
+        self.accuses = enough.values["examples"] >= SOME
         draws, confidence = frame.layout.counts["sampled"], thresholds.confidence
         self.margins = {
             name: chance.margin_of_draws(history, name, draws, confidence) for name in ("cosine", "step_norm")
@@ -77,7 +78,7 @@ def direction(steps: Steps) -> Finding:
         f"{_interval(steps.cosine)} (with labels drawn from the model: {drawn:.2f} ± {margin:.2f})"
     )
     if steps.cosine.low > thresholds.cosine and steps.clears:
-        return Finding("direction", "fine", f"{said}.", values)
+        return Finding("direction", "fine", f"{said}: above {thresholds.cosine:g}.", values)
     if steps.accuses and steps.cosine.high < thresholds.cosine and cosine < drawn - margin:
         if cosine < -margin and steps.cosine.high < 0:
             return Finding("direction", "bad", f"{said}: opposite.", {**values, "verdict": "opposite"})
@@ -100,7 +101,8 @@ def length(steps: Steps) -> Finding:
     )
     limit = np.log(thresholds.length)
     if -limit <= low and high <= limit and steps.clears:
-        return Finding("length", "fine", f"{said}.", values)
+        text = f"{said}: within a factor of {thresholds.length:g}."
+        return Finding("length", "fine", text, values)
     beyond = low > limit or high < -limit
     if steps.accuses and beyond and abs(np.log(ratio / drawn)) > margin:
         return Finding("length", "warning", f"{said}.", {**values, "verdict": "distorted"})
@@ -108,7 +110,7 @@ def length(steps: Steps) -> Finding:
 
 
 def inversion(history: Sequence[Measurement], steps: Steps) -> Finding:
-    """Finding: do EF steps grow while the gradient shrinks?"""
+    """Finding: are EF steps long where the gradient is small, and short where it is large?"""
     gradient = np.array([m.gradient_norm for m in history])
     known = gradient > 0
     spread = gradient[known].max() / gradient[known].min() if known.any() else 1.0
@@ -130,7 +132,7 @@ def inversion(history: Sequence[Measurement], steps: Steps) -> Finding:
     limit = min(steps.thresholds.correlation, _by_chance(int(known.sum()), steps.thresholds.confidence))
     worse = correlations["empirical"] < correlations["exact"] - 0.5
     if correlations["empirical"] < limit and worse:
-        text = f"{said}: large gradient, small step; small gradient, large step."
+        text = f"{said}: large gradient, short step; small gradient, long step."
         return Finding("inversion", "bad", text, {**values, "verdict": "inverted"})
     return Finding("inversion", "fine", f"{said}.", values)
 

@@ -9,7 +9,7 @@ import numpy as np
 from kfisher.diagnosis import chance
 from kfisher.diagnosis.basis import Frame, curved_directions
 from kfisher.diagnosis.measurement import Finding
-from kfisher.diagnosis.thresholds import Thresholds
+from kfisher.diagnosis.thresholds import SOME, Thresholds
 
 
 def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Finding:
@@ -20,10 +20,10 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
     curved, number = curved_directions(frame), chance.effective_number(frame)
     if curved == 0:
         return _unknown("No direction is curved enough to compare EF with F.")
-    if number < thresholds.examples * curved:
+    needed = max(thresholds.examples * curved, SOME)
+    if number < needed:
         return _unknown(
-            f"A minimum is not shown: F has {curved} directions above the damping, which takes "
-            f"{thresholds.examples * curved} examples."
+            f"A minimum is not shown: F has {curved} directions above the damping, which takes {needed} examples."
         )
     if not chance.holds_gradients(frame, rounding=1e-4):
         return _unknown(
@@ -35,6 +35,10 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
     if not gradient.within_noise:
         times = math.sqrt(number * gradient.found / curved)
         return _unknown(f"No minimum: the gradient is {times:.2g} times what noise makes of it.", values)
+    whole, noise = chance.whole_gradient_over_noise(frame, thresholds.confidence, thresholds.replicates, seed)
+    if whole > noise:  # also where the damping hides it: a minimum in some directions is none
+        times = math.sqrt(whole)
+        return _unknown(f"No minimum: in all directions the gradient is {times:.2g} times its noise.", values)
     if not gradient.bound < thresholds.gradient:
         return _unknown(
             f"A minimum is not shown: the gradient may be {math.sqrt(gradient.bound):.2g} times the noise of "
@@ -75,16 +79,19 @@ def _at_a_minimum(frame: Frame, size: int, fitted: bool, thresholds: Thresholds,
         "directions": size,
     }
     said = (
-        f"At a minimum the eigenvalues of F⁻¹ EF in the {size} most curved directions lie between "
-        f"{found[0]:.2f} [{low[0]:.2f}, {high[0]:.2f}] and {found[-1]:.2f} [{low[-1]:.2f}, {high[-1]:.2f}] "
-        f"({confidence:.0%} intervals); all are 1 if the model describes the labels, and for labels drawn "
-        f"from it they lie between {least:.2f} and {most:.2f}"
+        f"At a minimum the eigenvalues of F⁻¹ EF in the {size} most curved directions (all above "
+        f"λ = {frame.damping:.2g}) lie between {{}} and {{}}; all are 1 if the model describes the labels, and "
+        f"for labels drawn from it they lie between {least:.2f} and {most:.2f}"
     )
     if larger or smaller:
+        said = said.format(f"{found[0]:.2f}", f"{found[-1]:.2f}")
         said += f"; what tells: {_beyond(found, least, most, sums)}"
         if found[-1] < thresholds.ratio**2 * found[0]:
             said += "; here by about one factor in all directions: the noise is not that of the loss"
         return Finding("specification", "bad", f"{said}.", {**values, "verdict": "misspecified"})
+    # Intervals over examples say how near to 1 they are, not whether labels drawn from the model do the same.
+    ends = [f"{found[i]:.2f} [{low[i]:.2f}, {high[i]:.2f}]" for i in (0, -1)]
+    said = said.format(*ends) + f" ({confidence:.0%} intervals)"
     if np.all(high <= thresholds.ratio**2) and np.all(low >= thresholds.ratio**-2):
         return Finding("specification", "fine", f"{said}.", values)
     wide = np.any((high - low > 1) | (high > thresholds.ratio**2 * low))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 from kfisher.diagnosis._as_json import AsJson
 
 # Of a verdict on one measurement.
 SENTENCES = {
-    "fine": "The empirical Fisher is fine here.",
+    "fine": "The empirical Fisher is fine here, as far as the thresholds go.",
     "distorted": "Do not trust the empirical Fisher here: it distorts the step.",
     "opposite": "Do not trust the empirical Fisher here: its step opposes the natural-gradient step.",
-    "inverted": "Do not trust the empirical Fisher here: its steps grow while the gradient shrinks.",
+    "inverted": "Do not trust the empirical Fisher here: its steps are long where the gradient is small.",
     "misspecified": "Do not trust the empirical Fisher here: it is not the curvature of this minimum, as the "
     "model does not describe the labels.",
     "unknown": "What was measured does not suffice to accuse the empirical Fisher here, nor to clear it.",
@@ -31,10 +32,10 @@ NUMBERS = {
     "sufficiency": {"examples": "examples", "directions": "directions"},
 }
 _SAYS = {
-    "fine": "EF is fine",
+    "fine": "EF is fine, as far as the thresholds go",
     "distorted": "EF distorts the step",
     "opposite": "EF's step opposes the natural-gradient step",
-    "inverted": "EF's steps grow while the gradient shrinks",
+    "inverted": "EF's steps are long where the gradient is small, and short where it is large",
     "misspecified": "a minimum, and EF is not its curvature",
     "unknown": "what was measured does not suffice to tell",
 }
@@ -83,16 +84,24 @@ class Summary(AsJson):
     Attributes:
         periods: From the first measurement to the last.
         measurements: How many there were.
+        trouble: What became of training, if it diverged: a sentence.
     """
 
     periods: list[Period]
     measurements: int
+    trouble: str = ""
 
     def __str__(self) -> str:
         count = f"{self.measurements} measurement" + "s" * (self.measurements != 1)
         first, last = self.periods[0].first, self.periods[-1].last
         head = f"The empirical Fisher from step {first} to step {last}, by {count}:"
-        return "\n".join([head, *(f"  {period}" for period in self.periods)])
+        lines = [head, *(f"  {period}" for period in self.periods)]
+        return "\n".join([*lines, f"  {self.trouble}"] if self.trouble else lines)
+
+    def _repr_html_(self) -> str:
+        """What is printed, for a notebook."""
+        head, *lines = map(escape, str(self).splitlines())
+        return f"<b>{head}</b><br>{'<br>'.join(lines)}"
 
     def _check(self) -> None:
         if not self.periods or not all(p.known for p in self.periods):

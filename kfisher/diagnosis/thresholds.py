@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kfisher._common import checks
 
 _LARGEST = sys.float_info.max
+SOME = 64  # examples, from which on EF may be judged: the jackknife then knows its error to 9 %
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Thresholds:
             mean loss, its square over that noise in one example, is surely below this number. An
             offset from the minimum with the value a makes EF larger by up to 3 a (the fourth moment of a
             normal distribution), so 0.08 keeps that below `ratio` - 1.
-        correlation: Rank correlation of step length and gradient norm; below it EF steps grow while the
-            gradient shrinks. -0.5, of gradients that differ by a factor of 2 or more.
+        correlation: Rank correlation of step length and gradient norm; below it EF steps are long where the
+            gradient is small. -0.5, of gradients that differ by a factor of 2 or more.
 
     Raises:
         ValueError: If one of them is out of its range.

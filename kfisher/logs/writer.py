@@ -63,7 +63,7 @@ class EventWriter:
             if self._file is None:
                 self._open()
                 events = [self._layout(), *events]
-            elif not tf.io.gfile.exists(self._path):  # the system would let us write on, for nobody
+            elif self.lost:  # the system would let us write on, for nobody
                 raise FileNotFoundError(f"{self._path!r} was deleted")
             for step, moment, values in events:
                 summary = tf.compat.v1.Summary(value=values)
@@ -73,6 +73,11 @@ class EventWriter:
         except (OSError, tf.errors.OpError) as error:  # training is worth more than its log
             self.failed = True
             warn_once(os.path.dirname(self._log_dir), error)
+
+    @property
+    def lost(self) -> bool:
+        """True if nothing that is written arrives: it failed, or the file was deleted."""
+        return self.failed or (self._file is not None and not tf.io.gfile.exists(self._path))
 
     def _open(self) -> None:
         tf.io.gfile.makedirs(self._log_dir)
@@ -89,11 +94,13 @@ _open: weakref.WeakValueDictionary[str, EventWriter] = weakref.WeakValueDictiona
 def shared(log_dir: str) -> EventWriter:
     """The writer to our folder in a `log_dir`: one file for all callbacks that log there.
 
-    TensorBoard reads the files of a folder one after the other, and never looks back.
+    TensorBoard reads the files of a folder one after the other, and never looks back. To be asked for at the
+    start of each `fit`: where the last file was deleted there is a new one, and trouble is told of again.
     """
     key = os.path.abspath(log_dir)
     found = _open.get(key)
-    if found is None or found.failed:
+    if found is None or found.lost:
+        _warned.discard(os.path.dirname(os.path.join(log_dir, schema.FOLDER)))
         found = _open[key] = EventWriter(os.path.join(log_dir, schema.FOLDER))
     return found
 

@@ -87,7 +87,7 @@ def measured(directions):
 
 
 @pytest.mark.parametrize(
-    "examples, directions, expected", [(64, 6.4, ALL), (64, 6.5, SOME), (63, 6.5, NONE), (21, 2, ALL)]
+    "examples, directions, expected", [(64, 6.4, ALL), (64, 6.5, SOME), (63, 6.5, NONE), (21, 2, NONE)]
 )
 def test_ten_examples_a_direction_suffice_and_with_64_drawn_labels_are_a_measure(
     examples, directions, expected

@@ -12,6 +12,7 @@ from paper_test import linear_model, logistic
 import kfisher
 from kfisher.callbacks import FisherDiagnosis
 from kfisher.diagnosis.meter import Meter, examples
+from kfisher.diagnosis.notes import notes
 from kfisher.diagnosis.verdict import judge
 from kfisher.optimizers import EmpiricalNaturalGradient
 
@@ -100,6 +101,7 @@ def test_a_trace_of_two_does_not_clear_logistic_b(meters):
     assert verdict.verdict == "misspecified" and finding.level == "bad"
     assert re.search("what tells: .* (above|below) those of drawn labels|what tells: their sum", finding.text)
     assert "trace" not in finding.text
+    assert "[" not in finding.text  # an interval that holds 1 would contradict what tells
 
 
 # --- experiment C: along EF's own path ------------------------------------------------------------
@@ -228,6 +230,41 @@ def test_at_the_true_weights_of_a_network_there_is_no_false_alarm():
         alarms += finding.level == "bad"
     # At the confidence of 95 % more than 3 of 20 have a probability of 1.6 %.
     assert alarms <= 3
+
+
+@pytest.mark.parametrize("damping", [None, 1.0])
+def test_a_minimum_in_the_directions_above_the_damping_alone_is_none(damping):
+    """Fitted but for the second weight, whose curvature 0.8 lies below a damping of 1."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 2)) * [1.2, 0.9]
+    y = x @ [[1.5], [-1.5]] + rng.normal(size=(1000, 1))
+    second = np.linalg.lstsq(x, y, rcond=None)[0][1] - 0.6
+    first = np.linalg.lstsq(x[:, :1], y - second * x[:, 1:], rcond=None)[0][0]
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile("sgd", HalfSquaredError())
+    model.set_weights([np.stack([first, second])])
+    finding = kfisher.diagnose(model, x, y, damping=damping).findings[3]
+    assert finding.level == "unknown" and finding.text.startswith("No minimum")
+    assert ("in all directions" in finding.text) == (damping is not None)
+    model.set_weights([np.linalg.lstsq(x, y, rcond=None)[0]])
+    assert kfisher.diagnose(model, x, y, damping=damping).findings[3].text.startswith("At a minimum")
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_large_damping_makes_few_examples_no_more(scale):
+    """One direction above the damping, ten examples for each: and yet nothing is known of the noise."""
+    for seed in range(5):
+        model, x, y = logistic_problem(32, features=2, seed=seed)
+        verdict = kfisher.diagnose(model, x * [scale, 0.1], y, damping=0.1)
+        assert verdict.verdict == "unknown"
+        assert "do not suffice: it takes 64." in verdict.findings[-1].text
+
+
+def test_second_moments_of_one_parameter_have_no_ranks():
+    model, x, y = logistic_problem(100, features=1)
+    measurement, _ = Meter(model, 2, 0)(*examples((x, y), None))
+    measurement.second_moment = {"sampled": float("nan"), "empirical": float("nan")}
+    assert notes(measurement) == []
 
 
 def test_too_few_examples_are_too_few_to_tell():

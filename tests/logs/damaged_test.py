@@ -5,11 +5,13 @@ import re
 import shutil
 import warnings
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.event_files import measurement, verdict, write, write_measurements, write_steps, write_verdicts
 
+import kfisher
 from kfisher.diagnosis.measurement import Measurement, Verdict
 from kfisher.logs import reader
 from kfisher.logs.reader import read_log
@@ -154,6 +156,20 @@ def test_a_log_that_is_deleted_while_it_is_read(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "fisher")
     with pytest.raises(FileNotFoundError, match="deleted while it was read.*" + re.escape(files[0])):
         read_log(tmp_path)
+
+
+def test_a_directory_that_was_deleted_between_two_fits_is_made_anew(tmp_path):
+    """A notebook: the folder is deleted, the cell run again, and an earlier callback still lives."""
+    kept = []
+    for _ in range(3):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        kept.append(kfisher.callbacks.StepStatistics(tmp_path / "run"))
+        model.fit(np.ones((16, 3)), np.ones((16, 1)), batch_size=4, verbose=0, callbacks=[kept[-1]])
+        assert len(kfisher.read_log(tmp_path / "run").steps["step"]) == 4
+    model.fit(np.ones((16, 3)), np.ones((16, 1)), batch_size=4, verbose=0, callbacks=[kept[-1]])
+    assert len(kfisher.read_log(tmp_path / "run").steps["step"]) == 8
 
 
 def test_a_directory_that_is_deleted_while_it_is_written_to_is_said_once(tmp_path):

@@ -56,9 +56,12 @@ function line(data, name) {
 export function divergence(data) {
   const {x, y} = line(data, schema.lossLine);
   const last = y.slice(-AGAIN);
-  if (last.length && last.every((v) => v === null)) {
-    const since = y.findLastIndex((v) => v !== null) + 1;
-    return {step: x[since], text: `Training has diverged: the loss is not finite since step ${show(x[since])}.`};
+  if (last.length && median(last) === Infinity) {
+    const whole = last.every((v) => v === null);
+    const before = y.slice(0, whole ? y.length : -AGAIN);
+    const step = x[before.findLastIndex((v) => v !== null) + 1];
+    const text = whole ? `is not finite since step ${show(step)}` : `is not finite in most of the last ${last.length} steps`;
+    return {step, text: `Training has diverged: the loss ${text}.`};
   }
   const left = [[schema.rejectedLine, 'taken back'], [schema.skippedLine, 'skipped']].map(([name, words]) => {
     const counts = line(data, name);
@@ -68,14 +71,17 @@ export function divergence(data) {
   }).find(({all}) => all);
   if (left) return {step: left.step, text: `Training does not go on: the last steps, from ${show(left.step)} on, were ${left.words}.`};
   const known = y.filter((v) => v !== null);
-  const [start, end] = [mean(known.slice(0, AGAIN)), mean(known.slice(-AGAIN))];
+  // Medians: one batch that is far out is no divergence.
+  const [start, end] = [median(known.slice(0, AGAIN)), median(last)];
   if (known.length > 2 * AGAIN && start > 0 && end > (1 + GROWN) * start) {
-    const since = x[y.findLastIndex((v) => v !== null && v <= (1 + GROWN) * start) + 1];
+    const since = x[y.slice(0, -AGAIN).findLastIndex((v) => v !== null && v <= (1 + GROWN) * start) + 1];
     return {step: since, text: `Training has diverged: the loss has grown from ${show(start)} to ${show(end)}, since step ${show(since)}.`};
   }
   return null;
 }
 
-function mean(values) {
-  return values.reduce((sum, v) => sum + v, 0) / (values.length || 1);
+// With what is not finite, null, at the upper end.
+function median(values) {
+  const sorted = values.map((v) => v ?? Infinity).sort((a, b) => a - b);
+  return sorted[sorted.length >> 1];
 }

@@ -3,8 +3,8 @@
 import {atOrBefore} from './store.js';
 
 const LEVELS = {
-  fine: {mark: '✓', label: 'EF is fine here'},
-  warning: {mark: '!', label: 'with caution'},
+  fine: {mark: '✓', label: 'fine, as far as the thresholds go'},
+  warning: {mark: '!', label: 'off by more than the threshold'},
   bad: {mark: '✕', label: 'not to be trusted'},
   unknown: {mark: '?', label: 'cannot be judged'},
 };
@@ -38,10 +38,10 @@ export function verdictCard({data, step, measurement, now, diverged}, jump) {
 }
 
 const PERIODS = {
-  fine: ['fine', 'EF is fine'],
+  fine: ['fine', 'EF is fine, as far as the thresholds go'],
   distorted: ['warning', 'EF distorts the step'],
   opposite: ['bad', 'the step of EF opposes the natural-gradient step'],
-  inverted: ['bad', 'the steps of EF grow while the gradient shrinks'],
+  inverted: ['bad', 'the steps of EF are long where the gradient is small'],
   misspecified: ['bad', 'a minimum, and EF is not its curvature'],
 };
 
