@@ -21,5 +21,5 @@ def from_triangle(triangles: tf.Tensor) -> tf.Tensor:
 
 
 def diagonal(matrices: tf.Tensor) -> tf.Tensor:
-    """The diagonals of square matrices, `(..., n)`; as one operation, where `tf.linalg.diag_part` traces four."""
+    """The diagonals of square matrices, `(..., n)`, as one operation: `tf.linalg.diag_part` traces four."""
     return tf.raw_ops.MatrixDiagPart(input=matrices)

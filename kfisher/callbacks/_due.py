@@ -19,7 +19,7 @@ class Due:
     """Counts measurements that are due.
 
     Attributes:
-        waiting: Whether one is to be made at the next opportunity; those that come due meanwhile take its place.
+        waiting: Whether one is to be made as soon as possible; what comes due meanwhile takes its place.
     """
 
     def __init__(self) -> None:
@@ -55,4 +55,5 @@ class Due:
             return ""
         why = {TIME: budget.limit, **_WHY}
         reasons = "; ".join(f"{lost[name]} {text}" for name, text in why.items() if lost[name])
-        return f"{self._made} of the {self._made + lost.total()} measurements that were due were made: {reasons}."
+        due = self._made + lost.total()
+        return f"{self._made} of the {due} measurements that were due were made: {reasons}."

@@ -112,7 +112,5 @@ class Budget:
     @property
     def limit(self) -> str:
         """Why measurements were put off by it."""
-        return (
-            f"would have taken more than {100 * (self._share or 1):.3g} % of the time, one {self._last:.2g} s "
-            "(max_overhead)"
-        )
+        share = f"{100 * (self._share or 1):.3g} % of the time"
+        return f"would have taken more than {share}, one {self._last:.2g} s (max_overhead)"

@@ -64,8 +64,8 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
             kfisher's, else to the square root of the precision times the largest eigenvalue of F at the
             first measurement.
         max_overhead: Float in (0, 1], the share of the time of `fit` that measuring may take in all: what is
-            due is put off until it fits in, and the tab says so. The first ones, eleven in a hundred steps and
-            twenty in ten thousand, may go thirty seconds beyond it (and what TensorFlow takes to trace them).
+            due is put off until it fits in, and the tab says so. The first, eleven in a hundred steps and
+            twenty in ten thousand, may go thirty seconds beyond (and what TensorFlow takes to trace them).
             `None` for no limit. Defaults to `0.05`.
         write_images: Bool, whether to draw charts for "Images" at the end of `fit`. Defaults to `True`.
         seed: Integer, for the labels that are drawn. Defaults to `0`.

@@ -23,7 +23,8 @@ def specification(frame: Frame, thresholds: Thresholds, seed: int = 0) -> Findin
     needed = max(thresholds.examples * curved, SOME)
     if number < needed:
         return _unknown(
-            f"A minimum is not shown: F has {curved} directions above the damping, which takes {needed} examples."
+            f"A minimum is not shown: F has {curved} directions above the damping, which takes {needed} "
+            "examples."
         )
     if not chance.holds_gradients(frame, rounding=1e-4):
         return _unknown(
@@ -80,8 +81,8 @@ def _at_a_minimum(frame: Frame, size: int, fitted: bool, thresholds: Thresholds,
     }
     said = (
         f"At a minimum the eigenvalues of F⁻¹ EF in the {size} most curved directions (all above "
-        f"λ = {frame.damping:.2g}) lie between {{}} and {{}}; all are 1 if the model describes the labels, and "
-        f"for labels drawn from it they lie between {least:.2f} and {most:.2f}"
+        f"λ = {frame.damping:.2g}) lie between {{}} and {{}}; all are 1 if the model describes the labels, "
+        f"and for labels drawn from it they lie between {least:.2f} and {most:.2f}"
     )
     if larger or smaller:
         said = said.format(f"{found[0]:.2f}", f"{found[-1]:.2f}")
