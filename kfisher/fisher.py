@@ -294,19 +294,19 @@ def _to_rows(c: tf.Tensor) -> tf.Tensor:
 
 
 def _drawn_in_place(likelihood: Likelihood, eta: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
-    """`likelihood.sample`: of the labels of all replicas, drawn at once, those of the examples here.
+    """`likelihood.draw`: of the labels of all replicas, drawn at once, those of the examples here.
 
     A draw depends on its place among all that are drawn with the same seed, and on no other outputs.
     """
     if replicas.count() == 1:
-        return likelihood.sample(eta, count, seed)
+        return likelihood.draw(eta, count, seed)
     here = tf.shape(eta)[0]
     before, all_of_them = places.placed(here)
     before = tf.minimum(before, all_of_them - here)  # of an example that does not count, and has no place
     # The outputs of others may be any that are valid: copies of some of these.
     position = tf.range(all_of_them) - before
     own = (position >= 0) & (position < here)
-    drawn = likelihood.sample(tf.gather(eta, tf.where(own, position, 0)), count, seed)
+    drawn = likelihood.draw(tf.gather(eta, tf.where(own, position, 0)), count, seed)
     return tf.ensure_shape(drawn[:, before : before + here], [count, *eta.shape])
 
 

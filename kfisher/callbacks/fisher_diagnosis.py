@@ -18,7 +18,6 @@ from kfisher.diagnosis.verdict import judge, thresholds_of
 from kfisher.likelihoods import Likelihood
 from kfisher.logs import schema, writer
 
-
 _GROWN = 11.0  # times its least, as for the tab's banner
 
 

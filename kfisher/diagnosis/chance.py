@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -101,8 +102,9 @@ def _without_each(frame: Frame) -> np.ndarray:
     u, rest = left * singular, 1 - frame.shares
     scale = 1 / (singular**2 + np.outer(rest, np.full(len(singular), frame.damping)))
     descent = roots @ u - roots[:, np.newaxis] * u
-    along = np.sum(scale * u * descent, 1) / (1 - np.sum(scale * u**2, 1))  # Sherman and Morrison
-    step = (scale * (descent + along[:, np.newaxis] * u)) @ basis
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is no interval in the end
+        along = np.sum(scale * u * descent, 1) / (1 - np.sum(scale * u**2, 1))  # Sherman and Morrison
+        step = (scale * (descent + along[:, np.newaxis] * u)) @ basis
     natural = descent @ basis / (frame.values + frame.damping) / rest[:, np.newaxis]
     one, two = np.linalg.norm(step, axis=1), np.linalg.norm(natural, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -128,8 +130,8 @@ def whole_gradient_over_noise(
 ) -> tuple[float, float]:
     """‖∇L‖² in all directions, curved or not, over what its noise makes of it, and how large that may get.
 
-    In the metric (F + λI)⁻¹, so that it is about what a damped step would gain. At a minimum the gradients of the
-    examples cancel as any signs do that are drawn for them.
+    In the metric (F + λI)⁻¹, so that it is about what a damped step would gain. At a minimum the gradients of
+    the examples cancel as any signs do that are drawn for them.
     """
     own = np.sqrt(frame.shares * frame.total_weight)
     rows = frame.roots[:, np.newaxis] * frame.of(EMPIRICAL) / np.sqrt(frame.values + frame.damping)
@@ -159,7 +161,9 @@ def gradient_over_noise(frame: Frame, curved: int, confidence: float) -> Gradien
     probability = float(scipy.stats.f.cdf(statistic, *freedom))
 
     def excess(noncentral: float) -> float:
-        return float(scipy.stats.ncf.cdf(statistic, *freedom, noncentral)) - (1 - confidence)
+        # SciPy's distribution function is NaN where it is far below all that counts here.
+        below = float(scipy.stats.ncf.cdf(statistic, *freedom, noncentral))
+        return (0.0 if math.isnan(below) else below) - (1 - confidence)
 
     if probability <= 1 - confidence:  # smaller than noise makes it nearly always: fitted to these examples
         return Gradient(share, True, 0.0)

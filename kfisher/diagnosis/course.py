@@ -33,7 +33,7 @@ class _Noted:
     step: int
     verdict: str
     finding: str
-    numbers: dict[str, float]
+    numbers: dict[str, dict[str, float]]  # of each finding
 
 
 class Course:
@@ -51,7 +51,10 @@ class Course:
     def add(self, alone: Verdict) -> Verdict:
         """The verdict to give, after that on the latest measurement alone."""
         finding = deciding(alone)
-        numbers = {name: float(finding.values.get(name, np.nan)) for name in NUMBERS[finding.name]}
+        numbers = {
+            f.name: {name: float(f.values.get(name, np.nan)) for name in NUMBERS[f.name]}
+            for f in alone.findings
+        }
         self._noted.append(_Noted(alone.step, alone.verdict, finding.name, numbers))
         self._recent.append(alone.verdict)
         given = self._given[-1] if self._given else alone.verdict
@@ -79,9 +82,15 @@ class Course:
     def _period(self, start: int, end: int) -> Period:
         noted, verdict = self._noted[start:end], self._given[start]
         agreeing = [n for n in noted if n.verdict == verdict]
-        # Several findings can make the same verdict; the most frequent one speaks.
+        # Several findings can make the same verdict; the most frequent one speaks, of all measurements.
         names = [n.finding for n in agreeing]
         finding = max(names, key=names.count)
-        rows = [n.numbers for n in agreeing if n.finding == finding]
-        numbers = {name: float(np.median([row[name] for row in rows])) for name in rows[0]}
+        rows = [n.numbers[finding] for n in noted]
+        numbers = {name: _median([row[name] for row in rows]) for name in rows[0]}
         return Period(verdict, noted[0].step, noted[-1].step, len(agreeing), len(noted), finding, numbers)
+
+
+def _median(values: list[float]) -> float:
+    """Of those that are known; NaN if none is."""
+    known = [v for v in values if not np.isnan(v)]
+    return float(np.median(known)) if known else float("nan")

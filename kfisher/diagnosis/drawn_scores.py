@@ -30,7 +30,7 @@ class DrawnScores:
         for position, (likelihood, eta) in enumerate(self._terms):
             seed = tf.random.experimental.stateless_fold_in(self._seed, position + 1)
             seed = tf.random.experimental.stateless_fold_in(seed, first)
-            labels = likelihood.sample(_repeated(eta, count), 1, seed)[0]
+            labels = likelihood.draw(_repeated(eta, count), 1, seed)[0]
             labels = tf.reshape(labels, [count, len(eta), *labels.shape[1:]])
             found.append(in_rows(likelihood, eta, labels).numpy())
         return np.concatenate(found, 1).astype(np.float64)

@@ -13,6 +13,7 @@ from kfisher.diagnosis.measurement import Finding, Measurement
 from kfisher.diagnosis.thresholds import SOME, Thresholds
 
 _HISTORY = 5  # measurements, for a correlation to mean something
+_LATE = 10  # the last measurements, in which it must still hold
 _SHUFFLES = 2000  # of the history, for the correlation that chance makes
 _VANISHED = 1e-12  # of a squared gradient over its noise: rounding
 
@@ -27,7 +28,8 @@ def sufficiency(now: Measurement, frame: Frame, thresholds: Thresholds) -> Findi
     number, directions = chance.effective_number(frame), now.spectra["exact"].effective_dimension
     needed = max(int(np.ceil(thresholds.examples * directions)), SOME)
     values = {"examples": number, "directions": directions}
-    said = f"{number:.0f} examples for {directions:.1f} directions (the effective dimension of F)"
+    size = f"the effective dimension of F at λ = {now.damping:.2g}"
+    said = f"{number:.0f} examples for {directions:.1f} directions ({size})"
     if number >= needed:
         return Finding("sufficiency", "fine", f"{said} suffice.", values)
     text = f"{said} do not suffice: it takes {needed}"
@@ -104,7 +106,9 @@ def length(steps: Steps) -> Finding:
         text = f"{said}: within a factor of {thresholds.length:g}."
         return Finding("length", "fine", text, values)
     beyond = low > limit or high < -limit
-    if steps.accuses and beyond and abs(np.log(ratio / drawn)) > margin:
+    # Drawn labels of as few examples are off as well: EF is told of only where it is off by more.
+    more = abs(np.log(ratio / drawn)) > margin and abs(np.log(ratio)) > abs(np.log(drawn))
+    if steps.accuses and beyond and more:
         return Finding("length", "warning", f"{said}.", {**values, "verdict": "distorted"})
     return Finding("length", "unknown", f"{said}: {_SHORT}.", values)
 
@@ -117,10 +121,9 @@ def inversion(history: Sequence[Measurement], steps: Steps) -> Finding:
     if known.sum() < _HISTORY or spread < 2:
         text = f"To be told from {_HISTORY} measurements, along which the gradient changes by a factor of 2."
         return Finding("inversion", "unknown", text)
-    correlations = {}
-    for kind in ("empirical", "exact"):
-        norms = np.array([m.step_norm[kind] for m in history])
-        correlations[kind] = float(scipy.stats.spearmanr(gradient[known], norms[known])[0])
+    norms = {kind: np.array([m.step_norm[kind] for m in history])[known] for kind in ("empirical", "exact")}
+    correlations = {kind: _correlation(gradient[known], of_kind) for kind, of_kind in norms.items()}
+    late = _correlation(gradient[known][-_LATE:], norms["empirical"][-_LATE:])
     values = {"correlation": correlations["empirical"], "natural_correlation": correlations["exact"]}
     said = (
         f"Over {known.sum()} measurements the length of the EF step has the rank correlation "
@@ -131,10 +134,14 @@ def inversion(history: Sequence[Measurement], steps: Steps) -> Finding:
         return Finding("inversion", "unknown", f"{said}: {_SHORT}.", values)
     limit = min(steps.thresholds.correlation, _by_chance(int(known.sum()), steps.thresholds.confidence))
     worse = correlations["empirical"] < correlations["exact"] - 0.5
-    if correlations["empirical"] < limit and worse:
+    if correlations["empirical"] < limit and late < steps.thresholds.correlation and worse:
         text = f"{said}: large gradient, short step; small gradient, long step."
         return Finding("inversion", "bad", text, {**values, "verdict": "inverted"})
     return Finding("inversion", "fine", f"{said}.", values)
+
+
+def _correlation(one: np.ndarray, two: np.ndarray) -> float:
+    return float(scipy.stats.spearmanr(one, two)[0])
 
 
 _SHORT = "that does not suffice to tell"

@@ -124,7 +124,7 @@ class Meter:
         self, x: Any, y: Any, sample_weight: Any, step: int, held: Any = None
     ) -> tuple[JointRoot, Layout]:
         with no_strategy():
-            found = self._pass(x, y, sample_weight, self._seed_of(step), self._values(held))
+            found = _once(self._pass, x, y, sample_weight, self._seed_of(step), self._values(held))
         etas = found.pop("etas")
         arrays = {name: _as_array(t) for name, t in found.items()}
         missing = dict.fromkeys(("gram", "rows", "draws"))
@@ -156,9 +156,14 @@ class Meter:
             return {}
         values = {id(variable): value for variable, value in held or ()}
         with no_strategy():
-            found = self._diagonals(x, y, sample_weight, self._seed_of(step), self._values(held))
+            found = _once(self._diagonals, x, y, sample_weight, self._seed_of(step), self._values(held))
         moments = [values.get(id(v), tf.convert_to_tensor(v.value)) for v in kept]
         return rank_correlations(moments, {name: t.numpy() for name, t in found.items()})
+
+
+def _once(function: Any, *arguments: Any) -> Any:
+    """The function, without TensorFlow's warning where many models are measured: each is traced but once."""
+    return function.get_concrete_function(*arguments)(*arguments)
 
 
 def variables_of(model: keras.Model) -> list[keras.Variable]:

@@ -13,8 +13,8 @@ SENTENCES = {
     "distorted": "Do not trust the empirical Fisher here: it distorts the step.",
     "opposite": "Do not trust the empirical Fisher here: its step opposes the natural-gradient step.",
     "inverted": "Do not trust the empirical Fisher here: its steps are long where the gradient is small.",
-    "misspecified": "Do not trust the empirical Fisher here: it is not the curvature of this minimum, as the "
-    "model does not describe the labels.",
+    "misspecified": "Do not trust the empirical Fisher here: it is not the curvature of this minimum, as "
+    "model and loss do not describe the labels and their noise.",
     "unknown": "What was measured does not suffice to accuse the empirical Fisher here, nor to clear it.",
 }
 # What decides a verdict of each finding: two of its numbers, and how they are called.
@@ -50,7 +50,7 @@ class Period:
         first, last: Steps.
         agreeing, measurements: How many of the measurements say so by themselves, of all in it.
         finding: The name of the finding that decides it.
-        numbers: The two numbers that decide, medians over those that agree.
+        numbers: The two numbers that decide it most often, medians over all measurements in it.
     """
 
     verdict: str
@@ -73,7 +73,7 @@ class Period:
         said = ", ".join(f"{names[name]} {value:.3g}" for name, value in self.numbers.items())
         return (
             f"{steps}: {_SAYS[self.verdict]} ({self.agreeing} of {self.measurements} measurements say so by "
-            f"themselves; {said})"
+            f"themselves; in the median {said})"
         )
 
 

@@ -72,6 +72,13 @@ class Likelihood:
         """`num_samples` labels drawn from the model, shape `(num_samples, ..., C)`."""
         return tf.cast(self.distribution(eta).sample(num_samples, seed=seed), eta.dtype)
 
+    def draw(self, eta: tf.Tensor, num_samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """`sample`, where eta is NaN as if it were 0: for NaN some samplers search for ever, others raise.
+
+        The score at that eta is NaN all the same.
+        """
+        return self.sample(tf.where(tf.math.is_nan(eta), tf.zeros_like(eta), eta), num_samples, seed)
+
     def score(self, eta: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """d/d eta log p(y | eta), in the shape of `y`."""
         raise NotImplementedError

@@ -172,6 +172,31 @@ def test_the_bound_is_that_of_the_noncentral_distribution():
     assert scipy.stats.ncf.cdf(statistic, K, N - K, N * found.bound) == pytest.approx(0.1, abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [30, 80])
+def test_the_bound_is_known_for_many_directions(size):
+    """Far out SciPy's distribution function is NaN, here for some of these sets."""
+    for seed in range(40):
+        scores = np.random.default_rng(seed).normal(size=(500, size))
+        found = chance.gradient_over_noise(of_gradients(scores), size, 0.95)
+        assert found.bound < 1 and (found.within_noise or found.bound > size / 500)
+
+
+@pytest.mark.parametrize("size", [3, 300])
+def test_the_whole_gradient_is_beyond_its_noise_as_often_as_it_says(size):
+    """Also in more directions than there are examples; and a mean is seen where the damping hides it."""
+    rng, beyond = np.random.default_rng(0), []
+    for seed in range(200):
+        found, noise = chance.whole_gradient_over_noise(
+            of_gradients(rng.normal(size=(100, size))), 0.9, 200, seed
+        )
+        beyond.append(found > noise)
+    assert np.mean(beyond) == pytest.approx(0.1, abs=3 * np.sqrt(0.09 / 200))
+    frame = of_gradients(rng.normal(size=(100, 3)) + [0, 0, 1])
+    frame.values, frame.damping = np.array([1.0, 1.0, 1e-3]), 0.1
+    found, noise = chance.whole_gradient_over_noise(frame, 0.9, 200, 0)
+    assert found > 2 * noise
+
+
 def test_a_gradient_of_nearly_nothing_but_signal_is_not_within_noise():
     frame = of_gradients(np.random.default_rng(0).normal(size=(N, K)) + [50, 0, 0])
     found = chance.gradient_over_noise(frame, K, 0.95)

@@ -101,3 +101,14 @@ def test_the_finding_that_decides_is_the_worst_that_says_so():
     at_minimum = alone(0, "fine")
     at_minimum.findings[3].level = "fine"
     assert deciding(at_minimum).name == "specification"
+
+
+def test_the_numbers_of_a_period_are_those_of_all_measurements_in_it():
+    """Not of those alone in which the finding decided: they would be chosen by what they show."""
+    course = Course()
+    for step, (cosine, name) in enumerate([(0.1, "distorted"), (0.2, "distorted"), (0.8, "unknown")]):
+        course.add(alone(step, name, cosine, enough=False))
+    (period,) = course.summary.periods
+    assert period.numbers["cosine"] == 0.2 and (period.agreeing, period.measurements) == (2, 3)
+    course.add(alone(3, "unknown", 0.9, enough=False))
+    assert course.summary.periods[0].numbers["cosine"] == 0.5

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kfisher.diagnosis import findings, verdict
+from kfisher.diagnosis import chance, findings, verdict
 from kfisher.diagnosis.chance import Interval
 from kfisher.diagnosis.measurement import Finding
 from kfisher.diagnosis.thresholds import Thresholds
@@ -80,6 +80,7 @@ def measured(directions):
     return SimpleNamespace(
         spectra={"exact": SimpleNamespace(effective_dimension=directions)},
         error={},
+        damping=0.1,
         cosine={"empirical": 0.1, "sampled": 0.9},
         step_norm={"empirical": 1.0, "exact": 1.0, "sampled": 1.0},
         length_ratio=1.0,
@@ -138,6 +139,9 @@ UP, DOWN = [1, 2, 3, 4, 5], [5, 4, 3, 2, 1]
         (DOWN[:4], UP[:4], DOWN[:4], ALL, "unknown"),  # too few
         ([5, 4.5, 4, 3.5, 3], UP, DOWN, ALL, "unknown"),  # too close
         ([5, 4, 3, 2, 0], UP, DOWN, ALL, "unknown"),  # a gradient of 0 does not count
+        # It was so at first, by the largest numbers, and is no more in the last ten measurements.
+        ([20, *range(19, 9, -1)], [1, *range(12, 2, -1)], [20, *range(19, 9, -1)], ALL, "fine"),
+        (list(range(40, 0, -1)), [*range(30), *range(19, 9, -1)], list(range(40, 0, -1)), ALL, "fine"),
     ],
 )
 def test_inversion_takes_gradients_that_differ_and_more_than_chance(gradients, empirical, exact, may, level):
@@ -177,3 +181,22 @@ def test_the_worst_finding_makes_the_verdict_and_of_equals_the_first(
     assert [f.name for f in found.findings] == list(levels)
     assert found.trusted == (expected == "fine")
     assert found.sentence == verdict.SENTENCES[found.verdict]
+
+
+@pytest.mark.parametrize(
+    "ratio, drawn, level",
+    [(6.6, 44.0, "unknown"), (44.0, 6.6, "warning"), (1 / 44, 1 / 6.6, "warning"), (1 / 20, 6.6, "warning")],
+)
+def test_a_length_is_told_of_where_it_is_off_by_more_than_that_of_drawn_labels(ratio, drawn, level):
+    now = SimpleNamespace(step_norm={"empirical": ratio, "exact": 1.0, "sampled": drawn}, length_ratio=ratio)
+    interval = chance.Interval(np.log(ratio) - 0.1, np.log(ratio) + 0.1)
+    given = SimpleNamespace(
+        now=now,
+        thresholds=Thresholds(),
+        margins={"step_norm": 0.5},
+        nothing="",
+        log_length=interval,
+        clears=False,
+        accuses=True,
+    )
+    assert findings.length(given).level == level

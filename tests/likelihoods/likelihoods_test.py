@@ -10,7 +10,15 @@ import tensorflow_probability as tfp
 from helpers import oracle
 
 import kfisher
-from kfisher.likelihoods import Bernoulli, Categorical, Laplace, Normal, Poisson, from_loss
+from kfisher.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DistributionLikelihood,
+    Laplace,
+    Normal,
+    Poisson,
+    from_loss,
+)
 from kfisher.likelihoods.from_loss import options
 
 L = keras.losses
@@ -379,3 +387,21 @@ def test_labels_at_the_edge_of_what_can_be_are_taken(likelihood, y, expected):
 def test_labels_of_nan_are_left_to_the_step_that_skips_them():
     for likelihood in (Normal(), Laplace(), Bernoulli(), Categorical(), Poisson()):
         assert np.any(np.isnan(likelihood.labels(tf.fill((2, 3), np.nan), tf.zeros((2, 3)))))
+
+
+@pytest.mark.parametrize(
+    "likelihood, outputs",
+    [
+        (Poisson(), 1),
+        (DistributionLikelihood(lambda f: tfd.NegativeBinomial(3.0, logits=f)), 1),
+        (DistributionLikelihood(lambda f: tfd.TruncatedNormal(f, 1.0, 0.0, 1.0)), 1),
+        (Categorical(), 3),
+    ],
+)
+def test_labels_are_drawn_of_outputs_that_are_nan(likelihood, outputs):
+    """Samplers that reject would search for ever, and others raise."""
+    eta = np.ones((4, outputs), "float32")
+    eta[2] = np.nan
+    drawn = likelihood.draw(tf.constant(eta), 5, tf.constant([1, 2]))
+    same = likelihood.sample(tf.constant(np.nan_to_num(eta)), 5, tf.constant([1, 2]))
+    assert np.array_equal(drawn, same) and np.all(np.isfinite(drawn))

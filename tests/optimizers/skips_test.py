@@ -116,3 +116,21 @@ def test_a_loss_scale_that_is_too_large_is_an_overflow_of_the_gradient():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         network(gram(), **models.EAGER).fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "gram"])
+def test_counts_of_a_row_that_is_nan_are_drawn_and_the_step_skipped(curvature):
+    """The sampler of Poisson counts searches for ever where the rate is NaN."""
+    x = X.copy()
+    x[3] = np.nan
+    model = models.network(
+        NaturalGradient(curvature=curvature),
+        keras.layers.Activation("exponential"),
+        loss="poisson",
+        outputs=1,
+    )
+    before = model.get_weights()
+    with pytest.warns(UserWarning, match="inputs, labels or sample weights were not finite"):
+        model.fit(x, Y, batch_size=8, verbose=0)
+    assert int(model.optimizer.skipped_steps) == 1
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
