@@ -149,7 +149,9 @@ function showPanel(panel, frame, runs, kept) {
   const has = ({data}) => (panel.needs === 'layers' ? Boolean(data.layers) : data.measurements.length > 0);
   frame.panel.hidden = !runs.some(has);
   if (frame.panel.hidden) return;
-  const shared = runs.flatMap(({data}) => data.measurements);
+  // Axes are the same for all runs, but for one that has diverged, beside which nothing would be seen of the others.
+  const [whole, lost] = [false, true].map((bad) => runs.filter(({data}) => Boolean(divergence(data)) === bad));
+  const together = whole.flatMap(({data}) => data.measurements);
   const step = store.position();
   const notes = [];
   for (const {run, data} of runs) {
@@ -164,6 +166,7 @@ function showPanel(panel, frame, runs, kept) {
     entry.message.hidden = !missing;
     entry.chart.element.hidden = Boolean(missing);
     if (missing) continue;
+    const shared = lost.some((other) => other.run === run) ? data.measurements : together;
     const context = {run, data, measurement, step, shared, store};
     let spec;
     try {

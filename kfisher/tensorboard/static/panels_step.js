@@ -1,8 +1,8 @@
 // What was measured at the step of the slider: spectra, ratio eigenvalues, overlap, layers.
 //
 // A panel: {id, title, help, needs, spec(context), height(context)}; `context` is {run, data, measurement, step,
-// shared, store}. `shared` holds the measurements of all chosen runs, so that axes are the same for every run and
-// every step: what moves is the curve.
+// shared, store}. `shared` holds the measurements of all chosen runs that go on, so that axes are the same for every
+// one of them and every step: what moves is the curve.
 
 import {KINDS, MATRICES} from './kinds.js';
 import {shorten} from './names.js';
@@ -15,7 +15,8 @@ export const AT_STEP = [
     id: 'spectrum',
     title: 'Spectra',
     help: 'Eigenvalues of each matrix against their rank, at the step of the slider; where the orange curve leaves the ' +
-      'blue one, EF misjudges the curvature. Below λ the damping hides the difference.',
+      'blue one and the teal one does not, EF misjudges the curvature. Both leave it where examples are few; below λ the ' +
+      'damping hides the difference.',
     needs: 'measurements',
     spec({data, measurement, shared, store}) {
       const series = MATRICES.filter((kind) => store.kinds.has(kind) && measurement.spectra[kind]).map((kind) => {
