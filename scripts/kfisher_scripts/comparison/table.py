@@ -77,6 +77,7 @@ def problem_of(
         noise, origin = (noise, "as given") if noise else _noise(x[train], y[train], target)
         y = (y - y[train].mean()) / noise
         notes.append(f"{target}: regression with noise of standard deviation {noise:.4g}, {origin}")
+        notes.append(f"loss of a row: ½ (error / {noise:.4g})²")
     notes.append("features: brought to mean 0 and standard deviation 1")
     outputs = len(classes) if len(classes) > 2 else 1
     y = y if outputs > 1 else y[:, np.newaxis]
