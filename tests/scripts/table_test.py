@@ -285,7 +285,8 @@ REFUSED = {
         ({"a": A, "c": broken(PRICE, "1,5")}, ["--target", "c"],
          "otherwise, '1,5' in line 5: it is 1.5 with --decimal ,"),
     "text among numbers":
-        ({"a": A, "c": broken(PRICE, "8 y")}, ["--target", "c"], "119 numbers, and text: '8 y' in line 5"),
+        ({"a": A, "c": broken(PRICE, "8 y")}, ["--target", "c"],
+         "119 numbers, in 120 rows, and text: '8 y' in line 5"),
     "class held out":
         ({"a": A, "c": ["no", "yes", *["no"] * (N - 2)]}, ["--target", "c"], "None .* has c = yes"),
     "text regressed":
