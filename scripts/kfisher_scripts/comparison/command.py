@@ -8,13 +8,13 @@ import math
 
 import tensorflow as tf
 
-from kfisher_scripts.comparison import options, picture, report, table
+from kfisher_scripts.comparison import conclusions, options, picture, report, table
 from kfisher_scripts.comparison.numbers import Format
 from kfisher_scripts.comparison.problem import Data, Problem, Setting
 from kfisher_scripts.comparison.problems import PROBLEMS
 from kfisher_scripts.comparison.run import train
 from kfisher_scripts.comparison.table_file import TableError
-from kfisher_scripts.comparison.tune import tune_all
+from kfisher_scripts.comparison.tune import grids_of, tune_all
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     damping = chosen.probe_damping or problem.probe_damping
     if chosen.data is not None:
         damping = damping or options.PROBE_DAMPING
-        notes.append(f"cosines and verdicts: damped by {damping:g}")
+        notes.append(f"cosines: damped by {damping:g}")
     for note in notes:
         print(f"  {note}", flush=True)
     runs = []
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
                     name,
                     seed=seed,
                     probe_damping=damping,
+                    verdict_damping=chosen.probe_damping,
                     log_dir=chosen.logdir / f"{name}-seed{seed}",
                     watched=seed == chosen.seeds[0],
                     judged=chosen.data is not None and seed == chosen.seeds[0],
@@ -54,11 +55,14 @@ def main(arguments: list[str] | None = None) -> None:
     if math.isnan(target):
         target = report.target_of(runs, units.judged)
     csv, png = chosen.out / f"{chosen.name}.csv", chosen.out / f"{chosen.name}.png"
-    report.write_csv(runs, csv)
-    picture.draw(runs, f"{chosen.name}: {problem.summary}", target, units.judged, png)
     print(f"\n{report.table(runs, target, units)}\n")
     if chosen.data is not None:
-        print(f"{report.best(runs)}\n\n{report.verdicts(runs, problem.noise)}\n")
+        grids = grids_of(chosen.optimizers, chosen.learning_rates, chosen.dampings)
+        fixed = [name for name, settings in grids.items() if len(settings) == 1]
+        print(f"{conclusions.best(runs, fixed)}\n")
+        print(f"{conclusions.verdicts(runs, problem.noise, chosen.probe_damping)}\n", flush=True)
+    report.write_csv(runs, csv)
+    picture.draw(runs, f"{chosen.name}: {problem.summary}", target, units.judged, png)
     print(f"every step:  {csv}\npicture:     {png}\nTensorBoard: tensorboard --logdir {chosen.logdir}")
 
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import kfisher
@@ -32,6 +33,12 @@ def rows_of(model: keras.Model) -> int:
     """Of each example in the exact Fisher: C - 1 of a softmax; 2 of a model that declares no outputs."""
     outputs = getattr(model, "outputs", None)
     return max(1, outputs[0].shape[-1] - 1) if outputs else 2
+
+
+def row_losses(model: keras.Model, problem: Problem, x: Any, y: Any) -> np.ndarray:
+    """The loss of each example, of a model with one output."""
+    x, y = first(x, size_of(x)), first(y, size_of(y))
+    return np.asarray(problem.loss().call(y, model(x, training=False)))
 
 
 class Evaluation:

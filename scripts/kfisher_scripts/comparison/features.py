@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 
 import numpy as np
 
 from kfisher_scripts.comparison.numbers import Format, NotANumber, numbers
+from kfisher_scripts.comparison.spelling import note_on
 from kfisher_scripts.comparison.table_file import Table, TableError
 
 CONSTANT = 1e-12  # variation, relative to the largest entry, that is rounding
 _VALUES = 50  # of a category
 _SHOWN = 5
+_DATE = re.compile(r"\d[-/.:]\d|\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.I)
 
 
 def features_of(
@@ -37,7 +40,7 @@ def features_of(
         raise TableError(
             f"--categorical names {unknown[0]!r}, which is none of the features: {', '.join(table.columns)}"
         )
-    columns, notes, refused = {}, [], {}
+    columns, notes, refused, dated = {}, [], {}, False
     for name, entries in table.columns.items():
         if name in (categorical or ()):
             columns |= _one_hot(name, entries, notes)
@@ -51,11 +54,13 @@ def features_of(
                 refused[name] = f"{name} ({table.place(entries, error.index)}" + (
                     f"; {error.way_out})" if error.way_out else ")"
                 )
+                dated |= not error.way_out and bool(_DATE.search(entries[error.index]))
     if refused:
+        dates = "Write dates as numbers of days, take" if dated else "Take"
         raise TableError(
-            f"These columns hold text: {_few(list(refused.values()))}. Write dates as numbers of days, take "
-            f"categories with --categorical {_few([shlex.quote(name) for name in refused], ' ')}, or leave "
-            f"columns out with --drop {shlex.join(refused)}"
+            f"These columns hold text: {_few(list(refused.values()))}. {dates} categories with --categorical "
+            f"{_few([shlex.quote(name) for name in refused], ' ')}, or leave columns out with --drop "
+            f"{shlex.join(refused)}"
         )
     endless = {name: column for name, column in columns.items() if not np.all(np.isfinite(column))}
     if endless:
@@ -89,6 +94,7 @@ def _one_hot(name: str, entries: list[str], notes: list[str]) -> dict[str, np.nd
         )
     usual = values[counts.argmax()]
     notes.append(f"{name}: {len(values)} categories, each beside the most frequent, {str(usual)!r}")
+    notes += note_on(name, [str(value) for value in values])
     column = np.array(entries)
     return {f"{name}={value}": (column == value).astype(float) for value in values if value != usual}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ _SPACE = "[ \u00a0\u2009\u202f]"  # and those that do not break
 # Each with what is as good, such as the apostrophe of typesetters.
 _THOUSANDS = {",": ",", ".": r"\.", " ": _SPACE, "_": "_", "'": "['\u2019]"}
 _LOGICAL = {"true": 1.0, "false": 0.0}
+_DASHES = ("\u2013", "\u2014")
 
 
 class Format(NamedTuple):
@@ -72,7 +73,7 @@ def numbers(entries: Sequence[str], form: Format) -> np.ndarray:
     for i, entry in enumerate(entries):
         one = _parsed(entry, form)
         if one is None:
-            raise NotANumber(i, _way_out(entry, form))
+            raise NotANumber(i, _way_out(entries, i, form))
         value, unit = one
         first = unit if first is None else first
         if unit != first:
@@ -109,13 +110,38 @@ def _pattern(form: Format) -> re.Pattern:
     )
 
 
-def _way_out(entry: str, form: Format) -> str:
-    """What the entry may mean, and the option or the change that says so; empty for a text."""
-    if entry.startswith("(") and entry.endswith(")") and _parsed(entry[1:-1], form):
-        return f"if bookkeepers' parentheses mean a negative number, write -{entry[1:-1]}"
-    found = {}
+def _way_out(entries: Sequence[str], index: int, form: Format) -> str:
+    """What an entry may mean, and the option or the change that says so; empty for a text."""
+    entry = entries[index]
+    if is_logical([entry]) and all(is_logical([other]) or _parsed(other, form) for other in entries):
+        return f"the column holds numbers, too; write {_LOGICAL[entry.lower()]:.0f} if that is meant"
+    for condition, meant in _negatives(entry):
+        one, others = _parsed(meant, form), _readings(meant, form)
+        if one is not None:
+            return f"if {condition}, write {_written(*one, form)}"
+        if others:
+            return f"if {condition}, write {meant}: {others}"
+    return _readings(entry, form)
+
+
+def _negatives(entry: str) -> Iterator[tuple[str, str]]:
+    """Negative numbers that it may be, and on which condition."""
+    if entry.startswith("(") and entry.endswith(")"):
+        yield "bookkeepers' parentheses mean a negative number", f"-{entry[1:-1]}"
+    if entry.startswith(_DASHES):
+        yield "its dash means a minus", f"-{entry[1:]}"
+
+
+def _written(value: float, unit: str, form: Format) -> str:
+    number = f"{value:.15g}".replace(".", form.decimal)
+    return f"{number}, with {unit} if the others have it" if unit else number
+
+
+def _readings(entry: str, form: Format) -> str:
+    """What it is with other options, or without those given; empty for what is never a number."""
+    found: dict[float, str] = {}
     for other in _FORMATS:
         one = _parsed(entry, other)
         if one is not None:
-            found.setdefault(one[0], other.options)
-    return " or ".join(f"it is {value:.15g} with {options}" for value, options in found.items() if options)
+            found.setdefault(one[0], f"with {other.options}" if other.options else f"without {form.options}")
+    return " or ".join(f"it is {value:.15g} {how}" for value, how in found.items())

@@ -127,8 +127,9 @@ def parser() -> argparse.ArgumentParser:
         "--probe-damping",
         type=_positive,
         metavar="DAMPING",
-        help="of the two steps whose cosine is taken, and of the verdict; default: that of empirical_fisher, "
-        f"or {PROBE_DAMPING} for a table on which it does not run",
+        help="of the two steps whose cosine is taken, of what is logged, and of the verdict; default: of the "
+        "verdict the square root of the precision times the largest eigenvalue of F, else that of "
+        f"empirical_fisher, or {PROBE_DAMPING} for a table on which it does not run",
     )
     add(
         "--batch-size",

@@ -63,7 +63,8 @@ def draw(runs: list[Run], title: str, target: float, judged: str, path: Path) ->
             first, last = axes.get_xlim()
             if last >= 10 * first:
                 axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.suptitle(textwrap.fill(title, round(11 * size[0])))
+    # Two "$" in a name of the data are no formula.
+    figure.suptitle(textwrap.fill(title, round(11 * size[0])), parse_math=False)
     named = {}
     for axes in figure.axes:
         named |= dict(zip(*reversed(axes.get_legend_handles_labels())))

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: a CSV, and a table; the picture is in `picture.py`."""
+"""What a comparison leaves behind: a CSV, and a table; `picture.py` draws, `conclusions.py` judges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from kfisher_scripts.comparison.problem import Data, Problem
 from kfisher_scripts.comparison.run import Run
-from kfisher_scripts.comparison.tune import TUNED
 
 COLUMNS = (
     "optimizer",
@@ -28,7 +27,6 @@ COLUMNS = (
     "error",
     "cosine",
 )
-_NO_VERDICT = "The loss is not finite there: no verdict."
 
 
 class Units(NamedTuple):
@@ -61,7 +59,7 @@ def units_of(problem: Problem, data: Data) -> Units:
         loss, accuracy = (("log-loss", "loss", ".4g"), ("accuracy", "accuracy", ".3f"))
         columns = [(prefix + h, of(p + n), f) for prefix, p in _PARTS for h, n, f in (loss, accuracy)]
         return Units([kept, *columns], "validation_loss")
-    variance = {"": float(np.var(data.y)), "test_": float(np.var(data.y_test))}
+    variance = {"": _variance(data.y), "test_": _variance(data.y_test)}
 
     def rmse(name: str) -> Callable:
         return lambda row: problem.noise * math.sqrt(2 * row[f"{name}loss"])
@@ -76,6 +74,11 @@ def units_of(problem: Problem, data: Data) -> Units:
 
 
 _PARTS = (("", ""), ("test ", "test_"))
+
+
+def _variance(y: np.ndarray) -> float:
+    """NaN of equal values, of which no part is explained; their variance may be rounding instead of 0."""
+    return float(np.var(y)) if np.ptp(y) > 0 else math.nan
 
 
 def write_csv(runs: list[Run], path: Path) -> None:
@@ -103,7 +106,13 @@ def table(runs: list[Run], target: float, units: Units) -> str:
     header = (
         *("optimizer", "lr", "damping"),
         *(heading for heading, _, _ in units.columns),
-        *(f"steps to loss {target:g}", "seconds", "ms/step", "cos mean", "cos min"),
+        *(
+            f"steps to {units.judged.replace('_', ' ')} {target:g}",
+            "seconds",
+            "ms/step",
+            "cos mean",
+            "cos min",
+        ),
     )
     lines = [header]
     for name in dict.fromkeys(run.optimizer for run in runs):
@@ -131,51 +140,6 @@ def table(runs: list[Run], target: float, units: Units) -> str:
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
         for line in lines
     )
-
-
-def best(runs: list[Run]) -> str:
-    """Which optimizer has the least validation loss, by the mean over its seeds."""
-    names = dict.fromkeys(run.optimizer for run in runs)
-    losses = {
-        name: np.mean([run.end["validation_loss"] for run in runs if run.optimizer == name]) for name in names
-    }
-    finite = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
-    if not finite:
-        return "No run has a finite validation loss."
-    name = min(finite, key=finite.__getitem__)
-    text = f"Least loss on the rows by which settings and steps were chosen: {name} ({finite[name]:.4g})."
-    as_they_are = [other for other in names if other not in TUNED]
-    return f"{text} No settings were searched for {', '.join(as_they_are)}." if as_they_are else text
-
-
-def verdicts(runs: list[Run], noise: float | None) -> str:
-    """Where each optimizer ended, by its first seed; in full for the natural gradient, or else the first.
-
-    Args:
-        runs: Of a table.
-        noise: That of a regression, in units of the target.
-    """
-    own = {run.optimizer: run for run in reversed(runs)}  # the first seed of each
-    first = own.pop("natural_gradient", None) or own.pop(runs[0].optimizer)
-    lines = [f"Where {first.optimizer} ended: {first.verdict or _NO_VERDICT}"]
-    if first.verdict and noise is not None:
-        lines.append(_residuals(first, noise))
-    if first.judged:
-        lines.append(f"  (From {first.judged} of the rows trained on.)\n")
-    for run in (run for run in runs if own.get(run.optimizer) is run):
-        lines.append(f"Where {run.optimizer} ended: {run.verdict.sentence if run.verdict else _NO_VERDICT}")
-        found = run.verdict.findings if run.verdict else []
-        lines += [f"  {finding.name}: {finding.text}" for finding in found if finding.level == "bad"]
-    return "\n".join(lines)
-
-
-def _residuals(run: Run, noise: float) -> str:
-    """What the verdict has to be read by."""
-    left = noise * math.sqrt(2 * run.end["loss"])
-    text = f"  residuals: Their standard deviation is {left:.3g}, that of the noise in the loss {noise:.3g}"
-    if 0.8 < left / noise < 1.25:
-        return f"{text}."
-    return f"{text}: EF goes with the former, F with the latter. If you know the noise, pass --noise."
 
 
 def _first_below(run: Run, judged: str, target: float) -> tuple[float, float]:

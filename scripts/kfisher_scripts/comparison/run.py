@@ -15,7 +15,7 @@ from tqdm import tqdm
 import kfisher
 from kfisher.callbacks import TensorBoard
 from kfisher.callbacks.train_function import Hook
-from kfisher_scripts.comparison.evaluation import Measurement, first, rows_of, size_of
+from kfisher_scripts.comparison.evaluation import Measurement, first, row_losses, rows_of, size_of
 from kfisher_scripts.comparison.optimizers import OPTIMIZERS
 from kfisher_scripts.comparison.problem import Data, Problem, Setting
 
@@ -38,6 +38,7 @@ class Run:
         verdict: On the empirical Fisher where it ended, if asked for and the loss is finite.
         judged: From how many examples.
         kept: The row whose weights are kept: that of the least validation loss, or the last.
+        row_losses: Of each example of the validation, at the weights that are kept; empty without any.
     """
 
     optimizer: str
@@ -47,6 +48,7 @@ class Run:
     verdict: kfisher.Verdict | None = None
     judged: int = 0
     kept: int = -1
+    row_losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def end(self) -> dict[str, float]:
@@ -64,6 +66,7 @@ def train(
     *,
     seed: int,
     probe_damping: float | None,
+    verdict_damping: float | None = None,
     log_dir: Path,
     watched: bool = True,
     judged: bool = False,
@@ -71,7 +74,7 @@ def train(
     """Trains through `compile` and `fit`; the seconds are those of training steps, without tracing.
 
     If `watched`, the log has spectra and verdicts beside the statistics of every step, and if `judged`, the
-    run has a verdict at its end.
+    run has a verdict at its end: damped by `verdict_damping`, or by as little as the precision allows.
     """
     keras.utils.set_random_seed(seed)
     setting = problem.settings[optimizer]
@@ -90,10 +93,15 @@ def train(
     spectra = {"spectrum_freq": "logarithmic" if watched else 0, "probe": probe, "damping": probe_damping}
     log = TensorBoard(str(log_dir), write_graph=False, **spectra)
     model.fit(batches, epochs=problem.epochs, callbacks=[recorder, log, clock], shuffle=False, verbose=0)
+    if data.x_validation is not None:
+        run.row_losses = row_losses(model, problem, data.x_validation, data.y_validation)
     if judged and math.isfinite(run.end["loss"]):
         run.judged = min(size_of(data.x), _EXAMPLES, _JUDGED // rows_of(model))
         x, y = first(data.x, run.judged), first(data.y, run.judged)
-        run.verdict = kfisher.diagnose(model, x, y, damping=probe_damping)
+        model.compile(
+            loss=problem.loss()
+        )  # without its optimizer, whose damping would be that of the verdict
+        run.verdict = kfisher.diagnose(model, x, y, damping=verdict_damping)
     return run
 
 

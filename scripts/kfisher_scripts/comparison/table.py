@@ -21,6 +21,7 @@ from kfisher_scripts.comparison.problem import (
     sign,
     softmax,
 )
+from kfisher_scripts.comparison.spelling import note_on
 from kfisher_scripts.comparison.system import system
 from kfisher_scripts.comparison.table_file import TableError
 from kfisher_scripts.comparison.target import check_classes, shortened, target_of
@@ -68,15 +69,18 @@ def problem_of(
     y, classes = target_of(table, target, task, form)
     train, validation, test = _split(len(y))
     x, notes = features_of(table, target, train, form, categorical)
+    notes = [*table.notes, *notes]
     if classes:
         if noise is not None:
             raise TableError(f"--noise goes with a regression, and {target!r} has classes. Leave it out")
         check_classes(y[train], classes, target)
         notes.append(f"{target}: {len(classes)} classes ({shortened(classes)})")
+        notes += note_on(target, classes)
     else:
         noise, origin = (noise, "as given") if noise else _noise(x[train], y[train], target)
         y = (y - y[train].mean()) / noise
         notes.append(f"{target}: regression with noise of standard deviation {noise:.4g}, {origin}")
+        notes.append(f"loss of a row: ½ (error / {noise:.4g})²")
     notes.append("features: brought to mean 0 and standard deviation 1")
     outputs = len(classes) if len(classes) > 2 else 1
     y = y if outputs > 1 else y[:, np.newaxis]

@@ -24,12 +24,12 @@ def target_of(table: Table, name: str, task: str | None, form: Format) -> tuple[
     Raises:
         TableError: If it is neither.
     """
-    labels, text = table.labels, False
+    labels, text, numeric = table.labels, False, True
     try:
         values = numbers(labels, form)
-        text = is_logical(labels) and task != "regression"
+        text = (is_logical(labels) or _are_codes(labels)) and task != "regression"
     except NotANumber as error:
-        text = True
+        text, numeric = True, False
         if task != "classification":
             _check_text(table, error, name, task, form)
     if text:
@@ -53,7 +53,7 @@ def target_of(table: Table, name: str, task: str | None, form: Format) -> tuple[
         raise TableError(
             f"The target {name!r} has {len(classes)} different values in {len(values)} rows, such as "
             f"{table.place(labels, 0)}, which are no classes. "
-            f"{'Join some' if text else 'Pass --task regression'}"
+            f"{'Pass --task regression' if numeric else 'Join some'}"
         )
     return y.astype(np.float64), [c if text else str(int(c)) for c in classes.tolist()]
 
@@ -88,8 +88,8 @@ def _check_text(table: Table, error: NotANumber, name: str, task: str | None, fo
     count = sum(_is_number(entry, form) for entry in table.labels)
     if 2 * count > len(table.labels):
         raise TableError(
-            f"The target {name!r} holds {count} numbers, and text: {example}. Mend it; if these are classes, "
-            "pass --task classification"
+            f"The target {name!r} holds {count} numbers, in {len(table.labels)} rows, and text: {example}. "
+            "Mend it; if these are classes, pass --task classification"
         )
 
 
@@ -98,4 +98,12 @@ def _is_number(entry: str, form: Format) -> bool:
         numbers([entry], form)
     except NotANumber:
         return False
-    return True
+    return not is_logical([entry])  # True is a 1 only in a column of nothing else
+
+
+def _are_codes(labels: list[str]) -> bool:
+    """Whether some differ by leading zeros alone, as codes do and numbers do not."""
+    different = set(labels)
+    return all(label.isdigit() for label in different) and len(different) > len(
+        {label.lstrip("0") for label in different}
+    )

@@ -40,6 +40,13 @@ def grid(optimizer: str, rate: float | None = None, damping: float | None = None
     return [Setting(r, d) for r, d in itertools.product(rates, dampings)]
 
 
+def grids_of(
+    optimizers: Sequence[str], learning_rates: dict[str, float], dampings: dict[str, float]
+) -> dict[str, list[Setting]]:
+    """The settings that are tried for each optimizer."""
+    return {name: grid(name, learning_rates.get(name), dampings.get(name)) for name in optimizers}
+
+
 def rungs(count: int, steps: int) -> list[tuple[int, int]]:
     """How many settings go how many steps, at each rung of the ladder; a single one goes none."""
     if count == 1:
@@ -58,7 +65,7 @@ def tune_all(
     seed: int,
 ) -> tuple[dict[str, Setting], list[str]]:
     """The best setting of the grid of each optimizer, and notes on those at its edge."""
-    grids = {name: grid(name, learning_rates.get(name), dampings.get(name)) for name in optimizers}
+    grids = grids_of(optimizers, learning_rates, dampings)
     steps = min(_STEPS, problem.epochs * len(batches_of(data, problem.batch_size, seed)))
     total = sum(n * more for settings in grids.values() for n, more in rungs(len(settings), steps))
     found, notes = {}, []
