@@ -463,9 +463,13 @@ def test_a_run_that_is_deleted_while_it_is_shown_is_left_out(tab, servers):
     choose(tab, *LONG_NAMES[:2])
     tab.until("return document.querySelectorAll('[data-panel=verdict] .verdict').length == 2")
     tab.tolerated = ("404 (NOT FOUND)",)
-    tab.driver.execute_script(
-        "window.plain = fetch; window.fetch = (url) => plain(url.replace(/run=.*/, 'run=gone'))"
-    )
+    tab.driver.execute_script("""
+        window.plain = fetch;
+        window.pending = 0;
+        window.fetch = (url) => {
+          pending += 1;
+          return plain(url.replace(/run=.*/, 'run=gone')).finally(() => { pending -= 1; });
+        };""")
     tab.click(f'#runs input[data-run="{LONG_NAMES[2]}"]')
     tab.click("#reload")
     tab.until("return !document.querySelector('#reload').classList.contains('busy')")
@@ -474,6 +478,7 @@ def test_a_run_that_is_deleted_while_it_is_shown_is_left_out(tab, servers):
         tab.driver.execute_script("return document.querySelectorAll('[data-panel=verdict] .verdict').length")
         == 2
     )
+    tab.until("return pending == 0")  # a late answer would be laid at the door of the next test
     tab.driver.execute_script("window.fetch = window.plain")
 
 
