@@ -13,13 +13,22 @@ from kfisher.logs.reader import Log
 
 _SIZE, _DPI = (4.2, 3.4), 130  # inches: a card is 300 pixels wide, and opens to the full size
 
-_LAST = {"spectra": plots.spectra, "ratio_eigenvalues": plots.ratio_eigenvalues}
+_OF_LAST = {"spectra": plots.spectra, "ratio_eigenvalues": plots.ratio_eigenvalues}
 _COURSE = {"cosine": plots.cosine, "step_lengths": plots.step_lengths, "gamma": plots.gamma}
 
 
 def pictures(measurements: list[Measurement]) -> dict[str, tuple[bytes, int, int]]:
-    """By name a PNG, with its width and height: of the last measurement, and of the course of several."""
-    charts = dict(_LAST) if len(measurements) < 2 else {**_LAST, **_COURSE}
+    """By name a PNG, with its width and height: of the last measurement, and of the course of several.
+
+    None of a single dot.
+    """
+    last = measurements[-1]
+    dots = {
+        "spectra": max(len(spectrum.eigenvalues) for spectrum in last.spectra.values()),
+        "ratio_eigenvalues": len(last.ratio_eigenvalues),
+    }
+    charts = {name: chart for name, chart in _OF_LAST.items() if dots[name] > 1}
+    charts |= _COURSE if len(measurements) > 1 else {}
     log = Log("measurements", measurements=measurements)
     return {name: _png(chart, log) for name, chart in charts.items()}
 

@@ -32,7 +32,7 @@ def sufficiency(now: Measurement, frame: Frame, thresholds: Thresholds) -> Findi
     said = f"{number:.0f} examples for {directions:.1f} directions ({size})"
     if number >= needed:
         return Finding("sufficiency", "fine", f"{said} suffice.", values)
-    text = f"{said} do not suffice: it takes {needed}"
+    text = f"{said} do not suffice: it takes {needed} (in `fit` by `probe=`, where a batch has fewer)"
     text += ", or a larger damping." if needed > SOME else "."
     if number >= SOME:
         text += " EF is only compared with labels drawn from the model for these examples."

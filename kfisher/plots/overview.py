@@ -51,7 +51,7 @@ def overview(source: Source, step: int | None = None) -> Figure:
     rows = (len(charts) + 1) // 2
     heights = [_LINE * (len(text) + 1)] * bool(text) + [_ROW] * rows
     figure = Picture(figsize=(_WIDTH, sum(heights) + 0.3), layout="constrained")
-    figure.suptitle(log.log_dir, fontsize=11, x=0.01, ha="left")
+    figure.suptitle(log.log_dir, fontsize=11, x=0.01, ha="left", parse_math=False)
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if text:
         ax = parts.pop(0).add_subplot()
@@ -69,4 +69,5 @@ def overview(source: Source, step: int | None = None) -> Figure:
 def _lines(verdict: Verdict) -> list[str]:
     paragraphs = [f"Step {verdict.step}: {verdict.verdict}. {verdict.sentence}"]
     paragraphs += [f"{finding.name} ({finding.level}): {finding.text}" for finding in verdict.findings]
+    paragraphs += verdict.notes
     return [line for text in paragraphs for line in textwrap.wrap(text, 125, subsequent_indent="    ")]

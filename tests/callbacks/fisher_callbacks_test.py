@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import json
 import os
 import warnings
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.fisher_logs import make_measurement
 from helpers.models import EAGER
 
 import kfisher
@@ -23,6 +25,7 @@ from kfisher.callbacks import (
     train_function,
 )
 from kfisher.callbacks._due import FAILED, SHAPE, TIME, Due
+from kfisher.callbacks._pictures import pictures
 from kfisher.callbacks._schedule import ALLOWANCE, Budget, due_steps, first_measurements, is_due
 from kfisher.callbacks.train_function import Hook
 from kfisher.diagnosis import limits
@@ -684,3 +687,14 @@ def test_a_plain_model_shows_its_batches_for_the_length_of_fit(make, how, tmp_pa
     assert int(model.optimizer.iterations) > 8 and model.train_function is None
     with pytest.raises(ValueError, match="seen no batch"):
         fit(model, keras.callbacks.History(), epochs=1)
+
+
+def test_no_picture_shows_a_single_dot():
+    one, many = (make_measurement(step, 0.5, np.random.default_rng(0), 8, 12) for step in (1, 2))
+    one.spectra = {
+        kind: dataclasses.replace(s, eigenvalues=s.eigenvalues[:1]) for kind, s in one.spectra.items()
+    }
+    one.ratio_eigenvalues = one.ratio_eigenvalues[:1]
+    assert set(pictures([one])) == set()
+    assert set(pictures([many])) == {"spectra", "ratio_eigenvalues"}
+    assert set(pictures([many, one])) == {"cosine", "step_lengths", "gamma"}

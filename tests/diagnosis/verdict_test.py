@@ -257,7 +257,7 @@ def test_a_large_damping_makes_few_examples_no_more(scale):
         model, x, y = logistic_problem(32, features=2, seed=seed)
         verdict = kfisher.diagnose(model, x * [scale, 0.1], y, damping=0.1)
         assert verdict.verdict == "unknown"
-        assert "do not suffice: it takes 64." in verdict.findings[-1].text
+        assert "do not suffice: it takes 64 (" in verdict.findings[-1].text
 
 
 def test_second_moments_of_one_parameter_have_no_ranks():

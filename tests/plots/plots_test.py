@@ -201,6 +201,16 @@ def test_overview_holds_every_chart_and_the_verdict_of_the_step(log_dir):
     assert "50-fold" in texts(plots.overview(log))
 
 
+def test_overview_of_a_folder_whose_name_looks_like_a_formula(tmp_path, measurements):
+    log = Log(str(tmp_path / "cost_$ per_$ unit"), measurements=list(measurements))
+    log.verdicts.append(verdict(10))
+    log.verdicts[0].notes.append("The step taken has the cosine 0.50 with it.")
+    figure = plots.overview(log)
+    figure.savefig(io.BytesIO(), dpi=40)
+    assert figure.get_suptitle() == log.log_dir
+    assert "has the cosine 0.50" in "\n".join(text.get_text() for ax in figure.axes for text in ax.texts)
+
+
 @pytest.mark.parametrize("part", ["steps", "measurement"])
 def test_overview_draws_what_there_is(part, log_dir, measurements):
     log = read_log(log_dir)
