@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
         choices=OPTIMIZERS,
         default=[],
         metavar="NAME",
-        help=f"any of: {', '.join(OPTIMIZERS)}; of tables, but {' and '.join(_NOT_OF_TABLES)} "
+        help=f"any of: {', '.join(OPTIMIZERS)}; with --data all but {' and '.join(_NOT_OF_TABLES)} "
         f"(default: {', '.join(DEFAULT)}, as far as there are settings)",
     )
     add(
