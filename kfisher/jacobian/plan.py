@@ -27,7 +27,8 @@ class Plan:
 
     Attributes:
         taps: The layers to tap, in the order of their first calls.
-        vectorizes: Whether `tf.vectorized_map` can run the gradient of the whole model.
+        vectorizes: Whether `tf.vectorized_map` is to run the gradient of the whole model: not where it
+            cannot, nor through loops, which take it half a minute to trace and are no faster for it.
         broadcasts: Whether the model multiplies a stack of matrices by one matrix.
         checked: Whether its products were compared with automatic differentiation.
     """
@@ -94,7 +95,7 @@ def plan(model: keras.Model, x: Any = None, training: bool = True) -> Plan:
                 f"The model {model.name!r} uses trainable variables where the batch axis is gone, so there "
                 f"is no gradient for each example. Keep the batch axis in front.{_advice(root)}"
             )
-        found = Plan(_taps(root), root.vectorizes, root.broadcasts)
+        found = Plan(_taps(root), root.vectorizes and not root.loops, root.broadcasts)
         if any(tap.layer is model for tap in found.taps):  # and not kept, or it would keep the model alive
             return found
         cached[key] = found

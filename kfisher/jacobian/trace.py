@@ -30,6 +30,7 @@ class TracedCall:
     sized: bool = True  # whether every batch axis was found by its size, not by having none that is known
     differentiates: bool = False  # whether a derivative is taken from a tape that begins here
     broadcasts: bool = False  # whether a stack of matrices is multiplied by one matrix
+    loops: bool = False  # whether TensorFlow's loops run in it; known of the whole model
     folded: bool = False  # whether another axis was merged into that of the batch
     flagged: bool = False  # whether an argument is `True`
     ops: range = range(0)  # those of the graph that it makes
@@ -70,8 +71,10 @@ def traced(model: keras.Model, specs: Any, batch: int, training: bool) -> Traced
 
     with tf.init_scope():
         graph = tf.function(run, autograph=False).get_concrete_function(specs).graph
-    _find_broadcasts(stack[0].children[0], graph.get_operations())
-    return stack[0].children[0]
+    root, ops = stack[0].children[0], graph.get_operations()
+    _find_broadcasts(root, ops)
+    root.loops = any(op.type in ("While", "StatelessWhile") for op in ops)
+    return root
 
 
 def _find_broadcasts(node: TracedCall, ops: list[tf.Operation]) -> None:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from helpers import models
 
 from kfisher.damping import LevenbergMarquardt
+from kfisher.jacobian.plan import plan
 from kfisher.optimizers import NaturalGradient
 
 X, Y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
@@ -78,3 +79,12 @@ def test_what_layers_keep_for_themselves_moves_once_a_step(options, reference, t
     found = after_three_steps(network(NaturalGradient(0.01, seed=0, **options), run_eagerly=eager), tmp_path)
     assert found == reference
     assert found[0][:2] == [3, 3]
+
+
+@pytest.mark.parametrize("unroll, vectorizes", [(False, False), (True, True)])
+def test_vectors_are_pulled_through_loops_one_after_the_other(unroll, vectorizes):
+    """Vectorized, TensorFlow's loops take long to trace, and are no faster for it."""
+    model = keras.Sequential(
+        [keras.Input((4, 2)), keras.layers.LSTM(3, unroll=unroll), keras.layers.Dense(2)]
+    )
+    assert plan(model, tf.zeros((5, 4, 2)), training=True).vectorizes is vectorizes
