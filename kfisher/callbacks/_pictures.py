@@ -27,8 +27,9 @@ def pictures(measurements: list[Measurement]) -> dict[str, tuple[bytes, int, int
         "spectra": max(len(spectrum.eigenvalues) for spectrum in last.spectra.values()),
         "ratio_eigenvalues": len(last.ratio_eigenvalues),
     }
-    charts = {name: chart for name, chart in _OF_LAST.items() if dots[name] > 1}
-    charts |= _COURSE if len(measurements) > 1 else {}
+    charts: dict[str, Any] = {name: chart for name, chart in _OF_LAST.items() if dots[name] > 1}
+    if len(measurements) > 1:
+        charts |= _COURSE
     log = Log("measurements", measurements=measurements)
     return {name: _png(chart, log) for name, chart in charts.items()}
 
