@@ -18,7 +18,7 @@ from kfisher.diagnosis.verdict import judge, thresholds_of
 from kfisher.likelihoods import Likelihood
 from kfisher.logs import schema, writer
 
-_GROWN = 11.0  # times its least, as for the tab's banner
+_GROWN = 11.0  # times its start, as for the tab's banner
 
 
 @harmless
@@ -128,10 +128,11 @@ class FisherDiagnosis(FisherSpectra):
 
 
 def _divergence(losses: list[float]) -> str:
-    """What to say of the losses of all epochs if the last one is not finite, or far above the least."""
-    if not losses or (math.isfinite(losses[-1]) and not losses[-1] > _GROWN * min(losses) > 0):
+    """What to say of the losses of all epochs if the last one is not finite, or far above the first."""
+    if not losses or (math.isfinite(losses[-1]) and not losses[-1] > _GROWN * losses[0] > 0):
         return ""
-    return f"Training diverged: the loss of an epoch went from {min(losses):.3g} to {losses[-1]:.3g}."
+    first, last = losses[0], losses[-1]
+    return f"Training diverged: the loss was {first:.3g} in the first epoch and {last:.3g} in the last."
 
 
 def _markdown(verdict: Verdict) -> str:

@@ -27,6 +27,7 @@ from kfisher.callbacks import (
 from kfisher.callbacks._due import FAILED, SHAPE, TIME, Due
 from kfisher.callbacks._pictures import pictures
 from kfisher.callbacks._schedule import ALLOWANCE, Budget, due_steps, first_measurements, is_due
+from kfisher.callbacks.fisher_diagnosis import _divergence
 from kfisher.callbacks.train_function import Hook
 from kfisher.diagnosis import limits
 from kfisher.diagnosis import meter as meters
@@ -373,6 +374,22 @@ def test_a_summary_says_that_training_diverged(rate, epochs, diverges, tmp_path)
     assert ("Training diverged" in str(summary)) == diverges == bool(history.fisher_summary.trouble)
     assert summary.trouble == history.fisher_summary.trouble
     assert str(summary).splitlines()[-1].strip() in summary._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "losses, diverged",
+    [
+        ([], False),
+        ([1.0, 1e-9, 5e-8], False),  # far above its least, and yet learnt
+        ([1.0, 0.5, 12.0], True),
+        ([1.0, 10.0], False),
+        ([float("nan")], True),
+        ([1.0, float("inf")], True),
+        ([-2.0, -1.0], False),
+    ],
+)
+def test_a_loss_diverges_from_where_it_began(losses, diverged):
+    assert bool(_divergence(losses)) == diverged
 
 
 def test_steps_in_one_call_are_not_put_down_to_the_budget(tmp_path):
