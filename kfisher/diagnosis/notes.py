@@ -19,9 +19,8 @@ def notes(now: Measurement) -> list[str]:
             f"natural gradient, is {now.gamma['taken']:.3g} (natural gradient: {now.gamma['exact']:.3g}, EF: "
             f"{now.gamma['empirical']:.3g}, gradient: 1)."
         )
-    if now.second_moment and np.all(
-        np.isfinite(list(now.second_moment.values()))
-    ):  # of one parameter: no ranks
+    # Of one parameter there are no ranks.
+    if now.second_moment and not np.any(np.isnan(list(now.second_moment.values()))):
         ranks = {kind: f"{value:.2f}" for kind, value in now.second_moment.items()}
         found.append(
             f"The second moments of the optimizer have the rank correlation {ranks['empirical']} with the "
