@@ -134,3 +134,14 @@ def test_counts_of_a_row_that_is_nan_are_drawn_and_the_step_skipped(curvature):
         model.fit(x, Y, batch_size=8, verbose=0)
     assert int(model.optimizer.skipped_steps) == 1
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "ekfac", "diagonal"])
+def test_bad_first_batches_cost_their_own_steps_alone(curvature):
+    """F is measured at the next good batch, and not only when the schedule comes round: not at the fourth."""
+    x = np.tile(X, (4, 1))
+    x[[3, 11, 19]] = np.nan
+    model = network(NaturalGradient(curvature=curvature))
+    with pytest.warns(UserWarning, match="skipped 3 of 4 steps"):
+        model.fit(x, np.tile(Y, (4, 1)), batch_size=8, shuffle=False, verbose=0)
+    assert int(model.optimizer.skipped_steps) == 3
