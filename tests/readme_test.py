@@ -44,7 +44,7 @@ def test_the_first_example_ends_where_the_readme_says_and_adam_does_not(tmp_path
 
 
 def test_the_coverage_table_is_what_is_printed():
-    keras.utils.clear_session()  # so that layers are named from the start
+    keras.utils.clear_session(free_memory=False)  # so that layers are named from the start
     model = kfisher.Sequential([keras.Input((6,)), keras.layers.Dense(16), keras.layers.Dense(1)])
     shown = next(block for block in BLOCKS if "coverage" in block).splitlines()[1:]
     assert str(kfisher.coverage(model, "kfac")).splitlines() == shown

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
@@ -59,3 +60,19 @@ def no_strategy() -> Iterator[None]:
         yield
     finally:
         distribute_lib._pop_per_thread_mode()
+
+
+def run_branches_apart() -> None:
+    """Keeps the branches of the last `tf.cond` in the graph functions, each made ready when it is first taken.
+
+    TensorFlow otherwise lays both out in the graph around them, and optimises the whole before the first
+    step: also what is seldom or never run. Beside a GPU it does so still: a branch that is a function runs
+    on one device.
+    """
+    # No public name tells one condition from another; tests/_common/replicas_test.py notices.
+    if tf.executing_eagerly() or tf.config.list_logical_devices("GPU"):
+        return
+    operations = reversed(tf.compat.v1.get_default_graph().get_operations())
+    last = next((o for o in operations if o.type in ("If", "StatelessIf")), None)
+    if last is not None:  # none where the predicate is known
+        last._set_attr("_lower_using_switch_merge", AttrValue(b=False))
