@@ -33,7 +33,5 @@ echo "== formatter and linters"
 .venv/bin/oxlint kfisher/tensorboard/static
 echo "== mypy"
 .venv/bin/python -m mypy
-echo "== pytest, quick tests"
-.venv/bin/python "${tests[@]}" "not slow"
-echo "== pytest, slow tests"
-.venv/bin/python "${tests[@]}" "slow and not by_hand and not full_grid"
+echo "== pytest, quick tests first"
+.venv/bin/python "${tests[@]}" "not by_hand and not full_grid"

@@ -45,10 +45,12 @@ def test_every_kind_of_layer(on_devices, curvature, model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("curvature", ["KFAC", "EKFAC"])
-def test_factors_of_few_examples_which_cross_and_of_which_one_replica_has_none(on_devices, curvature):
-    few = {"class_name": f"kfisher>{curvature}", "config": {"max_examples": 3}}
-    on_devices(cases.equals_one, few, "sampled", 4, model="broad")
+@pytest.mark.parametrize("curvature, examples, replicas", [("KFAC", 3, 4), ("EKFAC", 1, 2)])
+def test_factors_of_few_examples_which_cross_and_of_which_one_replica_has_none(
+    on_devices, curvature, examples, replicas
+):
+    few = {"class_name": f"kfisher>{curvature}", "config": {"max_examples": examples}}
+    on_devices(cases.equals_one, few, "sampled", replicas, model="broad")
 
 
 @pytest.mark.slow
@@ -99,10 +101,18 @@ def test_parts_of_several_sizes_and_none(on_devices, reduction):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "curvature", ["kfac", *(pytest.param(c, marks=pytest.mark.by_hand) for c in ("gram", "matrix_free"))]
+    "curvature, replicas, rows",
+    [
+        ("kfac", 2, (24, 9, 1)),
+        *(
+            pytest.param(c, 4, (24, 9, 5), marks=pytest.mark.by_hand)
+            for c in ("kfac", "gram", "matrix_free")
+        ),
+    ],
 )
-def test_a_replica_without_examples_has_its_part_of_regularisers(on_devices, curvature):
+def test_a_replica_without_examples_has_its_part_of_regularisers(on_devices, curvature, replicas, rows):
     settings = {"reduction": "sum_over_batch_size", "l2": 0.1, "curvature": curvature, "damping": 0.02}
+    settings |= {"replicas": replicas, "rows": rows}
     if curvature == "matrix_free":
         free = {"max_iterations": 200, "tolerance": 1e-13}
         settings |= {"curvature": {"class_name": "kfisher>MatrixFree", "config": free}, "fisher": "exact"}

@@ -25,7 +25,7 @@ from helpers.replicated import (
 def equals_one(curvature, fisher, replicas, tolerance=1e-12, model="dense", **settings):
     """The weights after six steps of the whole batch, and all copies of all state."""
     make, make_model = optimizer(curvature, fisher, **settings), replicated.MODELS[model]
-    one = trained(None, make, make_model)
+    one = trained(None, make, make_model, **EAGER)
     several = trained(mirrored(replicas), make, make_model)
     assert moved(one, make_model) > 0.01
     assert distance(one, several) < tolerance
@@ -119,7 +119,7 @@ def ragged(replicas=4, rows=(24, 9, 5), reduction="sum", l2=0.0, curvature="kfac
         with replicated.scope(strategy):
             keras.utils.set_random_seed(3)
             trains, loss = model()
-            trains.compile(optimizer=make(), loss=loss)
+            trains.compile(optimizer=make(), loss=loss, run_eagerly=strategy is None)
         for count in rows:
             weights = None
             if reduction != "sum" and strategy is None:

@@ -261,6 +261,6 @@ def test_what_is_remembered_of_a_model_goes_with_it(make):
     assert kfisher.coverage(model, x=numbers(2))
     alive = weakref.ref(model)
     del model
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)
     gc.collect()
     assert alive() is None
