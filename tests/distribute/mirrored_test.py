@@ -104,10 +104,7 @@ def test_parts_of_several_sizes_and_none(on_devices, reduction):
     "curvature, replicas, rows",
     [
         ("kfac", 2, (24, 9, 1)),
-        *(
-            pytest.param(c, 4, (24, 9, 5), marks=pytest.mark.by_hand)
-            for c in ("kfac", "gram", "matrix_free")
-        ),
+        *(pytest.param(c, 4, (24, 9, 5), marks=pytest.mark.by_hand) for c in ("kfac", "gram", "matrix_free")),
     ],
 )
 def test_a_replica_without_examples_has_its_part_of_regularisers(on_devices, curvature, replicas, rows):
