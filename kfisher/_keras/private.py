@@ -63,7 +63,7 @@ def no_strategy() -> Iterator[None]:
 
 
 def run_branches_apart() -> None:
-    """Keeps the branches of the last `tf.cond` in the graph functions, each made ready when it is first taken.
+    """Makes the branches of the last `tf.cond` in the graph functions, made ready when they are first taken.
 
     TensorFlow otherwise lays both out in the graph around them, and optimises the whole before the first
     step: also what is seldom or never run. Beside a GPU it does so still: a branch that is a function runs
