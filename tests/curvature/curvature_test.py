@@ -128,3 +128,15 @@ def test_the_dense_matrix_asks_for_its_bytes_and_those_of_its_damped_copy(missin
     monkeypatch.setattr(memory, "available", lambda: 2 * 8 * 16**2 - missing)
     with pytest.raises(ValueError, match="would take") if missing else contextlib.nullcontext():
         model.optimizer.build(model.trainable_variables)
+
+
+@pytest.mark.parametrize("curvature", ["dense", "gram", "matrix_free", "diagonal", "kfac"])
+def test_a_batch_in_which_no_example_counts_leaves_what_the_loss_weighs(curvature):
+    """Else a damping in units of the loss would be none at all until the next batch."""
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(NaturalGradient(curvature=curvature, seed=0), "mae", run_eagerly=True)
+    model.train_on_batch(X, X[:, :2])
+    weighs = [float(model.optimizer.curvature.weight), float(model.optimizer.curvature.bounded)]
+    assert weighs == pytest.approx([1, 2])
+    model.train_on_batch(X, X[:, :2], sample_weight=np.zeros(12))
+    assert [float(model.optimizer.curvature.weight), float(model.optimizer.curvature.bounded)] == weighs

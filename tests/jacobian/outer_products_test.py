@@ -352,6 +352,7 @@ def test_layers_share_a_factor_if_they_read_a_tensor_in_the_same_way(makes):
         on(PICTURE, Conv2D, 2, 2, strides=2, padding="same", free=True),
         on(SPACE, Conv3D, 2, 2, strides=(2, 1, 3), free=True),
         on(SPACE, Conv3D, 2, 2, strides=(2, 1, 3), padding="same", free=True),
+        on(SPACE, Conv3D, 2, 1, strides=(2, 1, 3), padding="same", free=True),  # nothing is missing
         on(PICTURE, SeparableConv2D, 3, 2, depth_multiplier=2, free=True),
         *(KINDS[kind] for kind in ("embedding, ids repeat", "layer norm", "lstm", "dense twice")),
     ],

@@ -80,6 +80,13 @@ def test_a_wrong_rule_is_an_error(monkeypatch):
         kfisher.FisherOperator(compiled(Network), X)
 
 
+def test_rounding_in_half_precision_is_no_error_where_the_last_layer_is_in_single_precision():
+    model = kfisher.Sequential([keras.Input((2,)), layers.Dense(8, "tanh", dtype="mixed_bfloat16")])
+    model.add(layers.Dense(2, dtype="float32"))
+    model.compile(loss="mse")
+    kfisher.FisherOperator(model, np.random.default_rng(0).normal(size=(500, 2)).astype("float32"))
+
+
 @pytest.mark.parametrize("eager", [False, True])
 def test_it_is_done_once(eager, monkeypatch):
     done, compare = [], SelfCheck._wrong
