@@ -1,5 +1,6 @@
 """Where findings change their level, and which of them makes the verdict; without any model."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,6 +122,18 @@ def test_a_gradient_in_flat_directions_is_a_step():
     frame, now = SimpleNamespace(**{**vars(FRAME), **few}), measured(6.5)
     given = findings.Steps([now], frame, findings.sufficiency(now, frame, Thresholds()), Thresholds())
     assert given.nothing == ""
+
+
+@pytest.mark.parametrize("count", [5, 6, 7])
+def test_an_order_that_has_just_the_correlation_of_chance_is_no_inversion(count):
+    """Rounding does not decide: of seven, SciPy has it one bit below the quantile."""
+    ranks, limit, seen = np.arange(count) - (count - 1) / 2, findings._by_chance(count, 0.95), 0
+    for order in itertools.permutations(range(1, count + 1)):
+        if abs((np.array(order) - (count + 1) / 2) @ ranks / (ranks @ ranks) - limit) < 1e-6:
+            grows = list(range(1, count + 1))
+            assert findings.inversion(history(grows, order, grows), steps(ALL)).level == "fine"
+            seen += 1
+    assert seen
 
 
 def history(gradients, empirical, exact):
