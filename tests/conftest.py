@@ -8,20 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def pytest_collection_modifyitems(items):
-    """Quick ones first."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+def pytest_collection_modifyitems(config, items):
+    """Quick ones first, in each process: `--dist worksteal` hands each a part of the list, from its start."""
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    slow = [item.get_closest_marker("slow") is not None for item in items]
+    kinds = [[item for item, is_slow in zip(items, slow) if is_slow == kind] for kind in (False, True)]
+    items[:] = [
+        item
+        for n in range(count)
+        for kind in kinds
+        for item in kind[len(kind) * n // count : len(kind) * (n + 1) // count]
+    ]
 
 
 @given(st.none())
-def begin(nothing):
-    """What Hypothesis does once in a process, where it looks through all objects: before there are many."""
+def _warm_up_hypothesis(nothing):
+    """Once in a process Hypothesis looks through all objects: here, before there are many."""
 
 
 def pytest_collection_finish():
     """Spares the collector what was imported: a trace makes so many objects that it would look through all of
     it again and again, which is a fifth of the time of a trace."""
-    begin()
+    _warm_up_hypothesis()
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 10)

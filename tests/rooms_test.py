@@ -22,7 +22,7 @@ FLOORS = [
     {"plots", "tensorboard"},
     {"callbacks"},
 ]
-APART = {("logs", "schema"), ("_keras", "private")}
+APART = {tuple(room.split(".")) for room in FLOORS[0] if "." in room}
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Two rooms of one floor that import from each other's public side, one way.
 NEIGHBOURS = {("model", "_keras"), ("_keras", "_common"), ("model", "_common"), ("curvature", "operator")}

@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.symmetric import from_triangle, triangle
-from kfisher._keras.private import run_branches_apart
+from kfisher._keras.private import cond_of_functions
 
 
 def count() -> int:
@@ -99,16 +99,14 @@ def gathered(tensor: tf.Tensor, axis: int = 0) -> tf.Tensor:
 def cond(predicate: tf.Tensor | bool, true_fn: Callable, false_fn: Callable) -> Any:
     """`tf.cond` whose branches may cross replicas and change what is kept equal on them.
 
-    On one replica each branch is a function of its own, which costs nothing before it is first taken.
+    With a single device each branch is a function of its own, made ready when it is first taken.
 
     Args:
         predicate: A boolean scalar, the same on all replicas.
         true_fn, false_fn: As in `tf.cond`.
     """
     if not _synchronizes():
-        found = tf.cond(predicate, true_fn, false_fn)
-        run_branches_apart()
-        return found
+        return cond_of_functions(predicate, true_fn, false_fn)
 
     @tf.autograph.experimental.do_not_convert
     def on_each(strategy: Any, predicate: Any, true_fn: Any, false_fn: Any) -> Any:
@@ -116,10 +114,8 @@ def cond(predicate: tf.Tensor | bool, true_fn: Callable, false_fn: Callable) -> 
             return lambda: strategy.extended.call_for_each_replica(_call, args=(function,))
 
         decides = strategy.experimental_local_results(predicate)[0]
-        found = tf.cond(decides, branch(true_fn), branch(false_fn))
-        if strategy.num_replicas_in_sync == 1:
-            run_branches_apart()
-        return found
+        alone = strategy.num_replicas_in_sync == 1
+        return (cond_of_functions if alone else tf.cond)(decides, branch(true_fn), branch(false_fn))
 
     # TensorFlow allows nothing that crosses in a branch, which is a graph of its own, unless the whole
     # `tf.cond` is built outside of the replicas, and these again inside of each branch. The branches are

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
@@ -62,17 +61,19 @@ def no_strategy() -> Iterator[None]:
         distribute_lib._pop_per_thread_mode()
 
 
-def run_branches_apart() -> None:
-    """Makes the branches of the last `tf.cond` in the graph functions, made ready when they are first taken.
+def cond_of_functions(predicate: tf.Tensor, true_fn: Callable, false_fn: Callable) -> Any:
+    """`tf.cond`, of which a branch is optimised and made ready when it is first taken, and not before.
 
     TensorFlow otherwise lays both out in the graph around them, and optimises the whole before the first
-    step: also what is seldom or never run. Beside a GPU it does so still: a branch that is a function runs
-    on one device.
+    step: also what is seldom or never run. Where there are several devices it does so still: a branch that
+    is a function runs on one of them.
     """
+    graph = tf.compat.v1.get_default_graph()
+    apart = not tf.executing_eagerly() and len(tf.config.list_logical_devices()) == 1
+    before = len(graph.get_operations()) if apart else 0
+    found = tf.cond(predicate, true_fn, false_fn)
     # No public name tells one condition from another; tests/_common/replicas_test.py notices.
-    if tf.executing_eagerly() or tf.config.list_logical_devices("GPU"):
-        return
-    operations = reversed(tf.compat.v1.get_default_graph().get_operations())
-    last = next((o for o in operations if o.type in ("If", "StatelessIf")), None)
-    if last is not None:  # none where the predicate is known
-        last._set_attr("_lower_using_switch_merge", AttrValue(b=False))
+    for operation in graph.get_operations()[before:] if apart else ():
+        if operation.type in ("If", "StatelessIf"):
+            operation._set_attr("_lower_using_switch_merge", tf.compat.v1.AttrValue(b=False))
+    return found

@@ -133,8 +133,8 @@ def inversion(history: Sequence[Measurement], steps: Steps) -> Finding:
     if not steps.accuses:
         return Finding("inversion", "unknown", f"{said}: {_SHORT}.", values)
     limit = min(steps.thresholds.correlation, _by_chance(int(known.sum()), steps.thresholds.confidence))
-    worse = correlations["empirical"] < correlations["exact"] - 0.5
-    if correlations["empirical"] < limit and late < steps.thresholds.correlation and worse:
+    worse = _below(correlations["empirical"], correlations["exact"] - 0.5)
+    if _below(correlations["empirical"], limit) and _below(late, steps.thresholds.correlation) and worse:
         text = f"{said}: large gradient, short step; small gradient, long step."
         return Finding("inversion", "bad", text, {**values, "verdict": "inverted"})
     return Finding("inversion", "fine", f"{said}.", values)
@@ -151,8 +151,12 @@ def _by_chance(count: int, confidence: float) -> float:
     """The rank correlation that unrelated numbers have or exceed, downwards, with 1 - confidence."""
     ranks = np.arange(count) - (count - 1) / 2
     shuffled = np.random.default_rng(0).permuted(np.tile(ranks, (_SHUFFLES, 1)), axis=1)
-    # An order of just that correlation is not below it, whichever way either was rounded.
-    return float(np.quantile(shuffled @ ranks / (ranks @ ranks), 1 - confidence)) - 1e-9
+    return float(np.quantile(shuffled @ ranks / (ranks @ ranks), 1 - confidence))
+
+
+def _below(correlation: float, limit: float) -> bool:
+    """True if it is below, and not just that: of equal ones rounding would decide."""
+    return correlation < limit - 1e-9
 
 
 def _interval(interval: chance.Interval) -> str:

@@ -32,6 +32,10 @@ def test_every_other_optimizer(on_devices, name):
     on_devices(cases.others_equal_one, name)
 
 
+def test_layers_on_two_devices_train(on_devices):
+    on_devices(cases.layers_on_two_devices_train)
+
+
 @pytest.mark.slow
 def test_single_precision(on_devices):
     on_devices(cases.equals_one_in_single_precision)

@@ -25,7 +25,8 @@ from helpers.replicated import (
 def equals_one(curvature, fisher, replicas, tolerance=1e-12, model="dense", **settings):
     """The weights after six steps of the whole batch, and all copies of all state."""
     make, make_model = optimizer(curvature, fisher, **settings), replicated.MODELS[model]
-    one = trained(None, make, make_model, **EAGER)
+    # One model in a graph as well; eagerly is quicker.
+    one = trained(None, make, make_model, **({} if model == "tied" else EAGER))
     several = trained(mirrored(replicas), make, make_model)
     assert moved(one, make_model) > 0.01
     assert distance(one, several) < tolerance
@@ -139,6 +140,22 @@ def keras_weights(count, replicas):
     size = -(-count // replicas)
     sizes = [len(range(count)[i * size : (i + 1) * size]) for i in range(replicas)]
     return np.concatenate([np.full(n, count / (replicas * n)) for n in sizes if n])
+
+
+def layers_on_two_devices_train():
+    """Without any strategy: a branch that takes up the variables of both cannot run on one of them."""
+    first, second = keras.layers.Dense(4, "tanh"), keras.layers.Dense(3)
+    with tf.device("CPU:0"):
+        first.build((None, 5))
+    with tf.device("CPU:1"):
+        second.build((None, 4))
+    assert "CPU:1" in second.kernel.value.device
+    model = kfisher.Sequential([keras.Input((5,)), first, second])
+    model.compile(kfisher.optimizers.NaturalGradient(seed=0), replicated.crossentropy())
+    before = replicated.weights_of(model)
+    again(model, 2)
+    assert int(model.optimizer.skipped_steps.numpy()) == 0
+    assert all((a != b).any() for a, b in zip(before, replicated.weights_of(model)))
 
 
 def labels_are_those_of_one_draw():
