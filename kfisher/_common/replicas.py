@@ -96,17 +96,19 @@ def gathered(tensor: tf.Tensor, axis: int = 0) -> tf.Tensor:
     return tf.cast(tf.ensure_shape(whole, sizes), dtype)
 
 
-def cond(predicate: tf.Tensor | bool, true_fn: Callable, false_fn: Callable) -> Any:
+def cond(predicate: tf.Tensor | bool, true_fn: Callable, false_fn: Callable, apart: bool = True) -> Any:
     """`tf.cond` whose branches may cross replicas and change what is kept equal on them.
 
-    With a single device each branch is a function of its own, made ready when it is first taken.
+    With a single device each branch is a function of its own, made ready when it is first taken, unless
+    `apart` says otherwise: convolutions become those of oneDNN in the graph itself, not in such a function.
 
     Args:
         predicate: A boolean scalar, the same on all replicas.
         true_fn, false_fn: As in `tf.cond`.
+        apart: False for a branch that runs the model.
     """
     if not _synchronizes():
-        return cond_of_functions(predicate, true_fn, false_fn)
+        return (cond_of_functions if apart else tf.cond)(predicate, true_fn, false_fn)
 
     @tf.autograph.experimental.do_not_convert
     def on_each(strategy: Any, predicate: Any, true_fn: Any, false_fn: Any) -> Any:
@@ -114,7 +116,7 @@ def cond(predicate: tf.Tensor | bool, true_fn: Callable, false_fn: Callable) -> 
             return lambda: strategy.extended.call_for_each_replica(_call, args=(function,))
 
         decides = strategy.experimental_local_results(predicate)[0]
-        alone = strategy.num_replicas_in_sync == 1
+        alone = apart and strategy.num_replicas_in_sync == 1
         return (cond_of_functions if alone else tf.cond)(decides, branch(true_fn), branch(false_fn))
 
     # TensorFlow allows nothing that crosses in a branch, which is a graph of its own, unless the whole
