@@ -259,7 +259,8 @@ class NaturalGradient(ObservingOptimizer):
 
         # 3. One of three.
         good = finite & ~(judgement.outlier | judgement.failed)
-        replicas.cond(good, go_on, lambda: replicas.cond(judgement.failed, take_back, skip))
+        apart = self._adaptive.every is None
+        replicas.cond(good, go_on, lambda: replicas.cond(judgement.failed, take_back, skip), apart)
 
     def _prepared(
         self, batch: Batch, mean: Any, solution: Any, damping: Any, radius: Any, variables: Any, missing: Any
@@ -300,7 +301,7 @@ class NaturalGradient(ObservingOptimizer):
         if self._adaptive.every is None:
             return finite, move
         due = self._adaptive.is_due(self.iterations.value)
-        return finite, lambda: replicas.cond(due, move_and_measure, move)
+        return finite, lambda: replicas.cond(due, move_and_measure, move, apart=False)
 
     def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradient of L, or one in which examples count otherwise."""

@@ -1,8 +1,10 @@
 """On one replica: what crosses is what there is, and branches are made ready when they are first taken."""
 
+import keras
 import pytest
 import tensorflow as tf
 
+import kfisher
 from kfisher._common import replicas
 
 STRATEGIES = {
@@ -21,19 +23,23 @@ def nested(x):
     return replicas.cond(x > 0, lambda: replicas.cond(x > 1, lambda: 2 * x, lambda: x), lambda: -x)
 
 
+def in_the_graph(x):
+    return replicas.cond(x > 0, lambda: x, lambda: -x, apart=False)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_branches_are_functions_of_their_own_and_those_of_others_are_left_alone(name):
     strategy = STRATEGIES[name]()
 
     @tf.function
     def function(x):
-        own = strategy.run(nested, (x,))
-        return own, tf.cond(x > 0, lambda: 1.0, lambda: 0.0)
+        own, other = strategy.run(nested, (x,)), strategy.run(in_the_graph, (x,))
+        return own, other, tf.cond(x > 0, lambda: 1.0, lambda: 0.0)
 
     found = [function(tf.constant(x)) for x in (-3.0, 0.5, 3.0)]
-    assert [tuple(map(float, f)) for f in found] == [(3, 0), (0.5, 1), (6, 1)]
+    assert [tuple(map(float, f)) for f in found] == [(3, 3, 0), (0.5, 0.5, 1), (6, 3, 1)]
     graph = function.get_concrete_function(tf.TensorSpec([])).graph.as_graph_def()
-    assert laid_out(graph.node) == [False, True]
+    assert laid_out(graph.node) == [False, True, True]
     assert laid_out(n for f in graph.library.function for n in f.node_def) == [False]
 
 
@@ -52,3 +58,33 @@ def test_tapes_differentiate_them_and_do_not_touch_the_conditions_of_others(xla)
     if not xla:
         graph = function.get_concrete_function(tf.TensorSpec([])).graph.as_graph_def()
         assert laid_out(graph.node)[0]
+
+
+POLICIES = {"auto": "auto", "judged": kfisher.damping.LevenbergMarquardt(0.1, every=2)}
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "ekfac", "gram"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_convolutions_are_in_no_branch_that_is_a_function_of_its_own(curvature, policy):
+    """There TensorFlow does not make them those of oneDNN, and a step takes longer."""
+    layers = [keras.layers.Conv2D(2, 3, activation="tanh"), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = kfisher.Sequential([keras.Input((5, 5, 1)), *layers])
+    optimizer = kfisher.optimizers.NaturalGradient(curvature=curvature, damping=POLICIES[policy], seed=0)
+    model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
+    step = tf.function(lambda x, y: model.train_step((x, y)))
+    graph = step.get_concrete_function(tf.ones((4, 5, 5, 1)), tf.ones((4, 2))).graph.as_graph_def()
+    library = {f.signature.name: f.node_def for f in graph.library.function}
+    seen = []
+
+    def look(nodes, in_graph):
+        for node in nodes:
+            if "Conv2D" in node.op:
+                seen.append(in_graph)
+            here = in_graph and node.attr["_lower_using_switch_merge"].b
+            for key, value in node.attr.items():
+                if value.func.name in library:
+                    look(library[value.func.name], here if key in ("then_branch", "else_branch") else True)
+
+    look(graph.node, True)
+    assert len(seen) > 5 and all(seen)
