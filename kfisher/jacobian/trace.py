@@ -30,6 +30,7 @@ class TracedCall:
     sized: bool = True  # whether every batch axis was found by its size, not by having none that is known
     differentiates: bool = False  # whether a derivative is taken from a tape that begins here
     broadcasts: bool = False  # whether a stack of matrices is multiplied by one matrix
+    branches: bool = False  # whether there is a condition in it
     loops: bool = False  # whether TensorFlow's loops run in it; known of the whole model
     folded: bool = False  # whether another axis was merged into that of the batch
     flagged: bool = False  # whether an argument is `True`
@@ -44,10 +45,11 @@ class TracedCall:
 
     @property
     def vectorizes(self) -> bool:
-        """Not convolutions in groups: Keras leaves them to XLA, for the CPU has no gradient for them."""
+        """Not convolutions in groups: Keras leaves them to XLA, for the CPU has no gradient for them; nor
+        conditions, of whose gradient TensorFlow cannot make a vectorized one."""
         convolution = isinstance(self.layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D))
         grouped = convolution and self.layer.groups > 1
-        return not grouped and all(child.vectorizes for child in self.children)
+        return not grouped and not self.branches and all(child.vectorizes for child in self.children)
 
 
 def traced(model: keras.Model, specs: Any, batch: int, training: bool) -> TracedCall:
@@ -72,16 +74,18 @@ def traced(model: keras.Model, specs: Any, batch: int, training: bool) -> Traced
     with tf.init_scope():
         graph = tf.function(run, autograph=False).get_concrete_function(specs).graph
     root, ops = stack[0].children[0], graph.get_operations()
-    _find_broadcasts(root, ops)
+    _look_at_operations(root, ops)
     root.loops = any(op.type in ("While", "StatelessWhile") for op in ops)
     return root
 
 
-def _find_broadcasts(node: TracedCall, ops: list[tf.Operation]) -> None:
-    found = (op for op in ops[node.ops.start : node.ops.stop] if op.type.startswith("BatchMatMul"))
-    node.broadcasts = any(op.inputs[1].shape.rank == 2 for op in found)
-    for child in node.children if node.broadcasts else []:
-        _find_broadcasts(child, ops)
+def _look_at_operations(node: TracedCall, ops: list[tf.Operation]) -> None:
+    own = ops[node.ops.start : node.ops.stop]
+    stacks = (op for op in own if op.type.startswith("BatchMatMul"))
+    node.broadcasts = any(op.inputs[1].shape.rank == 2 for op in stacks)
+    node.branches = any(op.type in ("If", "StatelessIf", "Case", "StatelessCase") for op in own)
+    for child in node.children if node.broadcasts or node.branches else []:
+        _look_at_operations(child, ops)
 
 
 class _LoggedReads(keras.StatelessScope):

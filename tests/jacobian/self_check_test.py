@@ -87,6 +87,41 @@ def test_rounding_in_half_precision_is_no_error_where_the_last_layer_is_in_singl
     kfisher.FisherOperator(model, np.random.default_rng(0).normal(size=(500, 2)).astype("float32"))
 
 
+class Deciding(layers.Layer):
+    """Two activations, one of which is chosen."""
+
+    def __init__(self, by, **options):
+        super().__init__(**options)
+        self.by = by
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+        self.state = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+    def call(self, x):
+        x, activations = x * self.scale, [lambda: tf.tanh(x), lambda: tf.sin(x)]
+        if self.by == "number":
+            return tf.switch_case(tf.cast(self.state, tf.int32), activations)
+        return tf.cond((tf.reduce_mean(x) if self.by == "mean" else self.state) > 0, *activations)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("by", ["state", "number", "mean"])
+def test_a_condition_in_a_layer_is_exact_and_one_that_mixes_examples_is_an_error(by, eager):
+    """The mean of these examples and of most of them alone have other signs."""
+    x = np.array([[-9.0, -9.0], [2.0, 2.0], [1.0, 2.0], [2.0, 1.0]], "float32")
+    sequence = [keras.Input((2,)), layers.Dense(2, "tanh"), Deciding(by, name="deciding"), layers.Dense(2)]
+    sequence[1].build((None, 2))
+    sequence[1].set_weights([0.1 * np.eye(2), np.zeros(2)])
+    model = compiled(lambda: kfisher.Sequential(sequence), run_eagerly=eager)
+    if by != "mean":
+        model.fit(x, Y[:4], verbose=0)
+        assert int(model.optimizer.iterations) == 1 and int(model.optimizer.skipped_steps) == 0
+        return
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="deciding"):
+        model.fit(x, Y[:4], verbose=0)
+
+
 @pytest.mark.parametrize("eager", [False, True])
 def test_it_is_done_once(eager, monkeypatch):
     done, compare = [], SelfCheck._wrong
