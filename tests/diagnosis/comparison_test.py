@@ -520,10 +520,11 @@ def test_drawn_labels_stand_for_the_expectation_where_not_all_rows_fit_in():
     assert found.spectra["empirical"].trace == pytest.approx(exact.spectra["empirical"].trace)
 
 
-def test_where_not_even_one_example_fits_in_that_is_said():
-    model, data = sequence()
+@pytest.mark.parametrize("positions", [1, 120])
+def test_where_not_even_one_example_fits_in_that_is_said(positions):
+    model, data = sequence(positions)
     with pytest.raises(TooManyRows, match="Pass fewer examples, 0 at most") as error:
-        Meter(model, 2, 0, max_memory=1000)(*data)
+        Meter(model, 1, 0, max_memory=1000)(*data)
     assert error.value.examples == 0
 
 
