@@ -24,10 +24,31 @@ def path_of(variable: keras.Variable) -> str:
     return variable.path.replace("/", "_")
 
 
+def concatenated(vectors: Tensors) -> tf.Tensor:
+    """Vectors as one, float64."""
+    return tf.cast(tf.concat(_of_one_dtype(vectors), 0), tf.float64)
+
+
+def stacked(numbers: Tensors) -> tf.Tensor:
+    """Scalars, at least one, as a float64 vector."""
+    return tf.cast(tf.stack(_of_one_dtype(numbers)), tf.float64)
+
+
+def _of_one_dtype(tensors: Tensors) -> Tensors:
+    # A single cast of all is traced sooner than one for each.
+    alike = len({t.dtype for t in tensors}) == 1
+    return tensors if alike else [tf.cast(t, tf.float64) for t in tensors]
+
+
+def all_finite(numbers: Tensors) -> tf.Tensor:
+    """True if all of some scalars are finite."""
+    return tf.reduce_all(tf.math.is_finite(stacked(numbers)))
+
+
 def dot(a: Tensors, b: Tensors) -> tf.Tensor:
     """a . b, summed over tensors in float64."""
     # Row times row: TensorFlow's product of a row and a column, as in `tensordot`, is many times slower.
     row = tf.constant([1, -1])
     pairs = [(tf.reshape(p, row), tf.reshape(tf.cast(q, p.dtype), row)) for p, q in zip(a, b)]
     products = [tf.matmul(p, q, transpose_b=True) for p, q in pairs]
-    return tf.squeeze(tf.add_n([tf.cast(product, tf.float64) for product in products]))
+    return tf.reduce_sum(stacked(products))

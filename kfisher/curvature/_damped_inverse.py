@@ -133,8 +133,8 @@ def compute(
         else:
             formed.append(i)
     for i, x in zip(formed, inverses([factors[i] for i in formed], [shifts[i] for i in formed], xla)):
-        exact = [tf.ones((), x.dtype), tf.constant(_FORMED)]
-        found[i] = [x, *(exact if isinstance(kinds[i], TruncatedInverse) else [])]
+        truncates = isinstance(kinds[i], TruncatedInverse)
+        found[i] = [x, tf.ones((), x.dtype), tf.constant(_FORMED)] if truncates else [x]
     triples = _truncated([factors[i] for i in truncated], [shifts[i] for i in truncated], tail)
     found.update(zip(truncated, triples))
     return [x for i in range(len(kinds)) for x in found[i]]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.checks import boolean, one_of, positive, positive_integer
 from kfisher._common.symmetric import diagonal
-from kfisher._common.vectors import Tensors
+from kfisher._common.vectors import Tensors, all_finite
 from kfisher.curvature._examples import in_place
 from kfisher.curvature._running import Running, due, is_far
 from kfisher.jacobian.layers.blocks import Block
@@ -67,11 +67,9 @@ class Kronecker(Running):
     def ready(self) -> Any:
         return self.factorisations.value > 0
 
-    def is_finite(self, statistic: Any) -> Any:
+    def finite_if(self, statistic: Any) -> Any:
         # A second moment is finite if its diagonal is, which is cheaper to see.
-        if statistic.shape.rank == 3:
-            statistic = diagonal(statistic)
-        return super().is_finite(statistic)
+        return super().finite_if(diagonal(statistic) if statistic.shape.rank == 3 else statistic)
 
     def boosted(self, damping: tf.Tensor) -> tf.Tensor:
         """The damping, ten times as large for every factorisation in a row that failed."""
@@ -80,21 +78,14 @@ class Kronecker(Running):
     def keep(self, variables: list[keras.Variable], values: Tensors) -> None:
         """The results of a factorisation if all are finite; otherwise the last good ones stay."""
         sums = [tf.reduce_sum(x) for x in values if x.dtype.is_floating]
-        good = tf.reduce_all(tf.math.is_finite([tf.cast(x, tf.float64) for x in sums]))
-        good = replicas.everywhere(good)
-
-        def take_in() -> None:
-            self.factorisations.assign_add(1)
-            self.failing.assign(0)
-            self._path_factorised.assign(0.0)
-            for variable, value in zip(variables, values):
-                variable.assign(value)
-
-        def count_failure() -> None:
-            self.failures.assign_add(1)
-            self.failing.assign_add(1)
-
-        tf.cond(good, take_in, count_failure)
+        good = replicas.everywhere(all_finite(sums))
+        bad = tf.cast(~good, tf.int32)
+        self.factorisations.assign_add(1 - bad)
+        self.failures.assign_add(bad)
+        self.failing.assign(bad * (self.failing.value + 1))
+        self._path_factorised.assign(tf.where(good, 0.0, self._path_factorised.value))
+        for variable, value in zip(variables, values):
+            variable.assign(tf.where(good, value, variable.value))
 
     def wanted(self, step: tf.Tensor, every: int) -> tf.Tensor:
         """True if it is time to factorise: on schedule, after long ways, and until it has succeeded."""
@@ -160,7 +151,7 @@ class Kronecker(Running):
     def examples_of(self, block: Block, products: Any, weights: Any, batch: Any) -> Any:
         if not isinstance(products, Positions):
             return [None, None]
-        sides = (products.inputs(weights, self.sharing), 0), (products.gradients(self.sharing), 1)
+        sides = (products.inputs(weights, self.sharing, {}), 0), (products.gradients(self.sharing), 1)
         return [None if d else in_place(*side, batch) for side, d in zip(sides, self.diagonal(block))]
 
     def shares(self, block: Block, terms: Any, weight: Any) -> Any:
@@ -205,7 +196,7 @@ def _sizes(blocks: list[Block], most: int) -> dict[int, float]:
 def times(factor: tf.Tensor, matrix: tf.Tensor, transpose: bool = False) -> tf.Tensor:
     """factor @ matrix for `(G, n, n)` or diagonal `(G, n)` factors and `(G, n, m)` matrices."""
     if factor.shape.rank == 2:
-        return factor[..., tf.newaxis] * matrix
+        return tf.expand_dims(factor, -1) * matrix
     if factor.shape[0] == 1:
         return tf.expand_dims(tf.matmul(_one(factor), _one(matrix), transpose_a=transpose), 0)
     return tf.matmul(factor, matrix, transpose_a=transpose)
@@ -214,7 +205,7 @@ def times(factor: tf.Tensor, matrix: tf.Tensor, transpose: bool = False) -> tf.T
 def times_right(matrix: tf.Tensor, factor: tf.Tensor, transpose: bool = False) -> tf.Tensor:
     """matrix @ factor for `(G, n, m)` matrices and `(G, m, m)` or diagonal `(G, m)` factors."""
     if factor.shape.rank == 2:
-        return matrix * factor[:, tf.newaxis]
+        return matrix * tf.expand_dims(factor, 1)
     if factor.shape[0] == 1:
         return tf.expand_dims(tf.matmul(_one(matrix), _one(factor), transpose_b=transpose), 0)
     return tf.matmul(matrix, factor, transpose_b=transpose)

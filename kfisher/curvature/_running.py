@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, probability
-from kfisher._common.vectors import Tensors, path_of
+from kfisher._common.vectors import Tensors, all_finite, path_of
 from kfisher.curvature._base import Curvature
 from kfisher.curvature._examples import moment_of
 from kfisher.jacobian.batch import Batch
@@ -164,7 +164,7 @@ class Running(Curvature):
             measured, size, loss = self._of_all(measured, crossing, size, loss)
         if self._partial:
             measured = self._accumulated(measured, total_weight, part)
-        usable = tf.reduce_all([self.is_finite(t) for terms in measured for t in terms])
+        usable = all_finite([self.finite_if(t) for terms in measured for t in terms])
         usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
         usable &= batch.accepts(loss)
 
@@ -240,11 +240,12 @@ class Running(Curvature):
         rates = {dtype: tf.cast(rate, dtype) for dtype in {t.dtype for terms in measured for t in terms}}
         for variables, terms in zip(averages, measured):
             for average, term in zip(variables, terms):
-                average.assign_add(rates[term.dtype] * (term - average.value))
+                before = tf.convert_to_tensor(average.value)  # `assign_add` would read it once more
+                average.assign(before + rates[term.dtype] * (term - before))
 
-    def is_finite(self, statistic: tf.Tensor) -> tf.Tensor:
-        """True if a statistic, none of whose diagonal entries is negative, is finite everywhere."""
-        return tf.math.is_finite(tf.reduce_sum(statistic))
+    def finite_if(self, statistic: tf.Tensor) -> tf.Tensor:
+        """A number that is finite if a statistic, none of whose diagonal entries is negative, is so."""
+        return tf.reduce_sum(statistic)
 
     def refine(self, products: list, step: tf.Tensor, xla: bool) -> None:
         """Called after an update with what the examples contribute to each block, or `None`."""

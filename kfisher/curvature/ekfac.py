@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer
+from kfisher._common.vectors import all_finite
 from kfisher.curvature import _factorisation, _sharing
 from kfisher.curvature._kronecker import Kronecker, times, times_right
 
@@ -94,7 +95,7 @@ class EKFAC(Kronecker):
                 squares = examples.squares(*self._basis(number))
                 measured.append([tf.cast(self._levelled(number, squares), s.dtype)])
         measured = [[s] for s in replicas.total([s for (s,) in measured])]
-        finite = tf.reduce_all([self.is_finite(tf.reshape(s, [-1])) for (s,) in measured])
+        finite = all_finite([tf.reduce_sum(s) for (s,) in measured])
         tf.cond(finite, lambda: self.mix([[s] for s in self.eigenvalues], measured), lambda: None)
 
     def _basis(self, number: int) -> list[tf.Tensor | None]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, share
-from kfisher._common.vectors import Tensors
+from kfisher._common.vectors import Tensors, concatenated
 from kfisher.curvature import _damped_inverse, _sharing
 from kfisher.curvature._damped_inverse import damped_inverse
 from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
@@ -116,7 +116,7 @@ class KFAC(Kronecker):
         shifts: list[tf.Tensor] = []
         pairs = list(zip(factors[::2], factors[1::2]))
         boosted = self.boosted(tf.cast(damping, tf.float64))
-        dampings = factored_damping(pairs, [boosted + ridge for ridge in self._ridge])
+        dampings = factored_damping(pairs, boosted + tf.constant(self._ridge, tf.float64))
         for block, (a, b), total, left, right in zip(self.blocks, pairs, *dampings):
             if block.inputs == 1:  # A is a number: all the damping goes to B, and the block is exact
                 left, right = _all_on_one_side(a, left, right, total)
@@ -145,21 +145,25 @@ def _all_on_one_side(number: int, own: Any, other: Any, damping: tf.Tensor) -> t
     return own, tf.where(vanishes, other, damping / tf.where(vanishes, tf.ones_like(number), number))
 
 
-def factored_damping(pairs: list[tuple[tf.Tensor, tf.Tensor]], dampings: Tensors) -> tuple:
+def factored_damping(pairs: list[tuple[tf.Tensor, tf.Tensor]], dampings: tf.Tensor) -> tuple:
     """The damping of each block, pi √(damping) and √(damping) / pi, whose product it is; `(G,)` each.
 
     Args:
         pairs: A and B of each block.
-        dampings: A float64 scalar for each.
+        dampings: One for each, float64.
     """
-    groups = [a.shape[0] for a, _ in pairs]
     # Of all blocks at once: an operation for each takes long to trace.
-    a, b = (tf.concat([tf.cast(mean_eigenvalue(f), tf.float64) for f in side], 0) for side in zip(*pairs))
-    damping = tf.gather(tf.stack(dampings), np.repeat(np.arange(len(pairs)), groups))
+    groups, dtypes = [a.shape[0] for a, _ in pairs], [a.dtype for a, _ in pairs]
+    means = concatenated([mean_eigenvalue(f) for side in zip(*pairs) for f in side])
+    a, b = tf.split(means, 2)
+    damping = tf.gather(dampings, np.repeat(np.arange(len(pairs)), groups))
     # A factor that vanishes: the other one then matters as little.
     pi = tf.clip_by_value(tf.sqrt(tf.maximum(a, 1e-30) / tf.maximum(b, 1e-30)), 1e-6, 1e6)
     root = tf.sqrt(damping)
-    return tuple(
-        [tf.cast(part, a.dtype) for part, (a, _) in zip(tf.split(values, groups), pairs)]
-        for values in (damping, pi * root, root / pi)
-    )
+
+    def of_blocks(values: tf.Tensor) -> Tensors:
+        if len(set(dtypes)) == 1:
+            values = tf.cast(values, dtypes[0])
+        return [tf.cast(part, dtype) for part, dtype in zip(tf.split(values, groups), dtypes)]
+
+    return of_blocks(damping), of_blocks(pi * root), of_blocks(root / pi)

@@ -38,7 +38,7 @@ def pull_back(
 
         vectors = tuple(v for _, v in group)
         if vectors[0].shape[0] == 1:
-            columns.append([g[tf.newaxis] for g in back([v[0] for v in vectors])])
+            columns.append([tf.expand_dims(g, 0) for g in back([tf.squeeze(v, 0) for v in vectors])])
         else:
             columns.append(_map(back, vectors, plan))
     stacked = [tf.concat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*columns)]

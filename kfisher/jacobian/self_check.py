@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from kfisher._common.vectors import Tensors
+from kfisher._common.vectors import Tensors, stacked
 from kfisher._keras.private import compiled_by_xla
 from kfisher.jacobian.layers import Rule
 from kfisher.jacobian.layers.base import combine
@@ -125,10 +125,9 @@ class SelfCheck:
 def _lengths(parts: list[Tensors]) -> tf.Tensor:
     """The Euclidean length of each part, float64."""
 
-    def half_of_square(t: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.nn.l2_loss(tf.cast(t, tf.float32) if t.dtype in _HALF else t), tf.float64)
-
-    return tf.sqrt(2 * tf.stack([tf.add_n([half_of_square(t) for t in part]) for part in parts]))
+    flat = [tf.cast(t, tf.float32) if t.dtype in _HALF else t for part in parts for t in part]
+    of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return tf.sqrt(2 * tf.math.segment_sum(stacked([tf.nn.l2_loss(t) for t in flat]), of))
 
 
 _MESSAGE = (

@@ -60,13 +60,17 @@ def is_far(start: Any, now: Any, size: Any) -> Any:
     return (now - start > FAR * abs(start)) & (now - start > FAR * size)
 
 
-def warn_once(optimizer: Any, wanted: tf.Tensor, xla: bool) -> None:
-    """In a graph: has Python say what is wrong, if it is `wanted` and has not been said.
+def warn_once(optimizer: Any, xla: bool) -> None:
+    """At the end of a step, in a graph: has Python say what is wrong, if it has not been said.
 
     XLA cannot call Python; there `fit` of a model that shows its batches says it between steps.
     """
     if xla:
         return
+    wanted = tf.equal(optimizer.failed_steps.value, IN_A_ROW)
+    if optimizer.guard is not None:
+        guard = optimizer.guard
+        wanted |= is_far(guard.start.value, guard.level.value, guard.best_size.value)
     reference = weakref.ref(optimizer)
 
     def say() -> int:

@@ -267,6 +267,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             self.take_step(batch, mean, own, missing, (mean_loss, own_loss))
 
         self._accumulation.add(gradient, own_loss, take_step)
+        _divergence.warn_once(self, batch.xla)
 
     def skip(self, batch: Batch, loss: tf.Tensor, gradient: list, solved: Any, outlier: Any = False) -> None:
         """Leaves a step out, and counts it by what was seen (see `_skips.cause`)."""
@@ -274,25 +275,22 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self.skipped_steps.assign_add(1)
         found = _skips.cause(batch, loss, gradient, solved, outlier)
         self._skips.assign_add(tf.one_hot(found, len(_skips.CAUSES), dtype=self._skips.dtype))
-        self.failed(batch.xla)
+        self.failed()
 
     def withheld(self, finite: tf.Tensor, grads: list) -> None:
         """Called when an optimizer around this one will keep gradients to itself unless they are `finite`."""
         batch, loss = self._of_steps.here.withheld()
         if batch is not None:
             replicas.cond(finite, lambda: None, lambda: self.skip(batch, loss, grads, True))
+            _divergence.warn_once(self, batch.xla)
 
-    def failed(self, xla: bool) -> None:
-        """Counts a step that was skipped or taken back; says so after a few in a row."""
+    def failed(self) -> None:
+        """Called when a step was skipped or taken back."""
         self.failed_steps.assign_add(1)
-        _divergence.warn_once(self, tf.equal(self.failed_steps.value, _divergence.IN_A_ROW), xla)
 
-    def succeeded(self, xla: bool) -> None:
+    def succeeded(self) -> None:
         """Called when a step was taken."""
         self.failed_steps.assign(0)
-        if self.guard is not None:
-            start, now, size = (v.value for v in (self.guard.start, self.guard.level, self.guard.best_size))
-            _divergence.warn_once(self, _divergence.is_far(start, now, size), xla)
 
     def trouble(self) -> str | None:
         """A sentence on what is wrong with the training so far, with the numbers, or `None`."""

@@ -243,7 +243,7 @@ class NaturalGradient(ObservingOptimizer):
             self.guard.keep()
             move()
             replicas.cond(judgement.spoilt, self.guard.repair, accept)
-            self.succeeded(batch.xla)
+            self.succeeded()
 
         def skip() -> None:
             self.skip(batch, judgement.loss, gradient, solved(), judgement.outlier)
@@ -255,7 +255,7 @@ class NaturalGradient(ObservingOptimizer):
             self.guard.take_back()
             self.curvature.moved(tf.constant(float("inf"), tf.float64))
             self._adaptive.after_rejection(self.curvature)
-            self.failed(batch.xla)
+            self.failed()
 
         # 3. One of three.
         good = finite & ~(judgement.outlier | judgement.failed)
@@ -289,7 +289,7 @@ class NaturalGradient(ObservingOptimizer):
                 self.curvature.moved(self.guard.length(share))
             if self.guard is None:
                 self._average.keep(mean)
-                self.succeeded(batch.xla)
+                self.succeeded()
 
         def move_and_measure() -> None:
             before = [tf.convert_to_tensor(v.value) for v in variables]

@@ -114,7 +114,7 @@ class SophiaG(ObservingOptimizer):
 
         def take() -> None:
             self.apply_steps(steps, variables)
-            self.succeeded(batch.xla)
+            self.succeeded()
 
         replicas.cond(finite, take, lambda: self.skip(batch, losses[0], gradient, self.curvature.ready()))
 
