@@ -29,6 +29,6 @@ def test_factorisations_are_shared_out(on_devices):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("curvature", ["KFAC", "EKFAC"])
+@pytest.mark.parametrize("curvature", ["KFAC", pytest.param("EKFAC", marks=pytest.mark.by_hand)])
 def test_shared_factorisations_change_nothing(on_devices, curvature):
     on_devices(cases.shared_factorisations_change_nothing, curvature)

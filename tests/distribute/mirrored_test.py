@@ -42,14 +42,16 @@ def test_single_precision(on_devices):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["tied", "recurrent", "embedded"])
 @pytest.mark.parametrize("curvature", ["kfac", "gram"])
-def test_every_kind_of_layer(on_devices, curvature, model):
-    on_devices(cases.equals_one, curvature, "sampled", 2, model=model, **OF_ONE_BATCH.get(curvature, {}))
+def test_every_kind_of_layer(on_devices, curvature):
+    on_devices(cases.equals_one, curvature, "sampled", 2, model="many", **OF_ONE_BATCH.get(curvature, {}))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("curvature, examples, replicas", [("KFAC", 3, 4), ("EKFAC", 1, 2)])
+@pytest.mark.parametrize(
+    "curvature, examples, replicas",
+    [("EKFAC", 1, 2), pytest.param("KFAC", 3, 4, marks=pytest.mark.by_hand)],
+)
 def test_factors_of_few_examples_which_cross_and_of_which_one_replica_has_none(
     on_devices, curvature, examples, replicas
 ):

@@ -74,24 +74,17 @@ class Back(keras.layers.Layer):
         return keras.ops.matmul(x, keras.ops.transpose(self.other.kernel))
 
 
-def tied():
-    """A kernel with two uses."""
-    there = keras.layers.Dense(3, "tanh")
-    return kfisher.Sequential([keras.Input((5,)), there, Back(there), keras.layers.Dense(3)]), crossentropy()
+def many():
+    """Of each kind of layer one: a kernel with two uses, recurrence, an embedding, a convolution."""
+    x, there = keras.Input((5,)), keras.layers.Dense(3, "tanh")
+    codes = keras.layers.Lambda(lambda x: keras.ops.cast(x > 0, "int32"))(x)
+    convolved = keras.layers.Conv1D(4, 2, activation="tanh")(keras.layers.Embedding(2, 3)(codes))
+    recurrent = keras.layers.GRU(3)(keras.layers.Reshape((5, 1))(x))
+    parts = [Back(there)(there(x)), recurrent, keras.layers.Flatten()(convolved)]
+    return kfisher.Model(x, keras.layers.Dense(3)(keras.layers.Concatenate()(parts))), crossentropy()
 
 
-def recurrent():
-    layers = [keras.Input((5,)), keras.layers.Reshape((5, 1)), keras.layers.GRU(3), keras.layers.Dense(3)]
-    return kfisher.Sequential(layers), crossentropy()
-
-
-def embedded():
-    layers = [keras.Input((5,)), keras.layers.Lambda(lambda x: keras.ops.cast(x > 0, "int32"))]
-    layers += [keras.layers.Embedding(2, 3), keras.layers.Conv1D(4, 2, activation="tanh")]
-    return kfisher.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(3)]), crossentropy()
-
-
-MODELS = {"dense": dense, "broad": broad, "tied": tied, "recurrent": recurrent, "embedded": embedded}
+MODELS = {"dense": dense, "broad": broad, "many": many}
 
 
 def trained(strategy, make_optimizer, make_model=dense, data=(X, LABELS), steps=6, **compiled):

@@ -71,7 +71,7 @@ def spoilt():
         ("kfac", "eager"),
         ("diagonal", "graph"),
         ("sophia", "eager"),
-        pytest.param("kfac", "graph", marks=pytest.mark.slow),
+        pytest.param("kfac", "graph", marks=[pytest.mark.slow, pytest.mark.by_hand]),
         pytest.param("sophia", "xla", marks=pytest.mark.slow),
     ],
 )
