@@ -11,7 +11,7 @@ import tensorflow as tf
 from kfisher import fisher as fishers
 from kfisher._common import checks, memory
 from kfisher._common.models import built, tensors
-from kfisher._common.vectors import flatten, unflatten
+from kfisher._common.vectors import alike, flatten, unflatten
 from kfisher._keras.private import no_strategy
 from kfisher.damped_operator import DampedFisherOperator
 from kfisher.jacobian.batch import Batch
@@ -107,7 +107,7 @@ class FisherOperator(tf.linalg.LinearOperator):
         self._like = [tf.zeros(v.shape, v.dtype) for v in self.root.variables]
         self._size = sum(v.shape.num_elements() for v in self._like)
         super().__init__(
-            dtype=self._like[0].dtype,
+            dtype=alike([tf.zeros((), tf.float32), *self._like])[0].dtype,  # rows are in no half precision
             is_self_adjoint=True,
             is_square=True,
             parameters=parameters,

@@ -24,25 +24,31 @@ def path_of(variable: keras.Variable) -> str:
     return variable.path.replace("/", "_")
 
 
+def alike(tensors: Tensors) -> Tensors:
+    """Tensors in the widest of their dtypes."""
+    dtype = max((t.dtype for t in tensors), key=lambda dtype: dtype.size)
+    return [tf.cast(t, dtype) for t in tensors]
+
+
 def concatenated(vectors: Tensors) -> tf.Tensor:
-    """Vectors as one, float64."""
-    return tf.cast(tf.concat(_of_one_dtype(vectors), 0), tf.float64)
-
-
-def stacked(numbers: Tensors) -> tf.Tensor:
-    """Scalars, at least one, as a float64 vector."""
-    return tf.cast(tf.stack(_of_one_dtype(numbers)), tf.float64)
-
-
-def _of_one_dtype(tensors: Tensors) -> Tensors:
+    """Vectors, at least one, as one in float64."""
     # A single cast of all is traced sooner than one for each.
-    alike = len({t.dtype for t in tensors}) == 1
-    return tensors if alike else [tf.cast(t, tf.float64) for t in tensors]
+    return tf.cast(tf.concat(alike(vectors), 0), tf.float64)
+
+
+def stacked(tensors: Tensors) -> tf.Tensor:
+    """Tensors of one shape, at least one, along a new first axis, in float64."""
+    return tf.cast(tf.stack(alike(tensors)), tf.float64)
 
 
 def all_finite(numbers: Tensors) -> tf.Tensor:
     """True if all of some scalars are finite."""
     return tf.reduce_all(tf.math.is_finite(stacked(numbers)))
+
+
+def norm(tensors: Tensors) -> tf.Tensor:
+    """The Euclidean length, in float64 of sums in the dtypes of the tensors."""
+    return tf.sqrt(2 * tf.reduce_sum(stacked([tf.nn.l2_loss(t) for t in tensors])))
 
 
 def dot(a: Tensors, b: Tensors) -> tf.Tensor:

@@ -67,9 +67,9 @@ class Kronecker(Running):
     def ready(self) -> Any:
         return self.factorisations.value > 0
 
-    def finite_if(self, statistic: Any) -> Any:
+    def checksum(self, statistic: Any) -> Any:
         # A second moment is finite if its diagonal is, which is cheaper to see.
-        return super().finite_if(diagonal(statistic) if statistic.shape.rank == 3 else statistic)
+        return super().checksum(diagonal(statistic) if statistic.shape.rank == 3 else statistic)
 
     def boosted(self, damping: tf.Tensor) -> tf.Tensor:
         """The damping, ten times as large for every factorisation in a row that failed."""
@@ -151,7 +151,7 @@ class Kronecker(Running):
     def examples_of(self, block: Block, products: Any, weights: Any, batch: Any) -> Any:
         if not isinstance(products, Positions):
             return [None, None]
-        sides = (products.inputs(weights, self.sharing, {}), 0), (products.gradients(self.sharing), 1)
+        sides = (products.inputs(weights, self.sharing), 0), (products.gradients(self.sharing), 1)
         return [None if d else in_place(*side, batch) for side, d in zip(sides, self.diagonal(block))]
 
     def shares(self, block: Block, terms: Any, weight: Any) -> Any:

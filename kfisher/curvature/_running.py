@@ -164,7 +164,7 @@ class Running(Curvature):
             measured, size, loss = self._of_all(measured, crossing, size, loss)
         if self._partial:
             measured = self._accumulated(measured, total_weight, part)
-        usable = all_finite([self.finite_if(t) for terms in measured for t in terms])
+        usable = all_finite([self.checksum(t) for terms in measured for t in terms])
         usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
         usable &= batch.accepts(loss)
 
@@ -243,8 +243,8 @@ class Running(Curvature):
                 before = tf.convert_to_tensor(average.value)  # `assign_add` would read it once more
                 average.assign(before + rates[term.dtype] * (term - before))
 
-    def finite_if(self, statistic: tf.Tensor) -> tf.Tensor:
-        """A number that is finite if a statistic, none of whose diagonal entries is negative, is so."""
+    def checksum(self, statistic: tf.Tensor) -> tf.Tensor:
+        """A number that is finite only if a statistic, none of whose diagonal entries is negative, is."""
         return tf.reduce_sum(statistic)
 
     def refine(self, products: list, step: tf.Tensor, xla: bool) -> None:

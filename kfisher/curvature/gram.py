@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import probability
-from kfisher._common.vectors import Tensors, dot
+from kfisher._common.vectors import Tensors, dot, norm
 from kfisher.curvature._base import OfOneBatch, last_solution
 from kfisher.curvature._factorisation import cholesky_solve
 
@@ -112,7 +112,7 @@ class Gram(OfOneBatch):
         unexplained = [g - a for g, a in zip(gradient, root.rmatvec(c))]
         if ridge_gradient is not None:
             unexplained = [h - part for h, part in zip(unexplained, ridge_gradient)]
-        explained = tf.linalg.global_norm(unexplained) <= _rounding(gradient)
+        explained = norm(unexplained) <= _rounding(gradient)
 
         def otherwise() -> Any:
             h = unexplained
@@ -138,4 +138,4 @@ def _times(s: list, tensors: Tensors) -> Tensors:
 def _rounding(gradient: Tensors) -> tf.Tensor:
     """The norm that rounding alone may leave of a gradient that was computed in two ways."""
     epsilon = max(2.0**-52 if g.dtype == tf.float64 else 2.0**-23 for g in gradient)
-    return _ROUNDING * epsilon * tf.linalg.global_norm(gradient)
+    return _ROUNDING * epsilon * norm(gradient)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common.vectors import alike
 from kfisher.diagnosis.drawn_scores import in_rows
 from kfisher.diagnosis.limits import SMALL, Drawn, Limits, labels_for_exact
 from kfisher.fisher import Empirical, Exact, Fisher, Sampled, head_seed
@@ -193,7 +194,7 @@ def _in_rows(heads: list[Head], seed: tf.Tensor, draws: int) -> tf.Tensor:
 
 
 def _gram(rules: list[layers.Rule], size: int, draws: tf.Tensor | None) -> Any:
-    parts = [rule.gram([tf.ones((), v.dtype) for v in rule.variables]) for rule in rules]
+    parts = alike([rule.gram([tf.ones((), v.dtype) for v in rule.variables]) for rule in rules])
     traces = [tf.reduce_sum(tf.reshape(tf.linalg.diag_part(part), [-1, size]), 1) for part in parts]
     if draws is not None:
         row = tf.range(draws.shape[1] * size)[:, tf.newaxis]
@@ -217,4 +218,4 @@ def _rows(rules: list[layers.Rule], size: int, draws: tf.Tensor | None) -> Any:
             of_draws = tf.einsum("drn,rnp->dnp", tf.cast(draws, own.dtype), own[: draws.shape[1]])
             lengths = tf.concat([lengths, tf.reduce_sum(tf.square(of_draws), [1, 2])], 0)
         traces.append(lengths)
-    return None, tf.concat(pieces, 1), tf.stack(traces)
+    return None, tf.concat(alike(pieces), 1), tf.stack(alike(traces))

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common import memory, places, replicas
-from kfisher._common.vectors import Tensors, dot
+from kfisher._common.vectors import Tensors, alike, dot
 from kfisher.fisher import Columns
 from kfisher.jacobian import layers
 from kfisher.jacobian.forward import Loss, forward, loss_of
@@ -95,7 +95,7 @@ class SquareRoot:
 
     def matvec(self, vectors: Tensors) -> tf.Tensor:
         """A v, shape `(R, N)`."""
-        return tf.add_n([r.matvec([vectors[i] for i in self._positions(r)]) for r in self.rules])
+        return tf.add_n(alike([r.matvec([vectors[i] for i in self._positions(r)]) for r in self.rules]))
 
     def rmatvec(self, coefficients: tf.Tensor) -> Tensors:
         """Aᵀ u, in the shapes of the variables."""
@@ -116,7 +116,7 @@ class SquareRoot:
         # A sum, and a term of it that is a product of two.
         entry = 3.0 * max(tf.as_dtype(v.dtype).size for v in self.variables)
         with tf.control_dependencies(self._fits("The Gram matrix", lambda rows: entry * rows**2)):
-            return tf.add_n([r.gram([scales[i] for i in self._positions(r)]) for r in self.rules])
+            return tf.add_n(alike([r.gram([scales[i] for i in self._positions(r)]) for r in self.rules]))
 
     def _fits(self, what: str, needed: Callable) -> list[tf.Operation]:
         """Raises if something, of which the number of rows says the bytes, does not fit into memory."""
@@ -145,7 +145,7 @@ class SquareRoot:
         for i, variable in enumerate(self.variables):
             if pieces[i] is None:  # a variable that this batch never used
                 pieces[i] = tf.zeros([count, variable.shape.num_elements()], variable.dtype)
-        return tf.concat(pieces, 1)
+        return tf.concat(alike(pieces), 1)
 
 
 class Recorded:

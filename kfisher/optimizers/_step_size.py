@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from kfisher._common.vectors import Tensors, dot
+from kfisher._common.vectors import Tensors, dot, norm
 from kfisher.jacobian.linearization import Linearization
 
 
@@ -39,7 +39,7 @@ def in_use(add_variable: Callable) -> list[keras.Variable]:
 def longest_of(steps: Tensors, rate: tf.Tensor, damping: tf.Tensor, radius: tf.Tensor | None) -> tf.Tensor:
     """A bound for the length of an update, float64: λ δᵀδ ≤ δᵀ (F + λ I) δ ≤ 2 c, where there is a c."""
     if radius is None:
-        return tf.abs(rate) * tf.cast(tf.linalg.global_norm(steps), tf.float64)
+        return tf.abs(rate) * norm(steps)
     return tf.sqrt(2 * radius / tf.cast(damping, tf.float64))
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import one_of, positive
-from kfisher._common.vectors import Tensors
+from kfisher._common.vectors import Tensors, norm
 from kfisher.jacobian.batch import Batch
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
 from kfisher.optimizers._guard import Guard
@@ -226,7 +226,7 @@ class NaturalGradient(ObservingOptimizer):
         finite, move = self._prepared(batch, average, solution, damping, radius, variables, missing)
 
         def solved() -> tf.Tensor:  # where a step is left out alone: it takes a pass over all parameters
-            return self.curvature.ready() & tf.math.is_finite(tf.linalg.global_norm(solution))
+            return self.curvature.ready() & tf.math.is_finite(norm(solution))
 
         if self.guard is None:
             replicas.cond(finite, move, lambda: self.skip(batch, losses[0], gradient, solved()))

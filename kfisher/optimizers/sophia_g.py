@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive, probability
+from kfisher._common.vectors import norm
 from kfisher.curvature import Diagonal
 from kfisher.fisher import Sampled
 from kfisher.optimizers._observing import ObservingOptimizer
@@ -107,7 +108,7 @@ class SophiaG(ObservingOptimizer):
     def take_step(self, batch: Any, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         # What a step is divided by, too: the clip makes nothing finite of a NaN.
         kept = [h.value for averages in self.curvature.averages for h in averages]
-        finite = tf.math.is_finite(tf.linalg.global_norm([*gradient, *kept])) & self.curvature.ready()
+        finite = tf.math.is_finite(norm([*gradient, *kept])) & self.curvature.ready()
         steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]
         longest = tf.abs(tf.cast(self.learning_rate, tf.float64))  # of each entry
         finite = replicas.everywhere(finite & stays_finite(self, steps, variables, longest))

@@ -49,22 +49,19 @@ class Positions:
             sharing: `"expand"` takes positions for examples, `"reduce"` averages the inputs and sums the
                 gradients of an example first.
             diagonal: Whether A and B are wanted as diagonals.
-            cache: A by `key`, and what else layers have in common, for the length of one pass.
+            cache: A by `key`, for the length of one pass.
         """
         key = self.key and (self.key, diagonal[0])
         if key not in cache or key is None:
-            cache[key] = second_moment(self.inputs(weights, sharing, cache), diagonal[0])
+            cache[key] = second_moment(self.inputs(weights, sharing), diagonal[0])
         return cache[key], second_moment(self.gradients(sharing), diagonal[1])
 
-    def inputs(self, weights: tf.Tensor, sharing: str, cache: dict) -> tf.Tensor:
+    def inputs(self, weights: tf.Tensor, sharing: str) -> tf.Tensor:
         """What A is the second moment of, `(N, S, G, I)`."""
         a = tf.reduce_mean(self.a, 1, keepdims=True) if sharing == "reduce" else self.a
-        key = ("root of weights", a.dtype, a.shape[1])
-        if a.shape[1] is None or key not in cache:
-            positions = tf.shape(a)[1] if a.shape[1] is None else a.shape[1]
-            scale = tf.sqrt(tf.cast(weights, a.dtype) / tf.cast(positions, a.dtype))
-            cache[key] = scale[:, tf.newaxis, tf.newaxis, tf.newaxis]
-        return a * cache[key]
+        positions = tf.cast(tf.shape(a)[1], a.dtype) if a.shape[1] is None else a.shape[1]
+        scale = tf.sqrt(tf.cast(weights, a.dtype) / positions)
+        return a * tf.reshape(scale, [-1, 1, 1, 1])
 
     def gradients(self, sharing: str) -> tf.Tensor:
         """What B is the second moment of, `(R, N, S, G, O)`."""
