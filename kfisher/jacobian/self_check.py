@@ -124,7 +124,6 @@ class SelfCheck:
 
 def _lengths(parts: list[Tensors]) -> tf.Tensor:
     """The Euclidean length of each part, float64."""
-
     flat = [tf.cast(t, tf.float32) if t.dtype in _HALF else t for part in parts for t in part]
     of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     return tf.sqrt(2 * tf.math.segment_sum(stacked([tf.nn.l2_loss(t) for t in flat]), of))

@@ -61,7 +61,7 @@ def is_far(start: Any, now: Any, size: Any) -> Any:
 
 
 def warn_once(optimizer: Any, xla: bool) -> None:
-    """At the end of a step, in a graph: has Python say what is wrong, if it has not been said.
+    """At the end of each batch: has Python say what is wrong, if it has not been said.
 
     XLA cannot call Python; there `fit` of a model that shows its batches says it between steps.
     """

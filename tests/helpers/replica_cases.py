@@ -25,7 +25,7 @@ from helpers.replicated import (
 def equals_one(curvature, fisher, replicas, tolerance=1e-12, model="dense", **settings):
     """The weights after six steps of the whole batch, and all copies of all state."""
     make, make_model = optimizer(curvature, fisher, **settings), replicated.MODELS[model]
-    # Eagerly is quicker; beside a graph it is in single precision.
+    # Eagerly, which is quicker; `equals_one_in_single_precision` compares with a graph.
     one = trained(None, make, make_model, **EAGER)
     several = trained(mirrored(replicas), make, make_model)
     assert moved(one, make_model) > 0.01

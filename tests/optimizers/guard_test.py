@@ -286,6 +286,19 @@ def test_fit_can_end_instead(capsys):
     assert "Training ends at step 9" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_loss_far_above_its_start_is_said_in_the_middle_of_fit_once(mode):
+    model = network(NaturalGradient(seed=0), **MODES[mode])
+    model.train_on_batch(X, LABELS)
+    guard = model.optimizer.guard
+    guard.judged.assign(100)
+    guard.level.assign(1000 * guard.start.value)
+    with pytest.warns(UserWarning, match="diverges: the loss is .* on average, and began at") as caught:
+        for _ in range(3):
+            model.train_on_batch(X, LABELS)
+    assert len([w for w in caught if "diverges" in str(w.message)]) == 1
+
+
 def test_a_loss_far_above_its_start_is_said():
     """The textbook step without a guard says nothing; with a wide region, what no single step did is seen."""
     optimizer = NaturalGradient(1e-3, trust_region=1e4, seed=0)
