@@ -2,6 +2,7 @@
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 from helpers import replicated
@@ -17,7 +18,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def on_devices():
-    """Calls a function of `helpers.replica_cases` in that process; what takes too long is a failure."""
+    """Calls a function of `helpers.replica_cases` in that process; if it hangs or dies, the test fails."""
     pools = []
 
     def pool():
@@ -35,7 +36,7 @@ def on_devices():
     def call(function, *arguments, **settings):
         try:
             return pool().submit(function, *arguments, **settings).result(TIMEOUT)
-        except TimeoutError:  # the next test has a process of its own
+        except (TimeoutError, BrokenProcessPool):  # the next test has a process of its own
             end()
             raise
 

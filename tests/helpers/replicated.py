@@ -4,6 +4,7 @@ All of it runs in a process of its own, which has logical devices; see `tests/di
 """
 
 import contextlib
+import faulthandler
 import functools
 
 import keras
@@ -17,7 +18,8 @@ X, LABELS = RNG.normal(size=(24, 5)), RNG.integers(0, 3, size=24)
 
 
 def start(devices=4):
-    """Divides the CPU; to be called before TensorFlow has done anything."""
+    """Divides the CPU; to be called before TensorFlow has done anything. A crash says where it was."""
+    faulthandler.enable()
     cpu = tf.config.list_physical_devices("CPU")[0]
     configuration = [tf.config.LogicalDeviceConfiguration() for _ in range(devices)]
     tf.config.set_logical_device_configuration(cpu, configuration)
