@@ -28,12 +28,11 @@ def _warm_up_hypothesis(nothing):
 
 def pytest_collection_finish():
     """Spares the collector what was imported: a trace makes so many objects that it would look through all of
-    it again and again, which is a fifth of the time of a trace. It looks through few at a time: many have left
-    the memory by then, and wait for it."""
+    it again and again, which is a fifth of the time of a trace."""
     _warm_up_hypothesis()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 4, 50)
+    gc.set_threshold(100_000, 20, 10)
 
 
 @pytest.fixture(autouse=True)
