@@ -168,6 +168,12 @@ class Recorded:
 
                 with forward(batch, check.values, around) as outputs:
                     self.loss = loss_of(batch, outputs, tape)
+        if not calls:
+            unused = [v.path for v in batch.model.trainable_variables]
+            raise ValueError(
+                f"The model {batch.model.name!r} uses none of its trainable variables, so no step can change "
+                f"its loss. Received: trainable variables {unused}"
+            )
         self._tape, self._check, self.layer_calls = tape, check, calls
 
     def rules(self, groups: list[list[tuple[tf.Tensor, tf.Tensor]]]) -> list[layers.Rule]:

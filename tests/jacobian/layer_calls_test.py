@@ -264,3 +264,21 @@ def test_what_is_remembered_of_a_model_goes_with_it(make):
     keras.utils.clear_session(free_memory=False)
     gc.collect()
     assert alive() is None
+
+
+class Unused(layers.Layer):
+    """Has a weight, and does without it."""
+
+    def build(self, shape):
+        self.weight = self.add_weight(shape=shape[1:])
+
+    def call(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "gram"])
+def test_a_model_that_uses_none_of_its_variables_is_told_so(curvature):
+    model = kfisher.Sequential([keras.Input((2,)), Unused(name="unused")])
+    model.compile(kfisher.optimizers.NaturalGradient(curvature=curvature), "mse")
+    with pytest.raises(ValueError, match="uses none of its trainable variables.*Received: .*unused"):
+        model.fit(np.ones((4, 2)), np.ones((4, 2)), verbose=0)
