@@ -8,9 +8,16 @@ import tensorflow as tf
 Tensors = list[tf.Tensor]
 
 
+def alike(tensors: Tensors) -> Tensors:
+    """Tensors in the widest of their dtypes."""
+    dtype = max((t.dtype for t in tensors), key=lambda dtype: dtype.size)
+    return [tf.cast(t, dtype) for t in tensors]
+
+
 def flatten(tensors: Tensors) -> tf.Tensor:
-    """As one float64 vector `(P,)`."""
-    return tf.concat([tf.reshape(tf.cast(t, tf.float64), [-1]) for t in tensors], 0)
+    """As one float64 vector `(P,)`; of at least one."""
+    vectors = [t if t.shape.rank == 1 else tf.reshape(t, [-1]) for t in alike(tensors)]
+    return tf.cast(tf.concat(vectors, 0), tf.float64)  # a single cast is traced sooner than one for each
 
 
 def unflatten(vector: tf.Tensor, like: Tensors) -> Tensors:
@@ -22,18 +29,6 @@ def unflatten(vector: tf.Tensor, like: Tensors) -> Tensors:
 def path_of(variable: keras.Variable) -> str:
     """Its path as the first part of a name."""
     return variable.path.replace("/", "_")
-
-
-def alike(tensors: Tensors) -> Tensors:
-    """Tensors in the widest of their dtypes."""
-    dtype = max((t.dtype for t in tensors), key=lambda dtype: dtype.size)
-    return [tf.cast(t, dtype) for t in tensors]
-
-
-def concatenated(vectors: Tensors) -> tf.Tensor:
-    """Vectors, at least one, as one in float64."""
-    # A single cast of all is traced sooner than one for each.
-    return tf.cast(tf.concat(alike(vectors), 0), tf.float64)
 
 
 def stacked(tensors: Tensors) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, share
-from kfisher._common.vectors import Tensors, concatenated
+from kfisher._common.vectors import Tensors, flatten
 from kfisher.curvature import _damped_inverse, _sharing
 from kfisher.curvature._damped_inverse import damped_inverse
 from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
@@ -154,7 +154,7 @@ def factored_damping(pairs: list[tuple[tf.Tensor, tf.Tensor]], dampings: tf.Tens
     """
     # Of all blocks at once: an operation for each takes long to trace.
     groups, dtypes = [a.shape[0] for a, _ in pairs], [a.dtype for a, _ in pairs]
-    means = concatenated([mean_eigenvalue(f) for side in zip(*pairs) for f in side])
+    means = flatten([mean_eigenvalue(f) for side in zip(*pairs) for f in side])
     a, b = tf.split(means, 2)
     damping = tf.gather(dampings, np.repeat(np.arange(len(pairs)), groups))
     # A factor that vanishes: the other one then matters as little.

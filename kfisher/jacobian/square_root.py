@@ -171,8 +171,8 @@ class Recorded:
         if not calls:
             unused = [v.path for v in batch.model.trainable_variables]
             raise ValueError(
-                f"The model {batch.model.name!r} uses none of its trainable variables, so no step can change "
-                f"its loss. Received: trainable variables {unused}"
+                f"The outputs of the model {batch.model.name!r} depend on none of its trainable variables, "
+                f"so there is no Fisher matrix of these. Received: trainable variables {unused}"
             )
         self._tape, self._check, self.layer_calls = tape, check, calls
 
