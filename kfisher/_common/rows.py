@@ -39,6 +39,13 @@ def flatten_positions(t: tf.Tensor, leading: int, trailing: int) -> tf.Tensor:
     return tf.ensure_shape(tf.reshape(t, tf.concat(parts, 0)), [*t.shape[:leading], middle, *last])
 
 
+def of_shape(t: tf.Tensor, shape: Any) -> tf.Tensor:
+    """`tf.ensure_shape`, which is an operation of its own, where something of the shape is not known yet."""
+    shape = tf.TensorShape(shape)
+    known = shape.is_fully_defined() and t.shape.is_fully_defined() and t.shape == shape
+    return t if known else tf.ensure_shape(t, shape)
+
+
 def reshape_behind(t: tf.Tensor, leading: int, shape: Sequence[int | None]) -> tf.Tensor:
     """With axes of this `shape` behind the `leading` first; of one, `None`, the size is what is left."""
     static = [*t.shape[:leading], *shape]

@@ -2,10 +2,54 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 Tensors = list[tf.Tensor]
+
+
+class Layout:
+    """Where variables lie in vectors, one for each of their dtypes.
+
+    What is done to all of them is a single operation there, and sooner traced than one for each.
+
+    Args:
+        variables: With known shapes.
+    """
+
+    def __init__(self, variables: list[keras.Variable]):
+        self._shapes = [tuple(v.shape) for v in variables]
+        self._dtypes = [tf.as_dtype(v.dtype) for v in variables]
+        self.dtypes = list(dict.fromkeys(self._dtypes))
+        self._places = [[i for i, d in enumerate(self._dtypes) if d == dtype] for dtype in self.dtypes]
+        self._sizes = [[math.prod(self._shapes[i]) for i in places] for places in self._places]
+
+    def variables(self, add_variable: Callable, name: str) -> list[keras.Variable]:
+        """Vectors of zeros, made by `add_variable` of an optimizer."""
+        return [
+            add_variable((sum(sizes),), "zeros", dtype=dtype.name, name=name)
+            for dtype, sizes in zip(self.dtypes, self._sizes)
+        ]
+
+    def pack(self, tensors: list[Any]) -> Tensors:
+        """Tensors in the shapes of the variables, as vectors in their dtypes."""
+        line = tf.constant([-1])
+        return [
+            tf.concat([tf.reshape(tf.cast(tensors[i], dtype), line) for i in places], 0)
+            for dtype, places in zip(self.dtypes, self._places)
+        ]
+
+    def unpack(self, vectors: list[Any]) -> Tensors:
+        """Vectors as tensors in the shapes of the variables, in the dtypes of the vectors."""
+        found: dict[int, tf.Tensor] = {}
+        for vector, places, sizes in zip(vectors, self._places, self._sizes):
+            for i, part in zip(places, tf.split(vector, sizes)):
+                found[i] = part if len(self._shapes[i]) == 1 else tf.reshape(part, self._shapes[i])
+        return [found[i] for i in range(len(self._shapes))]
 
 
 def alike(tensors: Tensors) -> Tensors:
@@ -16,7 +60,8 @@ def alike(tensors: Tensors) -> Tensors:
 
 def flatten(tensors: Tensors) -> tf.Tensor:
     """As one float64 vector `(P,)`; of at least one."""
-    vectors = [t if t.shape.rank == 1 else tf.reshape(t, [-1]) for t in alike(tensors)]
+    line = tf.constant([-1])
+    vectors = [t if t.shape.rank == 1 else tf.reshape(t, line) for t in alike(tensors)]
     return tf.cast(tf.concat(vectors, 0), tf.float64)  # a single cast is traced sooner than one for each
 
 
@@ -36,9 +81,11 @@ def stacked(tensors: Tensors) -> tf.Tensor:
     return tf.cast(tf.stack(alike(tensors)), tf.float64)
 
 
-def all_finite(numbers: Tensors) -> tf.Tensor:
-    """True if all of some scalars are finite."""
-    return tf.reduce_all(tf.math.is_finite(stacked(numbers)))
+def all_finite(tensors: Tensors) -> tf.Tensor:
+    """True if the sums of all are finite, as they are not where an entry is not."""
+    axes = {rank: tf.range(rank) for rank in {t.shape.rank for t in tensors}}
+    sums = [tf.reduce_sum(t, axes[t.shape.rank]) for t in tensors]
+    return tf.reduce_all(tf.math.is_finite(stacked(sums)))
 
 
 def norm(tensors: Tensors) -> tf.Tensor:

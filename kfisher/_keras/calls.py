@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 
 def call_model(layer: keras.layers.Layer, x: Any, training: bool) -> Any:
@@ -27,20 +27,24 @@ class _Mode(keras.layers.Layer):
         super().__init__(name="mode", dtype="float32")
         self.built = True
 
-    def call(self, x: Any, function: Any, training: Any = None) -> Any:
+    def call(self, function: Any = None, training: Any = None) -> None:
         function(training)
-        return x
+
+
+@functools.cache
+def _mode() -> _Mode:
+    return _Mode()  # one for all: a layer takes long to make
 
 
 def training_mode() -> bool | None:
     """The mode that the layers around this call run in."""
     found: list[bool | None] = []
-    _Mode()(tf.zeros(()), function=found.append)
+    _mode()(function=found.append)
     return found[0]
 
 
 def in_mode(training: bool | None, function: Callable[[], Any]) -> Any:
     """The result of `function`, called as from inside a layer in this mode."""
     found: list[Any] = []
-    _Mode()(tf.zeros(()), function=lambda _: found.append(function()), training=training)
+    _mode()(function=lambda _: found.append(function()), training=training)
     return found[0]

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.linalg import lapack
 
+from kfisher._common.rows import of_shape
 from kfisher.curvature._factorisation import LAPACK, each, inverses, positive_inverse
 from kfisher.curvature._kronecker import times, times_right
 
@@ -51,11 +52,11 @@ class FormedInverse:
         return [self.inverse]
 
     def times(self, matrix: tf.Tensor, xla: bool) -> tf.Tensor:
-        """(M + d I)⁻¹ X for X of shape `(G, n, m)`."""
+        """(M + d I)⁻¹ X for X of shape `(G, n, m)`, or `(n, m)` where G is 1."""
         return times(tf.convert_to_tensor(self.inverse.value), matrix)
 
     def times_right(self, matrix: tf.Tensor, xla: bool) -> tf.Tensor:
-        """X (M + d I)⁻¹ for X of shape `(G, m, n)`."""
+        """X (M + d I)⁻¹ for X of shape `(G, m, n)`, or `(m, n)` where G is 1."""
         return times_right(matrix, tf.convert_to_tensor(self.inverse.value))
 
 
@@ -81,28 +82,44 @@ class TruncatedInverse(FormedInverse):
         return tf.equal(rank, _FORMED)
 
     def times(self, matrix: Any, xla: bool) -> Any:
-        def project(q: Any, x: Any) -> Any:
-            return tf.matmul(q, tf.matmul(q, x), transpose_a=True)
-
-        return self._cheapest(matrix, xla, project, super().times, lambda d: d[:, tf.newaxis])
+        return self._product(matrix, False, xla)
 
     def times_right(self, matrix: Any, xla: bool) -> Any:
-        def project(q: Any, x: Any) -> Any:
-            return tf.matmul(tf.matmul(x, q, transpose_b=True), q)
+        return self._product(matrix, True, xla)
 
-        return self._cheapest(matrix, xla, project, super().times_right, lambda d: d)
+    def _product(self, matrix: tf.Tensor, right: bool, xla: bool) -> tf.Tensor:
+        if matrix.shape.rank == 3:
+            return tf.expand_dims(self._product(tf.squeeze(matrix, 0), right, xla), 0)
+        inverse, scale, rank = (tf.convert_to_tensor(v.value) for v in self.variables)
+        product = _cheapest if tf.executing_eagerly() else _cheapest_of_shape
+        return of_shape(product(tf.squeeze(inverse, 0), scale, rank, matrix, right, xla), matrix.shape)
 
-    def _cheapest(self, matrix: Any, xla: bool, project: Callable, formed: Callable, along: Callable) -> Any:
-        rank = tf.convert_to_tensor(self.rank.value)
-        rows = tf.convert_to_tensor(self.inverse.value)[0]
 
-        def truncated() -> Any:
-            # The other rows are zero; XLA cannot leave them out, as their number is not known to it.
-            part = project(rows if xla else rows[:rank], matrix[0])
-            return ((matrix[0] - part) * self.scale.value)[tf.newaxis]
+def _cheapest(
+    rows: tf.Tensor, scale: tf.Tensor, rank: tf.Tensor, x: tf.Tensor, right: bool, xla: bool
+) -> tf.Tensor:
+    """The product of a `TruncatedInverse`, `(n, n)`, and a matrix on its right or left."""
 
-        kinds = [lambda: matrix * along(rows[0]), lambda: formed(matrix, xla), truncated]
-        return tf.ensure_shape(tf.switch_case(tf.sign(rank) + 1, kinds), matrix.shape)
+    def of_diagonal() -> tf.Tensor:
+        return x * (rows[0] if right else rows[0][:, tf.newaxis])
+
+    def of_inverse() -> tf.Tensor:
+        return tf.matmul(x, rows) if right else tf.matmul(rows, x)
+
+    def truncated() -> tf.Tensor:
+        # The other rows are zero; XLA cannot leave them out, as their number is not known to it.
+        q = rows if xla else rows[:rank]
+        if right:
+            part = tf.matmul(tf.matmul(x, q, transpose_b=True), q)
+        else:
+            part = tf.matmul(q, tf.matmul(q, x), transpose_a=True)
+        return (x - part) * scale
+
+    return tf.switch_case(tf.sign(rank) + 1, [of_diagonal, of_inverse, truncated])
+
+
+# A switch takes long to trace, and networks have many layers of one shape: once for each.
+_cheapest_of_shape = tf.function(_cheapest, autograph=False)
 
 
 def damped_inverse(add: Callable, factor: keras.Variable, tail: float) -> FormedInverse:

@@ -67,9 +67,9 @@ class Kronecker(Running):
     def ready(self) -> Any:
         return self.factorisations.value > 0
 
-    def checksum(self, statistic: Any) -> Any:
+    def telling(self, statistic: Any) -> Any:
         # A second moment is finite if its diagonal is, which is cheaper to see.
-        return super().checksum(diagonal(statistic) if statistic.shape.rank == 3 else statistic)
+        return diagonal(statistic) if statistic.shape.rank == 3 else statistic
 
     def boosted(self, damping: tf.Tensor) -> tf.Tensor:
         """The damping, ten times as large for every factorisation in a row that failed."""
@@ -77,8 +77,7 @@ class Kronecker(Running):
 
     def keep(self, variables: list[keras.Variable], values: Tensors) -> None:
         """The results of a factorisation if all are finite; otherwise the last good ones stay."""
-        sums = [tf.reduce_sum(x) for x in values if x.dtype.is_floating]
-        good = replicas.everywhere(all_finite(sums))
+        good = replicas.everywhere(all_finite([x for x in values if x.dtype.is_floating]))
         bad = tf.cast(~good, tf.int32)
         self.factorisations.assign_add(1 - bad)
         self.failures.assign_add(bad)
@@ -151,7 +150,7 @@ class Kronecker(Running):
     def examples_of(self, block: Block, products: Any, weights: Any, batch: Any) -> Any:
         if not isinstance(products, Positions):
             return [None, None]
-        sides = (products.inputs(weights, self.sharing), 0), (products.gradients(self.sharing), 1)
+        sides = (products.inputs(weights, self.sharing, {}), 0), (products.gradients(self.sharing), 1)
         return [None if d else in_place(*side, batch) for side, d in zip(sides, self.diagonal(block))]
 
     def shares(self, block: Block, terms: Any, weight: Any) -> Any:
@@ -194,20 +193,27 @@ def _sizes(blocks: list[Block], most: int) -> dict[int, float]:
 
 
 def times(factor: tf.Tensor, matrix: tf.Tensor, transpose: bool = False) -> tf.Tensor:
-    """factor @ matrix for `(G, n, n)` or diagonal `(G, n)` factors and `(G, n, m)` matrices."""
+    """factor @ matrix for `(G, n, n)` or diagonal `(G, n)` factors and `(G, n, m)` matrices.
+
+    Where G is 1, a matrix may also come, and then goes, as `(n, m)`.
+    """
     if factor.shape.rank == 2:
-        return tf.expand_dims(factor, -1) * matrix
+        return tf.expand_dims(_one(factor) if matrix.shape.rank == 2 else factor, -1) * matrix
+    if matrix.shape.rank == 2:
+        return tf.matmul(_one(factor), matrix, transpose_a=transpose)
     if factor.shape[0] == 1:
-        return tf.expand_dims(tf.matmul(_one(factor), _one(matrix), transpose_a=transpose), 0)
+        return tf.expand_dims(times(factor, _one(matrix), transpose), 0)
     return tf.matmul(factor, matrix, transpose_a=transpose)
 
 
 def times_right(matrix: tf.Tensor, factor: tf.Tensor, transpose: bool = False) -> tf.Tensor:
-    """matrix @ factor for `(G, n, m)` matrices and `(G, m, m)` or diagonal `(G, m)` factors."""
+    """matrix @ factor for `(G, n, m)` matrices and `(G, m, m)` or diagonal `(G, m)` factors; G as above."""
     if factor.shape.rank == 2:
-        return matrix * tf.expand_dims(factor, 1)
+        return matrix * (factor if matrix.shape.rank == 2 else tf.expand_dims(factor, 1))
+    if matrix.shape.rank == 2:
+        return tf.matmul(matrix, _one(factor), transpose_b=transpose)
     if factor.shape[0] == 1:
-        return tf.expand_dims(tf.matmul(_one(matrix), _one(factor), transpose_b=transpose), 0)
+        return tf.expand_dims(times_right(_one(matrix), factor, transpose), 0)
     return tf.matmul(matrix, factor, transpose_b=transpose)
 
 
@@ -216,6 +222,6 @@ def _one(stack: tf.Tensor) -> tf.Tensor:
     return tf.squeeze(stack, 0)
 
 
-def mean_eigenvalue(factor: tf.Tensor) -> tf.Tensor:
-    """tr A / dim A, `(G,)`."""
-    return tf.reduce_mean(factor if factor.shape.rank == 2 else diagonal(factor), -1)
+def mean_eigenvalue(factor: tf.Tensor, last: Any = -1) -> tf.Tensor:
+    """tr A / dim A, `(G,)`; `last` is a -1 that several calls may share."""
+    return tf.reduce_mean(factor if factor.shape.rank == 2 else diagonal(factor), last)

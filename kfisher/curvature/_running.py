@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import positive_integer, probability
+from kfisher._common.rows import of_shape
 from kfisher._common.vectors import Tensors, all_finite, path_of
 from kfisher.curvature._base import Curvature
 from kfisher.curvature._examples import moment_of
@@ -42,6 +44,7 @@ class Running(Curvature):
     needs_blocks = True
     averages_batches = True
     accumulates = True
+    refines = False  # whether it has a `refine` of its own
     symmetric = False  # whether statistics with three axes are symmetric matrices
 
     def __init__(self, decay: float, update_every: int, max_examples: int | None):
@@ -107,8 +110,12 @@ class Running(Curvature):
         """Called once in each step, when the averages are up to date."""
 
     def solve_block(self, number: int, gradient: tf.Tensor, damping: tf.Tensor, xla: bool) -> tf.Tensor:
-        """The solution for one block, `(groups, inputs, outputs)`, with `damping` that includes its ridge."""
+        """The solution for one block, `(groups, inputs, outputs)`; a single group may lose its axis."""
         raise NotImplementedError
+
+    def damping_of(self, number: int, damping: tf.Tensor) -> tf.Tensor:
+        """The damping of a block, its ridge included, in its dtype."""
+        return tf.cast(damping, self._dtypes[number]) + self._ridge[number]
 
     # --- one step ---------------------------------------------------------------------------------
 
@@ -151,7 +158,7 @@ class Running(Curvature):
                 measured.append([tf.zeros(v.shape, v.dtype) for v in averages])
             else:
                 found = self.measure(block, examples, shares, cache)
-                found = [tf.ensure_shape(t, v.shape) for t, v in zip(found, averages)]
+                found = [of_shape(t, v.shape) for t, v in zip(found, averages)]
                 measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
         size, loss = tf.cast(tf.size(shares), tf.float32), root.loss.above_least
         if batch.counts is not None:
@@ -164,18 +171,26 @@ class Running(Curvature):
             measured, size, loss = self._of_all(measured, crossing, size, loss)
         if self._partial:
             measured = self._accumulated(measured, total_weight, part)
-        usable = all_finite([self.checksum(t) for terms in measured for t in terms])
+        usable = all_finite([self.telling(t) for terms in measured for t in terms])
         usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
         usable &= batch.accepts(loss)
 
-        def take_in() -> None:
-            self.updates.assign_add(1)
-            self._path.assign(0.0)
-            self._examples.assign(self.decay * self._examples.value + size)
-            self.mix([*self.averages, [self._weights]], [*measured, [weights]])
-            self.refine(products, step, batch.xla)
+        usable &= last
+        if self.parts == 1:  # a branch more is a long list of tensors handed into it
+            self._take_in(usable, [*measured, [weights]], size)
+        else:
+            take_in = functools.partial(self._take_in, tf.constant(True), [*measured, [weights]], size)
+            replicas.cond(usable, take_in, lambda: None)
+        if self.refines:
+            replicas.cond(usable, lambda: self.refine(products, step, batch.xla), lambda: None)
 
-        replicas.cond(last & usable, take_in, lambda: None)
+    def _take_in(self, usable: tf.Tensor, measured: list[Tensors], size: tf.Tensor) -> None:
+        """The averages and counts with a batch of this size taken in, if it is usable."""
+        self.updates.assign_add(tf.cast(usable, tf.int32))
+        self._path.assign(tf.where(usable, 0.0, self._path.value))
+        examples = tf.convert_to_tensor(self._examples.value)
+        self._examples.assign(tf.where(usable, self.decay * examples + size, examples))
+        self.mix([*self.averages, [self._weights]], measured, usable)
 
     def _of_all(self, measured: list[Tensors], crossing: list, size: tf.Tensor, loss: tf.Tensor) -> tuple:
         """Statistics of the whole batch from those of its parts on all replicas, and the sums of the rest."""
@@ -232,8 +247,8 @@ class Running(Curvature):
         """
         return [None] * len(terms)
 
-    def mix(self, averages: list[list[keras.Variable]], measured: list[Tensors]) -> None:
-        """The averages with the statistics of update t taken in."""
+    def mix(self, averages: list[list[keras.Variable]], measured: list[Tensors], usable: tf.Tensor) -> None:
+        """The averages with the statistics of update t taken in, if these are usable."""
         rate = tf.constant(1 - self.decay, tf.float64)
         if self.corrected:
             rate /= 1 - tf.constant(self.decay, tf.float64) ** tf.cast(self.updates.value, tf.float64)
@@ -241,11 +256,12 @@ class Running(Curvature):
         for variables, terms in zip(averages, measured):
             for average, term in zip(variables, terms):
                 before = tf.convert_to_tensor(average.value)  # `assign_add` would read it once more
-                average.assign(before + rates[term.dtype] * (term - before))
+                after = before + rates[term.dtype] * (term - before)
+                average.assign(tf.where(usable, after, before))
 
-    def checksum(self, statistic: tf.Tensor) -> tf.Tensor:
-        """A number that is finite only if a statistic, none of whose diagonal entries is negative, is."""
-        return tf.reduce_sum(statistic)
+    def telling(self, statistic: tf.Tensor) -> tf.Tensor:
+        """What is finite of a statistic, none of whose diagonal entries is negative, only if all of it is."""
+        return statistic
 
     def refine(self, products: list, step: tf.Tensor, xla: bool) -> None:
         """Called after an update with what the examples contribute to each block, or `None`."""
@@ -254,9 +270,9 @@ class Running(Curvature):
         solution = list(gradient)
         for i in self._outside:
             solution[i] = gradient[i] / tf.cast(damping, gradient[i].dtype)
-        for number, (block, ridge, dtype) in enumerate(zip(self.blocks, self._ridge, self._dtypes)):
+        for number, (block, dtype) in enumerate(zip(self.blocks, self._dtypes)):
             matrix = tf.cast(block.to_matrix([gradient[i] for i in block.variables]), dtype)
-            solved = self.solve_block(number, matrix, tf.cast(damping, dtype) + ridge, batch.xla)
+            solved = self.solve_block(number, matrix, damping, batch.xla)
             parts = block.from_matrix(solved, [self._shapes[i] for i in block.variables])
             for i, part in zip(block.variables, parts):
                 solution[i] = tf.cast(part, gradient[i].dtype)

@@ -59,7 +59,7 @@ class Diagonal(Running):
         return tf.zeros(self._shapes[position])
 
     def solve_block(self, number: int, gradient: Any, damping: Any, xla: bool) -> Any:
-        return gradient / (self.averages[number][0].value + damping)
+        return gradient / (self.averages[number][0].value + self.damping_of(number, damping))
 
     def describe(self, block: Any, blocks: Any) -> str:
         return f"diagonal {block.groups * block.inputs * block.outputs}"

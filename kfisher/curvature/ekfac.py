@@ -85,6 +85,8 @@ class EKFAC(Kronecker):
             for block, dtype, name in zip(blocks, self._dtypes, self.names)
         ]
 
+    refines = True
+
     def refine(self, products: Any, step: Any, xla: bool) -> None:
         replicas.cond(self.wanted(step, self.basis_every), lambda: self._refresh(xla), lambda: None)
         measured = []
@@ -95,8 +97,8 @@ class EKFAC(Kronecker):
                 squares = examples.squares(*self._basis(number))
                 measured.append([tf.cast(self._levelled(number, squares), s.dtype)])
         measured = [[s] for s in replicas.total([s for (s,) in measured])]
-        finite = all_finite([tf.reduce_sum(s) for (s,) in measured])
-        tf.cond(finite, lambda: self.mix([[s] for s in self.eigenvalues], measured), lambda: None)
+        finite = all_finite([s for (s,) in measured])
+        self.mix([[s] for s in self.eigenvalues], measured, finite)
 
     def _basis(self, number: int) -> list[tf.Tensor | None]:
         return [None if q is None else tf.convert_to_tensor(q.value) for q in self.bases[number]]
@@ -135,7 +137,7 @@ class EKFAC(Kronecker):
         left, right = self._basis(number)
         rotated = gradient if left is None else times(left, gradient, transpose=True)
         rotated = rotated if right is None else times_right(rotated, right)
-        rotated /= self.eigenvalues[number].value + self.boosted(damping)
+        rotated /= self.eigenvalues[number].value + self.boosted(self.damping_of(number, damping))
         rotated = rotated if left is None else times(left, rotated)
         return rotated if right is None else times_right(rotated, right, transpose=True)
 

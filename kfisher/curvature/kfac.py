@@ -14,6 +14,7 @@ from kfisher._common.vectors import Tensors, flatten
 from kfisher.curvature import _damped_inverse, _sharing
 from kfisher.curvature._damped_inverse import damped_inverse
 from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
+from kfisher.jacobian.layers.blocks import Block
 
 # The factor by which the damping may differ from that in the inverses.
 _MOVED = 1.5
@@ -113,16 +114,9 @@ class KFAC(Kronecker):
 
     def _invert(self, damping: tf.Tensor, xla: bool) -> None:
         factors = [tf.convert_to_tensor(v.value) for pair in self.averages for v in pair]
-        shifts: list[tf.Tensor] = []
-        pairs = list(zip(factors[::2], factors[1::2]))
-        boosted = self.boosted(tf.cast(damping, tf.float64))
-        dampings = factored_damping(pairs, boosted + tf.constant(self._ridge, tf.float64))
-        for block, (a, b), total, left, right in zip(self.blocks, pairs, *dampings):
-            if block.inputs == 1:  # A is a number: all the damping goes to B, and the block is exact
-                left, right = _all_on_one_side(a, left, right, total)
-            elif block.outputs == 1:  # the same the other way round: one output, (A + damping / b I) b
-                right, left = _all_on_one_side(b, right, left, total)
-            shifts += [left, right]
+        boosted = self.boosted(tf.cast(damping, tf.float64)) + tf.constant(self._ridge, tf.float64)
+        dampings = factored_damping(self.blocks, list(zip(factors[::2], factors[1::2])), boosted)
+        shifts = [shift for pair in zip(*dampings) for shift in pair]
         kinds = [kind for pair in self.inverses for kind in pair]
         self._damping.assign(tf.cast(damping, tf.float32))
         compute = (_sharing if self.share_factorisations else _damped_inverse).compute
@@ -131,39 +125,54 @@ class KFAC(Kronecker):
 
     def solve_block(self, number: int, gradient: Any, damping: Any, xla: bool) -> Any:
         left, right = self.inverses[number]
+        if gradient.shape[0] == 1:
+            gradient = tf.squeeze(gradient, 0)
         return right.times_right(left.times(gradient, xla), xla)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "invert_every": self.invert_every, "tail": self.tail}
 
 
-def _all_on_one_side(number: int, own: Any, other: Any, damping: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Shifts of a factor that is a number, `(G, 1, 1)` or `(G, 1)`, and of the other: 0, damping / number."""
-    number = tf.reshape(number, [-1])
-    vanishes = number < 1e-20
-    own = tf.where(vanishes, own, tf.zeros_like(number))
-    return own, tf.where(vanishes, other, damping / tf.where(vanishes, tf.ones_like(number), number))
+def factored_damping(
+    blocks: list[Block], pairs: list[tuple[tf.Tensor, tf.Tensor]], dampings: tf.Tensor
+) -> tuple[Tensors, Tensors]:
+    """pi √(damping) for A and √(damping) / pi for B of each block, `(G,)`, whose product is its damping.
 
-
-def factored_damping(pairs: list[tuple[tf.Tensor, tf.Tensor]], dampings: tf.Tensor) -> tuple:
-    """The damping of each block, pi √(damping) and √(damping) / pi, whose product it is; `(G,)` each.
+    Where a factor is a number all the damping goes to the other, (A + damping / b I) b: the block is exact.
 
     Args:
-        pairs: A and B of each block.
+        blocks: The blocks.
+        pairs: Their A and B.
         dampings: One for each, float64.
     """
     # Of all blocks at once: an operation for each takes long to trace.
-    groups, dtypes = [a.shape[0] for a, _ in pairs], [a.dtype for a, _ in pairs]
-    means = flatten([mean_eigenvalue(f) for side in zip(*pairs) for f in side])
+    groups, dtypes, last = [a.shape[0] for a, _ in pairs], [a.dtype for a, _ in pairs], tf.constant(-1)
+    means = flatten([mean_eigenvalue(f, last) for side in zip(*pairs) for f in side])
     a, b = tf.split(means, 2)
     damping = tf.gather(dampings, np.repeat(np.arange(len(pairs)), groups))
     # A factor that vanishes: the other one then matters as little.
     pi = tf.clip_by_value(tf.sqrt(tf.maximum(a, 1e-30) / tf.maximum(b, 1e-30)), 1e-6, 1e6)
     root = tf.sqrt(damping)
+    left, right = pi * root, root / pi
+    a_is_number = np.repeat([block.inputs == 1 for block in blocks], groups)
+    b_is_number = np.repeat([block.inputs > 1 and block.outputs == 1 for block in blocks], groups)
+    left, right = _all_on_one_side(a_is_number, a, left, right, damping)
+    right, left = _all_on_one_side(b_is_number, b, right, left, damping)
 
     def of_blocks(values: tf.Tensor) -> Tensors:
         if len(set(dtypes)) == 1:
             values = tf.cast(values, dtypes[0])
         return [tf.cast(part, dtype) for part, dtype in zip(tf.split(values, groups), dtypes)]
 
-    return of_blocks(damping), of_blocks(pi * root), of_blocks(root / pi)
+    return of_blocks(left), of_blocks(right)
+
+
+def _all_on_one_side(
+    is_number: np.ndarray, number: tf.Tensor, own: tf.Tensor, other: tf.Tensor, damping: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Shifts of factors and of the others: 0, damping / number where one is a number that does not vanish."""
+    if not is_number.any():
+        return own, other
+    alone = is_number & (number >= 1e-20)
+    quotient = damping / tf.where(alone, number, tf.ones_like(number))
+    return tf.where(alone, tf.zeros_like(own), own), tf.where(alone, quotient, other)

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kfisher._common.rows import map_rows
+from kfisher._common.rows import map_rows, of_shape
 from kfisher.jacobian.layer_calls import LayerCall, floating
 from kfisher.jacobian.plan import Plan
 
@@ -45,7 +45,7 @@ def pull_back(
     # Products of half-precision gradients would under- and overflow.
     stacked = [tf.cast(g, tf.float32) if g.dtype.size < 4 else g for g in stacked]
     # What a loop has lost of the static shape.
-    stacked = [tf.ensure_shape(g, [g.shape[0], *z.shape]) for g, z in zip(stacked, flat)]
+    stacked = [of_shape(g, [g.shape[0], *z.shape]) for g, z in zip(stacked, flat)]
     for layer_call, call_zs in zip(layer_calls, zs):
         layer_call.grads, stacked = stacked[: len(call_zs)], stacked[len(call_zs) :]
 

@@ -94,13 +94,13 @@ class SelfCheck:
             count = group[0][1].shape[0]
             for output, vectors in group:
                 targets.append(output)
-                cotangents.append(combine(u[first : first + count], vectors))
+                cotangents.append(combine(u if len(groups) == 1 else u[first : first + count], vectors))
             first += count
-        sources = [*(self.values or []), *self._read]
-        found = self._tape.gradient(targets, sources, cotangents, unconnected_gradients="zero")
-        found = [tf.convert_to_tensor(g) for g in found]
-        count = len(self._variables)
-        expected = {id(v): a + b for v, a, b in zip(self._variables, found[:count], found[count:])}
+        count, expected = len(self._variables), {}
+        found = self._tape.gradient(targets, [*(self.values or []), *self._read], cotangents)
+        for v, *parts in zip(self._variables, found[:count], found[count:]):
+            known = [tf.convert_to_tensor(g) for g in parts if g is not None]
+            expected[id(v)] = tf.add_n(known) if known else tf.zeros(v.shape, v.dtype)
         actual = [rule.rmatvec(tf.cast(u, grads.dtype)) for rule in rules]
         reference = [[expected[id(v)] for v in rule.variables] for rule in rules]
         for v in self._left(rules):

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.rows import of_shape
+
 
 def in_order(
     grads: list, variables: list[keras.Variable], own: list[keras.Variable], scale: Any
@@ -33,7 +35,7 @@ def in_order(
     for variable in own:
         g = given[id(variable)]
         g = tf.zeros(variable.shape, variable.dtype) if g is None else tf.convert_to_tensor(g)
-        gradient.append(tf.ensure_shape(g if scale is None else g / scale, variable.shape))
+        gradient.append(of_shape(g if scale is None else g / scale, variable.shape))
     return gradient
 
 

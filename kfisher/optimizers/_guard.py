@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common import replicas
-from kfisher._common.vectors import path_of
+from kfisher._common.vectors import Layout, Tensors, path_of
 from kfisher.curvature import Curvature
 from kfisher.fisher import Expected, Fisher
 from kfisher.jacobian.batch import Batch
@@ -70,8 +70,8 @@ class Guard:
     def __init__(self, radius: str | float | None, fisher: Fisher, curvature: Curvature):
         self._radius, self._fisher, self._curvature = radius, fisher, curvature
 
-    def build(self, add_variable: Callable, kept: list[keras.Variable], trained: int) -> None:
-        """Makes all state. `kept` is what a step changes and is put back, the `trained` weights first."""
+    def build(self, add_variable: Callable, weights: list, others: list) -> None:
+        """Makes all state. A step that is taken back leaves the weights, and these others, as they were."""
 
         def scalar(name: str, value: float = 0.0, dtype: str = "float64") -> keras.Variable:
             first = lambda shape, dtype: tf.cast(value, dtype)  # noqa: E731
@@ -85,13 +85,13 @@ class Guard:
         self.accident = scalar("most_outliers_by_accident", dtype="int32")
         self.confidence = scalar("confidence", 1.0)
         self.can_return = scalar("can_return", dtype="int32")
-        self._kept, self._trained = kept, trained
-
-        def like(v: keras.Variable, when: str) -> keras.Variable:
-            return add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_{when}")
-
-        self._at_start = [] if self._radius is None else [like(v, "at_start") for v in kept[:trained]]
-        self._previous = [like(v, "previous") for v in kept]
+        self._weights, self._others, self._layout = weights, others, Layout(weights)
+        bounded = self._radius is not None
+        self._at_start = self._layout.variables(add_variable, "weights_at_start") if bounded else []
+        self._previous = self._layout.variables(add_variable, "weights_previous")
+        self._others_before = [
+            add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_previous") for v in others
+        ]
 
     # --- how far a step may go --------------------------------------------------------------------
 
@@ -129,14 +129,9 @@ class Guard:
 
     # --- what the batch after it says -------------------------------------------------------------
 
-    @property
-    def previous(self) -> list[keras.Variable]:
-        """Values of `kept` before the last step."""
-        return self._previous
-
-    def last_update(self, variables: list[keras.Variable]) -> list[tf.Tensor]:
+    def last_update(self) -> Tensors:
         """The change that the last step made to the weights."""
-        return [v.value - before.value for v, before in zip(variables, self._previous)]
+        return [v.value - before for v, before in zip(self._weights, self._layout.unpack(self._previous))]
 
     def judge(
         self, batch: Batch, loss: tf.Tensor, own: tf.Tensor, ask: tf.Tensor | bool, blame: bool = True
@@ -155,7 +150,7 @@ class Guard:
         # NaN is far. Not `~(loss <= ...)`: in a graph TensorFlow makes `loss > ...` of that.
         far = known & (~tf.math.is_finite(loss) | (loss > self.level.value + size))
         can_return = self.can_return.value > 0
-        old = self._loss_with(self._previous[: self._trained], batch, can_return & (far | ask))
+        old = self._loss_with(self._previous, batch, can_return & (far | ask))
         no, one = tf.constant(False), tf.ones_like(loss)
         if self._radius is None:
             return Judgement(no, no, no, one, loss, old, no)
@@ -183,8 +178,8 @@ class Guard:
         """The loss of a batch with other weights, NaN unless `asked`."""
 
         def loss() -> tf.Tensor:
-            values = [tf.convert_to_tensor(v.value) for v in weights]
-            return replicas.total([tf.cast(batch.loss_with(values), tf.float64)])[0]
+            vectors = [tf.convert_to_tensor(v.value) for v in weights]
+            return replicas.total([tf.cast(batch.loss_with(self._layout, vectors), tf.float64)])[0]
 
         return replicas.cond(asked, loss, lambda: tf.constant(float("nan"), tf.float64))
 
@@ -192,12 +187,15 @@ class Guard:
 
     def keep(self) -> None:
         """Called before a step changes anything."""
-        for before, variable in zip(self._previous, self._kept):
+        now = self._layout.pack([v.value for v in self._weights])
+        for before, value in zip(self._previous, now):
+            before.assign(value)
+        for before, variable in zip(self._others_before, self._others):
             before.assign(variable.value)
 
         def at_start() -> None:
-            for first, variable in zip(self._at_start, self._kept):
-                first.assign(variable.value)
+            for first, value in zip(self._at_start, now):
+                first.assign(value)
 
         if self._at_start:
             replicas.cond(self.judged.value > 0, lambda: None, at_start)
@@ -244,7 +242,8 @@ class Guard:
 
     def take_back(self) -> None:
         """Everything as it was before the last step, and less far from now on."""
-        for variable, before in zip(self._kept, self._previous):
-            replicas.assign(variable, tf.convert_to_tensor(before.value))
+        before = [*self._layout.unpack(self._previous), *self._others_before]
+        for variable, value in zip([*self._weights, *self._others], before):
+            replicas.assign(variable, tf.convert_to_tensor(value))
         self.can_return.assign(0)
         self.confidence.assign(self.confidence.value * _LOSS_OF_CONFIDENCE)

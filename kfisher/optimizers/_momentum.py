@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import probability
-from kfisher._common.vectors import Tensors
+from kfisher._common.vectors import Layout, Tensors
 
 # The share of the past where F averages over batches, too, and the step is bounded.
 _AUTO = 0.5
@@ -33,38 +33,47 @@ class Momentum:
 
     Args:
         share: Float in [0, 1); 0 for the gradient itself, without any state.
-        add_like, add_variable: `add_optimizer_variables` and `add_variable` of the optimizer.
+        add_variable: That of the optimizer.
         variables: What the gradients are of.
     """
 
-    def __init__(self, share: float, add_like: Callable, add_variable: Callable, variables: list):
-        self._share = share
-        self.averages: list[keras.Variable] = add_like(variables, "momentum") if share else []
+    def __init__(self, share: float, add_variable: Callable, variables: list[keras.Variable]):
+        self._share, self._layout = share, Layout(variables)
+        self._averages: list[keras.Variable] = []
         self._weight: Any = None
         if share:
+            self._averages = self._layout.variables(add_variable, "momentum")
             self._weight = add_variable((), dtype="float64", name="momentum_weight")
 
     @property
     def variables(self) -> list[keras.Variable]:
         """All state; a step that is taken back puts it back."""
-        return [*self.averages, self._weight] if self._share else []
+        return [*self._averages, self._weight] if self._share else []
+
+    def vectors(self, gradient: Tensors) -> Tensors:
+        """A gradient in the form of the averages; as it is, where there are none."""
+        return self._layout.pack(gradient) if self._share else gradient
+
+    def of_variables(self, vectors: Tensors) -> Tensors:
+        """The same the other way round."""
+        return self._layout.unpack(vectors) if self._share else vectors
 
     def averaged(self, gradient: Tensors, weight: tf.Tensor | float = 1.0) -> Tensors:
-        """The average with `weight` times `gradient` taken in."""
+        """The average with `weight` times `gradient` taken in; both in the form of the averages."""
         if not self._share:
             return gradient
         rate = (1 - self._share) / self._next_weight()
-        old = [tf.convert_to_tensor(average.value) for average in self.averages]
-        rates = {dtype: tf.cast(rate, dtype) for dtype in {m.dtype for m in old}}
-        weights = {dtype: tf.cast(weight, dtype) * rate for dtype, rate in rates.items()}
-        past = {dtype: 1 - rate for dtype, rate in rates.items()}
-        # As many passes over the parameters as m + rate (g - m).
-        return [past[m.dtype] * m + weights[m.dtype] * tf.cast(g, m.dtype) for m, g in zip(old, gradient)]
+        new = []
+        for average, g in zip(self._averages, gradient):
+            own = tf.cast(rate, g.dtype)
+            # As many passes over the parameters as m + rate (g - m).
+            new.append((1 - own) * tf.convert_to_tensor(average.value) + tf.cast(weight, g.dtype) * own * g)
+        return new
 
     def keep(self, average: Tensors) -> None:
         """Called with what `averaged` returned, if the step is taken."""
         if self._share:
-            for variable, value in zip(self.averages, average):
+            for variable, value in zip(self._averages, average):
                 variable.assign(value)
             self._weight.assign(self._next_weight())
 

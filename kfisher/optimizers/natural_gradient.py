@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import keras
@@ -192,7 +191,7 @@ class NaturalGradient(ObservingOptimizer):
 
     def build_own(self, variables: Any) -> None:
         share = self.momentum if self.step == "fixed" else 0.0
-        self._average = Momentum(share, self.add_optimizer_variables, self.add_variable, variables)
+        self._average = Momentum(share, self.add_variable, variables)
         self.rate_in_use, self.momentum_in_use = in_use(self.add_variable)
         self._last = []
         if self.step == "quadratic_model":
@@ -204,8 +203,7 @@ class NaturalGradient(ObservingOptimizer):
             self.guard = Guard(self.trust_region, self.fisher, self.curvature)
             self.rejected_steps = self.add_variable((), dtype="int", name="rejected_steps")
             own = [*self._average.variables, *self._last]
-            kept = [*variables, *kept, *own, *self.curvature.remembered]
-            self.guard.build(self.add_variable, kept, len(variables))
+            self.guard.build(self.add_variable, variables, [*kept, *own, *self.curvature.remembered])
 
     def accepts(self, batch: Batch) -> Any:
         if self.guard is None:
@@ -218,35 +216,37 @@ class NaturalGradient(ObservingOptimizer):
         # 1. What this batch says of the last step, and of itself.
         if self.guard is not None:
             judgement = self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
-        weight = 1.0 if judgement is None else judgement.weight
-        average = self._average.averaged(self.weighed(batch, gradient), weight)
-        solution = self.solve(batch, average, damping)
+        vectors = self._average.vectors(self.weighed(batch, gradient))
+        kept = self._average.averaged(vectors, 1.0 if judgement is None else judgement.weight)
+        mean = self._average.of_variables(kept)
+        solution = self.solve(batch, mean, damping)
         # 2. The update, as long as F describes the model.
         radius = None if judgement is None else self.guard.radius(judgement.loss)
-        finite, move = self._prepared(batch, average, solution, damping, radius, variables, missing)
-
-        def solved() -> tf.Tensor:  # where a step is left out alone: it takes a pass over all parameters
-            return self.curvature.ready() & tf.math.is_finite(norm(solution))
-
+        finite, solved, move = self._prepared(batch, mean, solution, damping, radius, variables, missing)
         if self.guard is None:
-            replicas.cond(finite, move, lambda: self.skip(batch, losses[0], gradient, solved()))
+
+            def go() -> None:
+                self._average.keep(kept)
+                move()
+                self.succeeded()
+
+            replicas.cond(finite, go, lambda: self.skip(batch, losses[0], vectors, solved))
             return
 
         def accept() -> None:
-            self._average.keep(average)
+            self._average.keep(kept)
             self.guard.accept(judgement)
 
         def go_on() -> None:
-            last = functools.partial(self.guard.last_update, variables)
             examples = batch.placed[1] if self._estimates else self.curvature.examples
-            self._adaptive.after_step(judgement, gradient, last, self.curvature, examples)
+            self._adaptive.after_step(judgement, gradient, self.guard.last_update, self.curvature, examples)
             self.guard.keep()
             move()
             replicas.cond(judgement.spoilt, self.guard.repair, accept)
             self.succeeded()
 
         def skip() -> None:
-            self.skip(batch, judgement.loss, gradient, solved(), judgement.outlier)
+            self.skip(batch, judgement.loss, vectors, solved, judgement.outlier)
             self.guard.count_outlier(judgement)
 
         def take_back() -> None:
@@ -265,8 +265,8 @@ class NaturalGradient(ObservingOptimizer):
     def _prepared(
         self, batch: Batch, mean: Any, solution: Any, damping: Any, radius: Any, variables: Any, missing: Any
     ) -> Any:
-        """A pair: whether there is a step, and the function that takes it."""
-        steps, used, factor, share = self._bounded(batch, mean, solution, damping, radius)
+        """Whether there is a step, whether there is a solution, and the function that takes the step."""
+        steps, used, length, factor, share = self._bounded(batch, mean, solution, damping, radius)
         rate = -used[0] if self.step == "fixed" else tf.ones((), tf.float64)
         longest = longest_of(steps, rate, damping, radius)
         finite = tf.math.is_finite(longest if share is None else share)
@@ -274,10 +274,12 @@ class NaturalGradient(ObservingOptimizer):
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # What is clipped is the step that the trust region leaves.
             steps, factor = [tf.cast(factor, s.dtype) * s for s in steps], 1.0
-        dtypes = {tf.as_dtype(v.dtype) for v in variables}
-        self._scales = {dtype: tf.cast(factor * rate, dtype) for dtype in dtypes}
+
+        # A length is finite only where what it is the length of is.
+        solved = self.curvature.ready() & tf.math.is_finite(norm(solution) if length is None else length)
+        self._scales = {d: tf.cast(factor * rate, d) for d in {tf.as_dtype(v.dtype) for v in variables}}
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
-        finite &= self.curvature.ready() & stays_finite(self, steps, variables, longest)
+        finite &= solved & stays_finite(self, steps, variables, longest)
         finite, share = replicas.settled(finite, share)
 
         def move() -> None:
@@ -287,9 +289,6 @@ class NaturalGradient(ObservingOptimizer):
             self.apply_steps(steps, variables)
             if share is not None:
                 self.curvature.moved(self.guard.length(share))
-            if self.guard is None:
-                self._average.keep(mean)
-                self.succeeded()
 
         def move_and_measure() -> None:
             before = [tf.convert_to_tensor(v.value) for v in variables]
@@ -299,9 +298,9 @@ class NaturalGradient(ObservingOptimizer):
             self._adaptive.bent.assign(linearization.quadratic([delta])[0, 0])
 
         if self._adaptive.every is None:
-            return finite, move
+            return finite, solved, move
         due = self._adaptive.is_due(self.iterations.value)
-        return finite, lambda: replicas.cond(due, move_and_measure, move, apart=False)
+        return finite, solved, lambda: replicas.cond(due, move_and_measure, move, apart=False)
 
     def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradient of L, or one in which examples count otherwise."""
@@ -313,7 +312,8 @@ class NaturalGradient(ObservingOptimizer):
 
     def _bounded(self, batch: Batch, gradient: Tensors, solution: Tensors, damping: Any, radius: Any) -> Any:
         """The step that `update_step` multiplies by the learning rate (not that of the quadratic model), its
-        rate and momentum, the factor that brings it into the trust region, its length as a share of that."""
+        rate and momentum, its squared length where that is known, the factor that brings it into the trust
+        region, and its length as a share of that."""
         step, length, rate = solution, None, tf.cast(self.learning_rate, tf.float64)
         used = rate, tf.constant(self.momentum, tf.float64)
         if self.step == "quadratic_model":
@@ -321,12 +321,12 @@ class NaturalGradient(ObservingOptimizer):
             step, length, used = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
             rate = tf.ones((), tf.float64)
         if radius is None:
-            return step, used, 1.0, None
+            return step, used, length, 1.0, None
         if self._estimates and (length is None or self.fisher.needs_labels):
             length = damped_length(batch.measure, step, damping)
         elif length is None:
             length = self.curvature.squared_length(batch, gradient, solution, damping)
-        return step, used, *within(length * rate**2, radius)
+        return step, used, length, *within(length * rate**2, radius)
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
         """What `update_step` adds to a variable."""

@@ -75,9 +75,9 @@ def spoil(monkeypatch, calls):
             values = [v * np.nan if v.dtype.is_floating else v for v in values]
         original(self, variables, values)
 
-    def recorded(pairs, dampings):
+    def recorded(blocks, pairs, dampings):
         seen.extend(float(lam) for lam in dampings)
-        return damping(pairs, dampings)
+        return damping(blocks, pairs, dampings)
 
     monkeypatch.setattr(Kronecker, "keep", keep)
     monkeypatch.setattr(kfac, "factored_damping", recorded)

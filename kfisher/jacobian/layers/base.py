@@ -249,9 +249,13 @@ def outer(u: tf.Tensor) -> tf.Tensor:
 
 def combine(coefficients: tf.Tensor, grads: tf.Tensor) -> tf.Tensor:
     """Σ_r u_rn g_rn for `(R, N)` coefficients and `(R, N, ...)` gradients, shape `(N, ...)`."""
-    extra = [1] * (grads.shape.rank - 2)
-    weights = tf.reshape(coefficients, tf.concat([tf.shape(coefficients), extra], 0))
-    return tf.reduce_sum(tf.cast(weights, grads.dtype) * grads, 0)
+    shape = [grads.shape[0], grads.shape[1], *[1] * (grads.shape.rank - 2)]
+    if shape.count(None) < 2:
+        weights = tf.reshape(coefficients, [-1 if n is None else n for n in shape])
+    else:
+        weights = tf.reshape(coefficients, tf.concat([tf.shape(coefficients), shape[2:]], 0))
+    weighted = tf.cast(weights, grads.dtype) * grads
+    return tf.squeeze(weighted, 0) if shape[0] == 1 else tf.reduce_sum(weighted, 0)
 
 
 def _contract(rows: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:

@@ -96,15 +96,18 @@ class Block:
         return parts[0] if len(parts) == 1 else tf.concat(parts, leading + self.axis)
 
     def from_matrix(self, matrix: tf.Tensor, shapes: list[tf.TensorShape]) -> list[tf.Tensor]:
-        """Back to the shapes of the variables."""
+        """Back to the shapes of the variables; a single group may come without its axis."""
         sizes = [piece.shape[self.axis] for piece in self.pieces]
-        if self.axis == 1 and self.groups == 1:
-            # Rows lie side by side, and TensorFlow takes a part of a vector without a copy.
-            ends = list(itertools.accumulate((n * self.outputs for n in sizes), initial=0))
+        if len(sizes) == 1:
+            parts = [matrix]
+        elif self.groups == 1 and (self.axis == 1 or self.inputs == 1):
+            # Parts lie side by side, and TensorFlow takes a part of a vector without a copy.
+            counts = [n * (self.outputs if self.axis == 1 else 1) for n in sizes]
             flat = tf.reshape(matrix, [-1])
-            parts = [flat[start:end] for start, end in itertools.pairwise(ends)]
+            starts = itertools.accumulate(counts, initial=0)
+            parts = [tf.slice(flat, [start], [count]) for start, count in zip(starts, counts)]
         else:
-            parts = tf.split(matrix, sizes, self.axis)
+            parts = tf.split(tf.reshape(matrix, [self.groups, self.inputs, self.outputs]), sizes, self.axis)
         return [piece.from_matrix(part, shape) for piece, part, shape in zip(self.pieces, parts, shapes)]
 
     @property

@@ -49,19 +49,21 @@ class Positions:
             sharing: `"expand"` takes positions for examples, `"reduce"` averages the inputs and sums the
                 gradients of an example first.
             diagonal: Whether A and B are wanted as diagonals.
-            cache: A by `key`, for the length of one pass.
+            cache: A by `key`, and √w_n by what it is used on, for the length of one pass.
         """
         key = self.key and (self.key, diagonal[0])
         if key not in cache or key is None:
-            cache[key] = second_moment(self.inputs(weights, sharing), diagonal[0])
+            cache[key] = second_moment(self.inputs(weights, sharing, cache), diagonal[0])
         return cache[key], second_moment(self.gradients(sharing), diagonal[1])
 
-    def inputs(self, weights: tf.Tensor, sharing: str) -> tf.Tensor:
+    def inputs(self, weights: tf.Tensor, sharing: str, cache: dict) -> tf.Tensor:
         """What A is the second moment of, `(N, S, G, I)`."""
         a = tf.reduce_mean(self.a, 1, keepdims=True) if sharing == "reduce" else self.a
-        positions = tf.cast(tf.shape(a)[1], a.dtype) if a.shape[1] is None else a.shape[1]
-        scale = tf.sqrt(tf.cast(weights, a.dtype) / positions)
-        return a * tf.reshape(scale, [-1, 1, 1, 1])
+        key = (a.dtype, a.shape[1])
+        if None in key or key not in cache:
+            positions = tf.cast(tf.shape(a)[1], a.dtype) if a.shape[1] is None else a.shape[1]
+            cache[key] = tf.reshape(tf.sqrt(tf.cast(weights, a.dtype) / positions), [-1, 1, 1, 1])
+        return a * cache[key]
 
     def gradients(self, sharing: str) -> tf.Tensor:
         """What B is the second moment of, `(R, N, S, G, O)`."""
