@@ -25,7 +25,7 @@ import tensorflow as tf
 from scipy.linalg import lapack
 
 from kfisher._common.rows import of_shape
-from kfisher.curvature._factorisation import LAPACK, each, inverses, positive_inverse
+from kfisher.curvature._factorisation import LAPACK, each, inverses, positive_inverse, shaped
 from kfisher.curvature._kronecker import times, times_right
 
 # From this size on a truncated product may be faster; smaller inverses are always formed.
@@ -170,7 +170,7 @@ def _truncated(matrices: list[tf.Tensor], shifts: list[tf.Tensor], tail: float) 
     found = tf.numpy_function(by_lapack, [*matrices, *shifts], dtypes, stateful=False, name=LAPACK)
     triples = [found[i : i + 3] for i in range(0, len(found), 3)]
     return [
-        [tf.ensure_shape(rows, m.shape), tf.ensure_shape(scale, []), tf.ensure_shape(rank, [])]
+        [shaped(rows, m.shape), shaped(scale, []), shaped(rank, [])]
         for m, (rows, scale, rank) in zip(matrices, triples)
     ]
 

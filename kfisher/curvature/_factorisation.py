@@ -84,7 +84,7 @@ def inverses(matrices: list[tf.Tensor], shifts: list[tf.Tensor], xla: bool) -> l
         return [_tensorflow_inverse(m, s) for m, s in zip(matrices, shifts)]
     kinds = [m.dtype for m in matrices]
     found = tf.numpy_function(_lapack_inverses, [*matrices, *shifts], kinds, stateful=False, name=LAPACK)
-    return [tf.ensure_shape(x, m.shape) for x, m in zip(found, matrices)]
+    return [shaped(x, m.shape) for x, m in zip(found, matrices)]
 
 
 def eigensystems(matrices: list[tf.Tensor], xla: bool) -> list[tuple[tf.Tensor, tf.Tensor]]:
@@ -96,7 +96,13 @@ def eigensystems(matrices: list[tf.Tensor], xla: bool) -> list[tuple[tf.Tensor, 
     kinds = [m.dtype for m in matrices for _ in range(2)]
     found = tf.numpy_function(_lapack_eigensystems, matrices, kinds, stateful=False, name=LAPACK)
     pairs = zip(found[::2], found[1::2], matrices)
-    return [(tf.ensure_shape(v, m.shape[:2]), tf.ensure_shape(q, m.shape)) for v, q, m in pairs]
+    return [(shaped(v, m.shape[:2]), shaped(q, m.shape)) for v, q, m in pairs]
+
+
+def shaped(found: tf.Tensor, shape: Any) -> tf.Tensor:
+    """What Python has returned, whose shape TensorFlow does not know."""
+    found.set_shape(shape)
+    return found
 
 
 def _tensorflow_inverse(matrix: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:

@@ -101,7 +101,8 @@ class SelfCheck:
         for v, *parts in zip(self._variables, found[:count], found[count:]):
             known = [tf.convert_to_tensor(g) for g in parts if g is not None]
             expected[id(v)] = tf.add_n(known) if known else tf.zeros(v.shape, v.dtype)
-        actual = [rule.rmatvec(tf.cast(u, grads.dtype)) for rule in rules]
+        u = tf.cast(u, grads.dtype)
+        actual = [rule.rmatvec(u) for rule in rules]
         reference = [[expected[id(v)] for v in rule.variables] for rule in rules]
         for v in self._left(rules):
             reference.append([expected[id(v)]])

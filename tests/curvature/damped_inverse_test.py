@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kfisher.curvature._damped_inverse import TruncatedInverse, compute, damped_inverse
+from kfisher.curvature._damped_inverse import (
+    TruncatedInverse,
+    _cheapest_of_shape,
+    compute,
+    damped_inverse,
+)
 
 N = 300
 RNG = np.random.default_rng(0)
@@ -121,3 +126,19 @@ def test_close_to_its_diagonal_it_is_one_and_as_far_off_as_promised(noise, rank)
             (lambda x, xla: kind.times_right(tf.transpose(x, [0, 2, 1]), xla), x[0].numpy().T @ left),
         ):
             assert np.allclose(tf.function(product, jit_compile=True)(x, True)[0], expected, rtol=1e-5)
+
+
+def test_products_in_one_shape_are_traced_once_and_are_those_of_an_eager_run():
+    kinds = [inverse(factor(np.exp(-np.arange(N) / decay)), 1e-2)[0] for decay in (5.0, 10.0, 1e6)]
+    assert len({int(np.sign(kind.rank.numpy())) for kind in kinds}) == 2  # truncated, and not
+    x = tf.constant(RNG.normal(size=(N, 7)), tf.float32)
+    before = _cheapest_of_shape.experimental_get_tracing_count()
+
+    @tf.function
+    def products():
+        return [kind.times(x, False) for kind in kinds]
+
+    found = products()
+    assert _cheapest_of_shape.experimental_get_tracing_count() == before + 1
+    for kind, y in zip(kinds, found):
+        assert np.allclose(y, kind.times(x, False), rtol=1e-5)

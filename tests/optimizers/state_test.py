@@ -45,6 +45,12 @@ def test_every_variable_has_a_readable_name_of_its_own(name):
         assert any(kind in n for n in names for kind in kinds)
 
 
+def test_what_is_kept_of_the_weights_is_one_vector_however_many_they_are():
+    names = [v.name for v in built(NaturalGradient(seed=0)).optimizer.variables]
+    kept = ("momentum", "weights_at_start", "weights_previous", "momentum_previous")
+    assert [sum(n.endswith(kind) for n in names) for kind in kept] == [1, 1, 1, 1]
+
+
 def test_variables_of_one_name_are_counted():
     class Twice(keras.layers.Layer):
         def build(self, shape):

@@ -35,19 +35,24 @@ class Piece:
     order: tuple[int, ...]
     shape: tuple[int, int, int]
 
+    @property
+    def straight(self) -> bool:
+        """True if the entries stay in their order."""
+        return self.order == tuple(range(len(self.order)))
+
     def to_matrix(self, tensor: tf.Tensor, leading: int = 0) -> tf.Tensor:
         """A tensor in the shape of the variable as `(groups, inputs, outputs)`; `leading` axes stay."""
         order = [*range(leading), *(leading + i for i in self.order)]
-        if self.order != tuple(range(len(self.order))):
+        if not self.straight:
             tensor = tf.transpose(reshape_behind(tensor, leading, self.split), order)
         return reshape_behind(tensor, leading, self.shape)
 
     def from_matrix(self, matrix: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
         """Back to the shape of the variable."""
-        inverse = [self.order.index(i) for i in range(len(self.order))]
-        if inverse != list(range(len(inverse))):
+        if not self.straight:
+            inverse = [self.order.index(i) for i in range(len(self.order))]
             matrix = tf.transpose(tf.reshape(matrix, [self.split[i] for i in self.order]), inverse)
-        return tf.reshape(matrix, shape)
+        return matrix if matrix.shape == shape else tf.reshape(matrix, shape)
 
 
 def matrix(variable: keras.Variable) -> Piece:
@@ -92,6 +97,9 @@ class Block:
 
     def to_matrix(self, tensors: list[tf.Tensor], leading: int = 0) -> tf.Tensor:
         """Tensors in the shapes of the variables as `(groups, inputs, outputs)`; `leading` axes stay."""
+        flat = all(piece.straight and t.shape.rank == 1 for piece, t in zip(self.pieces, tensors))
+        if flat and self._in_a_row and not leading:
+            return tf.reshape(tf.concat(tensors, 0), [1, self.inputs, self.outputs])
         parts = [piece.to_matrix(t, leading) for piece, t in zip(self.pieces, tensors)]
         return parts[0] if len(parts) == 1 else tf.concat(parts, leading + self.axis)
 
@@ -100,8 +108,7 @@ class Block:
         sizes = [piece.shape[self.axis] for piece in self.pieces]
         if len(sizes) == 1:
             parts = [matrix]
-        elif self.groups == 1 and (self.axis == 1 or self.inputs == 1):
-            # Parts lie side by side, and TensorFlow takes a part of a vector without a copy.
+        elif self._in_a_row:  # TensorFlow takes a part of a vector without a copy
             counts = [n * (self.outputs if self.axis == 1 else 1) for n in sizes]
             flat = tf.reshape(matrix, [-1])
             starts = itertools.accumulate(counts, initial=0)
@@ -109,6 +116,11 @@ class Block:
         else:
             parts = tf.split(tf.reshape(matrix, [self.groups, self.inputs, self.outputs]), sizes, self.axis)
         return [piece.from_matrix(part, shape) for piece, part, shape in zip(self.pieces, parts, shapes)]
+
+    @property
+    def _in_a_row(self) -> bool:
+        """True if the entries of one piece lie behind those of the last."""
+        return self.groups == 1 and (self.axis == 1 or self.inputs == 1)
 
     @property
     def variables(self) -> list[Any]:

@@ -93,7 +93,7 @@ class MatrixRule(AffineRule):
             return Positions(tf.ones_like(a[..., :1]), g)
         has_bias = len(block.pieces) == 2
         if has_bias:
-            a = tf.concat([a, tf.ones_like(a[..., :1])], -1)
+            a = tf.pad(a, [[0, 0]] * (a.shape.rank - 1) + [[0, 1]], constant_values=1)
         # Layers of one kind that read the same tensor in the same way have the same A.
         key = (
             type(self),

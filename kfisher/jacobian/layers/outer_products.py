@@ -190,7 +190,7 @@ class Formed:
         m = self.m
         if m.shape[-2] == 1:
             a = tf.ones([m.shape[2], 1] if diagonal[0] else [m.shape[2], 1, 1], m.dtype)
-            return a, second_moment(m[..., 0, :], diagonal[1])
+            return a, second_moment(tf.squeeze(m, -2), diagonal[1])
         rows = tf.einsum("rngio->gi", m * m) if diagonal[0] else tf.einsum("rngio,rngjo->gij", m, m)
         columns = tf.einsum("rngio->go", m * m) if diagonal[1] else tf.einsum("rngio,rngip->gop", m, m)
         trace = tf.reduce_sum(tf.square(m), [0, 1, 3, 4])

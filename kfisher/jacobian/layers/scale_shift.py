@@ -53,5 +53,7 @@ class ScaleShiftRule(AffineRule):
     def _normalised(self, layer_call: LayerCall) -> tf.Tensor:
         """x_hat: the layer itself with gamma = 1 and beta = 0."""
         parameters = self.parameters_of(layer_call.layer)
-        plain = [(v, tf.fill(v.shape, tf.cast(name != "beta", v.dtype))) for name, v in parameters.items()]
+        plain = [
+            (v, (tf.zeros if name == "beta" else tf.ones)(v.shape, v.dtype)) for name, v in parameters.items()
+        ]
         return run(layer_call, plain, layer_call.args, layer_call.kwargs)
