@@ -12,10 +12,14 @@ import tensorflow as tf
 Tensors = list[tf.Tensor]
 
 
-class Layout:
-    """Where variables lie in vectors, one for each of their dtypes.
+# From so many entries on a copy costs more than an operation.
+_LARGE = 2**16
 
-    What is done to all of them is a single operation there, and sooner traced than one for each.
+
+class Packing:
+    """How variables are packed in vectors: small ones of one dtype in one, each large one in its own.
+
+    What is done to all of them takes few operations there, and few are soon traced.
 
     Args:
         variables: With known shapes.
@@ -23,31 +27,34 @@ class Layout:
 
     def __init__(self, variables: list[keras.Variable]):
         self._shapes = [tuple(v.shape) for v in variables]
-        self._dtypes = [tf.as_dtype(v.dtype) for v in variables]
-        self.dtypes = list(dict.fromkeys(self._dtypes))
-        self._places = [[i for i, d in enumerate(self._dtypes) if d == dtype] for dtype in self.dtypes]
-        self._sizes = [[math.prod(self._shapes[i]) for i in places] for places in self._places]
+        self._sizes = [math.prod(shape) for shape in self._shapes]
+        dtypes = [tf.as_dtype(v.dtype) for v in variables]
+        together: dict[Any, list[int]] = {}
+        for i, (size, dtype) in enumerate(zip(self._sizes, dtypes)):
+            together.setdefault(dtype if size < _LARGE else i, []).append(i)
+        self._vectors = [(dtypes[places[0]], places) for places in together.values()]
 
     def variables(self, add_variable: Callable, name: str) -> list[keras.Variable]:
         """Vectors of zeros, made by `add_variable` of an optimizer."""
         return [
-            add_variable((sum(sizes),), "zeros", dtype=dtype.name, name=name)
-            for dtype, sizes in zip(self.dtypes, self._sizes)
+            add_variable((sum(self._sizes[i] for i in places),), "zeros", dtype=dtype.name, name=name)
+            for dtype, places in self._vectors
         ]
 
     def pack(self, tensors: list[Any]) -> Tensors:
         """Tensors in the shapes of the variables, as vectors in their dtypes."""
-        line = tf.constant([-1])
-        return [
-            tf.concat([tf.reshape(tf.cast(tensors[i], dtype), line) for i in places], 0)
-            for dtype, places in zip(self.dtypes, self._places)
-        ]
+        line, found = tf.constant([-1]), []
+        for dtype, places in self._vectors:
+            parts = [tf.reshape(tf.cast(tensors[i], dtype), line) for i in places]
+            found.append(parts[0] if len(parts) == 1 else tf.concat(parts, 0))
+        return found
 
     def unpack(self, vectors: list[Any]) -> Tensors:
         """Vectors as tensors in the shapes of the variables, in the dtypes of the vectors."""
         found: dict[int, tf.Tensor] = {}
-        for vector, places, sizes in zip(vectors, self._places, self._sizes):
-            for i, part in zip(places, tf.split(vector, sizes)):
+        for vector, (_, places) in zip(vectors, self._vectors):
+            parts = tf.split(vector, [self._sizes[i] for i in places]) if len(places) > 1 else [vector]
+            for i, part in zip(places, parts):
                 found[i] = part if len(self._shapes[i]) == 1 else tf.reshape(part, self._shapes[i])
         return [found[i] for i in range(len(self._shapes))]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -31,20 +30,15 @@ class _Mode(keras.layers.Layer):
         function(training)
 
 
-@functools.cache
-def _mode() -> _Mode:
-    return _Mode()  # one for all: a layer takes long to make
-
-
 def training_mode() -> bool | None:
     """The mode that the layers around this call run in."""
     found: list[bool | None] = []
-    _mode()(function=found.append)
+    _Mode()(function=found.append)
     return found[0]
 
 
 def in_mode(training: bool | None, function: Callable[[], Any]) -> Any:
     """The result of `function`, called as from inside a layer in this mode."""
     found: list[Any] = []
-    _mode()(function=lambda _: found.append(function()), training=training)
+    _Mode()(function=lambda _: found.append(function()), training=training)
     return found[0]

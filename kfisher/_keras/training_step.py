@@ -11,7 +11,6 @@ import keras
 import tensorflow as tf
 
 from kfisher._common import replicas
-from kfisher._common.vectors import flatten
 from kfisher._keras.optimizers import inner
 from kfisher._keras.patching import replaced, shared
 from kfisher._keras.state import statistics_of
@@ -59,10 +58,11 @@ def _without_trace(model: keras.Model, optimizer: Any, train_step: Callable, dat
             for variable, value in zip(statistics, held):
                 variable.assign(value)
         raise
-    now = [tf.convert_to_tensor(v.value) for v in statistics]
-    # Also where a step in several parts will be skipped only at its last.
-    spoilt = (optimizer.failed_steps.value > failed) | ~tf.reduce_all(tf.math.is_finite(flatten(now)))
-    for variable, before, after in zip(statistics, held, now):
+    fails = optimizer.failed_steps.value > failed
+    for variable, before in zip(statistics, held):
+        after = tf.convert_to_tensor(variable.value)
+        # Also where a step in several parts will be skipped only at its last.
+        spoilt = fails | ~tf.reduce_all(tf.math.is_finite(after))
         replicas.assign(variable, tf.where(spoilt, before, after))
     return logs
 

@@ -222,6 +222,6 @@ def _one(stack: tf.Tensor) -> tf.Tensor:
     return tf.squeeze(stack, 0)
 
 
-def mean_eigenvalue(factor: tf.Tensor, last: Any = -1) -> tf.Tensor:
-    """tr A / dim A, `(G,)`; `last` is a -1 that several calls may share."""
-    return tf.reduce_mean(factor if factor.shape.rank == 2 else diagonal(factor), last)
+def mean_eigenvalue(factor: tf.Tensor) -> tf.Tensor:
+    """tr A / dim A, `(G,)`."""
+    return tf.reduce_mean(factor if factor.shape.rank == 2 else diagonal(factor), -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -110,7 +109,10 @@ class Running(Curvature):
         """Called once in each step, when the averages are up to date."""
 
     def solve_block(self, number: int, gradient: tf.Tensor, damping: tf.Tensor, xla: bool) -> tf.Tensor:
-        """The solution for one block, `(groups, inputs, outputs)`; a single group may lose its axis."""
+        """The solution for one block, `(groups, inputs, outputs)`; a single group may lose its axis.
+
+        What the ridge of the block adds to the damping, `damping_of` knows.
+        """
         raise NotImplementedError
 
     def damping_of(self, number: int, damping: tf.Tensor) -> tf.Tensor:
@@ -173,14 +175,11 @@ class Running(Curvature):
             measured = self._accumulated(measured, total_weight, part)
         usable = all_finite([self.telling(t) for terms in measured for t in terms])
         usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
-        usable &= batch.accepts(loss)
-
-        usable &= last
+        usable &= last & batch.accepts(loss)
         if self.parts == 1:  # a branch more is a long list of tensors handed into it
             self._take_in(usable, [*measured, [weights]], size)
         else:
-            take_in = functools.partial(self._take_in, tf.constant(True), [*measured, [weights]], size)
-            replicas.cond(usable, take_in, lambda: None)
+            replicas.cond(usable, lambda: self._take_in(usable, [*measured, [weights]], size), lambda: None)
         if self.refines:
             replicas.cond(usable, lambda: self.refine(products, step, batch.xla), lambda: None)
 
@@ -260,7 +259,7 @@ class Running(Curvature):
                 average.assign(tf.where(usable, after, before))
 
     def telling(self, statistic: tf.Tensor) -> tf.Tensor:
-        """What is finite of a statistic, none of whose diagonal entries is negative, only if all of it is."""
+        """A part of a statistic that is finite only if all of it is; no diagonal entry is negative."""
         return statistic
 
     def refine(self, products: list, step: tf.Tensor, xla: bool) -> None:

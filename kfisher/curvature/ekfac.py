@@ -52,6 +52,7 @@ class EKFAC(Kronecker):
 
     # The squares of one batch need the basis that its other half helps to make.
     accumulates = False
+    refines = True
 
     def __init__(
         self,
@@ -84,8 +85,6 @@ class EKFAC(Kronecker):
             self.add((block.groups, block.inputs, block.outputs), dtype, f"{name}_eigenvalues")
             for block, dtype, name in zip(blocks, self._dtypes, self.names)
         ]
-
-    refines = True
 
     def refine(self, products: Any, step: Any, xla: bool) -> None:
         replicas.cond(self.wanted(step, self.basis_every), lambda: self._refresh(xla), lambda: None)

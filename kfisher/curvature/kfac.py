@@ -146,8 +146,8 @@ def factored_damping(
         dampings: One for each, float64.
     """
     # Of all blocks at once: an operation for each takes long to trace.
-    groups, dtypes, last = [a.shape[0] for a, _ in pairs], [a.dtype for a, _ in pairs], tf.constant(-1)
-    means = flatten([mean_eigenvalue(f, last) for side in zip(*pairs) for f in side])
+    groups, dtypes = [a.shape[0] for a, _ in pairs], [a.dtype for a, _ in pairs]
+    means = flatten([mean_eigenvalue(f) for side in zip(*pairs) for f in side])
     a, b = tf.split(means, 2)
     damping = tf.gather(dampings, np.repeat(np.arange(len(pairs)), groups))
     # A factor that vanishes: the other one then matters as little.

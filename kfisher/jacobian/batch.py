@@ -13,7 +13,7 @@ from kfisher._common import places, replicas
 from kfisher._common.checks import check_batch
 from kfisher._common.kept import kept
 from kfisher._common.models import has_loss
-from kfisher._common.vectors import Layout, Tensors
+from kfisher._common.vectors import Packing, Tensors
 from kfisher._keras.compiled_loss import counted
 from kfisher._keras.state import raw_state_of, state_of
 from kfisher.fisher import Expected, Fisher
@@ -176,16 +176,16 @@ class Batch:
             return self._weighed(above, x=self.x, y=self.y, y_pred=outputs, sample_weight=self.sample_weight)
 
     @kept
-    def loss_with(self) -> Callable[[Layout, Tensors], tf.Tensor]:
-        """`loss_above_least` as a function of weights in vectors, and of how they lie there.
+    def loss_with(self) -> Callable[[Packing, Tensors], tf.Tensor]:
+        """`loss_above_least` as a function of weights in vectors, and of how they are packed there.
 
         It is traced once, however often a graph calls it.
 
         On several replicas it is traced for each call: there they may have to meet in it.
         """
 
-        def loss_with(layout: Layout, vectors: Tensors) -> tf.Tensor:
-            return self.loss_above_least(layout.unpack(vectors))
+        def loss_with(packing: Packing, vectors: Tensors) -> tf.Tensor:
+            return self.loss_above_least(packing.unpack(vectors))
 
         if tf.executing_eagerly() or replicas.count() > 1:
             return loss_with

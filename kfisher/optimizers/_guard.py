@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common import replicas
-from kfisher._common.vectors import Layout, Tensors, path_of
+from kfisher._common.vectors import Packing, Tensors, path_of
 from kfisher.curvature import Curvature
 from kfisher.fisher import Expected, Fisher
 from kfisher.jacobian.batch import Batch
@@ -85,10 +85,10 @@ class Guard:
         self.accident = scalar("most_outliers_by_accident", dtype="int32")
         self.confidence = scalar("confidence", 1.0)
         self.can_return = scalar("can_return", dtype="int32")
-        self._weights, self._others, self._layout = weights, others, Layout(weights)
+        self._weights, self._others, self._packing = weights, others, Packing(weights)
         bounded = self._radius is not None
-        self._at_start = self._layout.variables(add_variable, "weights_at_start") if bounded else []
-        self._previous = self._layout.variables(add_variable, "weights_previous")
+        self._at_start = self._packing.variables(add_variable, "weights_at_start") if bounded else []
+        self._previous = self._packing.variables(add_variable, "weights_previous")
         self._others_before = [
             add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_previous") for v in others
         ]
@@ -131,7 +131,7 @@ class Guard:
 
     def last_update(self) -> Tensors:
         """The change that the last step made to the weights."""
-        return [v.value - before for v, before in zip(self._weights, self._layout.unpack(self._previous))]
+        return [v.value - before for v, before in zip(self._weights, self._packing.unpack(self._previous))]
 
     def judge(
         self, batch: Batch, loss: tf.Tensor, own: tf.Tensor, ask: tf.Tensor | bool, blame: bool = True
@@ -179,7 +179,7 @@ class Guard:
 
         def loss() -> tf.Tensor:
             vectors = [tf.convert_to_tensor(v.value) for v in weights]
-            return replicas.total([tf.cast(batch.loss_with(self._layout, vectors), tf.float64)])[0]
+            return replicas.total([tf.cast(batch.loss_with(self._packing, vectors), tf.float64)])[0]
 
         return replicas.cond(asked, loss, lambda: tf.constant(float("nan"), tf.float64))
 
@@ -187,7 +187,7 @@ class Guard:
 
     def keep(self) -> None:
         """Called before a step changes anything."""
-        now = self._layout.pack([v.value for v in self._weights])
+        now = self._packing.pack([v.value for v in self._weights])
         for before, value in zip(self._previous, now):
             before.assign(value)
         for before, variable in zip(self._others_before, self._others):
@@ -242,7 +242,7 @@ class Guard:
 
     def take_back(self) -> None:
         """Everything as it was before the last step, and less far from now on."""
-        before = [*self._layout.unpack(self._previous), *self._others_before]
+        before = [*self._packing.unpack(self._previous), *self._others_before]
         for variable, value in zip([*self._weights, *self._others], before):
             replicas.assign(variable, tf.convert_to_tensor(value))
         self.can_return.assign(0)

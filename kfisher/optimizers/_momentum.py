@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import probability
-from kfisher._common.vectors import Layout, Tensors
+from kfisher._common.vectors import Packing, Tensors
 
 # The share of the past where F averages over batches, too, and the step is bounded.
 _AUTO = 0.5
@@ -38,11 +38,11 @@ class Momentum:
     """
 
     def __init__(self, share: float, add_variable: Callable, variables: list[keras.Variable]):
-        self._share, self._layout = share, Layout(variables)
+        self._share, self._packing = share, Packing(variables)
         self._averages: list[keras.Variable] = []
         self._weight: Any = None
         if share:
-            self._averages = self._layout.variables(add_variable, "momentum")
+            self._averages = self._packing.variables(add_variable, "momentum")
             self._weight = add_variable((), dtype="float64", name="momentum_weight")
 
     @property
@@ -52,11 +52,11 @@ class Momentum:
 
     def vectors(self, gradient: Tensors) -> Tensors:
         """A gradient in the form of the averages; as it is, where there are none."""
-        return self._layout.pack(gradient) if self._share else gradient
+        return self._packing.pack(gradient) if self._share else gradient
 
     def of_variables(self, vectors: Tensors) -> Tensors:
         """The same the other way round."""
-        return self._layout.unpack(vectors) if self._share else vectors
+        return self._packing.unpack(vectors) if self._share else vectors
 
     def averaged(self, gradient: Tensors, weight: tf.Tensor | float = 1.0) -> Tensors:
         """The average with `weight` times `gradient` taken in; both in the form of the averages."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from kfisher._common.vectors import Tensors, dot, norm
+from kfisher._common.vectors import Tensors, dot
 from kfisher.jacobian.linearization import Linearization
 
 
@@ -36,10 +36,13 @@ def in_use(add_variable: Callable) -> list[keras.Variable]:
     return [add_variable((), dtype="float64", name=f"{name}_in_use") for name in ("rate", "momentum")]
 
 
-def longest_of(steps: Tensors, rate: tf.Tensor, damping: tf.Tensor, radius: tf.Tensor | None) -> tf.Tensor:
-    """A bound for the length of an update, float64: λ δᵀδ ≤ δᵀ (F + λ I) δ ≤ 2 c, where there is a c."""
+def longest_of(size: tf.Tensor, rate: tf.Tensor, damping: tf.Tensor, radius: tf.Tensor | None) -> tf.Tensor:
+    """A bound for the length of an update, float64: λ δᵀδ ≤ δᵀ (F + λ I) δ ≤ 2 c, where there is a c.
+
+    Where there is none it is that of the step, its `size`, times the learning rate.
+    """
     if radius is None:
-        return tf.abs(rate) * norm(steps)
+        return tf.abs(rate) * size
     return tf.sqrt(2 * radius / tf.cast(damping, tf.float64))
 
 

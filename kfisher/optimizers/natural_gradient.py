@@ -195,7 +195,7 @@ class NaturalGradient(ObservingOptimizer):
         self.rate_in_use, self.momentum_in_use = in_use(self.add_variable)
         self._last = []
         if self.step == "quadratic_model":
-            self._last = self.add_optimizer_variables(variables, "last_update")
+            self._last = [self.add_variable_from_reference(v, name="last_update") for v in variables]
         self._adaptive.build(self.add_variable)
 
     def build_guard(self, variables: Any, kept: Any) -> None:
@@ -212,25 +212,25 @@ class NaturalGradient(ObservingOptimizer):
 
     def take_step(self, batch: Batch, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         damping = tf.convert_to_tensor(self.damping)
-        judgement: Any = None
         # 1. What this batch says of the last step, and of itself.
-        if self.guard is not None:
-            judgement = self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
-        vectors = self._average.vectors(self.weighed(batch, gradient))
+        judgement: Any = self.guard and self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
+        weighed = self.weighed(batch, gradient)
+        vectors = self._average.vectors(weighed)
+        seen = vectors if weighed is gradient else gradient  # what a step that is left out is told by
         kept = self._average.averaged(vectors, 1.0 if judgement is None else judgement.weight)
         mean = self._average.of_variables(kept)
         solution = self.solve(batch, mean, damping)
         # 2. The update, as long as F describes the model.
         radius = None if judgement is None else self.guard.radius(judgement.loss)
         finite, solved, move = self._prepared(batch, mean, solution, damping, radius, variables, missing)
+
+        def go() -> None:
+            self._average.keep(kept)
+            move()
+            self.succeeded()
+
         if self.guard is None:
-
-            def go() -> None:
-                self._average.keep(kept)
-                move()
-                self.succeeded()
-
-            replicas.cond(finite, go, lambda: self.skip(batch, losses[0], vectors, solved))
+            replicas.cond(finite, go, lambda: self.skip(batch, losses[0], seen, solved))
             return
 
         def accept() -> None:
@@ -246,7 +246,7 @@ class NaturalGradient(ObservingOptimizer):
             self.succeeded()
 
         def skip() -> None:
-            self.skip(batch, judgement.loss, vectors, solved, judgement.outlier)
+            self.skip(batch, judgement.loss, seen, solved, judgement.outlier)
             self.guard.count_outlier(judgement)
 
         def take_back() -> None:
@@ -268,15 +268,15 @@ class NaturalGradient(ObservingOptimizer):
         """Whether there is a step, whether there is a solution, and the function that takes the step."""
         steps, used, length, factor, share = self._bounded(batch, mean, solution, damping, radius)
         rate = -used[0] if self.step == "fixed" else tf.ones((), tf.float64)
-        longest = longest_of(steps, rate, damping, radius)
+        size = norm(steps) if radius is None else length
+        longest = longest_of(size, rate, damping, radius)
         finite = tf.math.is_finite(longest if share is None else share)
         rate_in_use = factor * used[0]
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # What is clipped is the step that the trust region leaves.
             steps, factor = [tf.cast(factor, s.dtype) * s for s in steps], 1.0
 
-        # A length is finite only where what it is the length of is.
-        solved = self.curvature.ready() & tf.math.is_finite(norm(solution) if length is None else length)
+        solved = self.curvature.ready() & tf.math.is_finite(size)  # only if what it is the size of is
         self._scales = {d: tf.cast(factor * rate, d) for d in {tf.as_dtype(v.dtype) for v in variables}}
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
         finite &= solved & stays_finite(self, steps, variables, longest)
@@ -337,7 +337,7 @@ class NaturalGradient(ObservingOptimizer):
         delta = self.added(gradient, variable, learning_rate)
         if self._last:
             self.assign(self._last[self._get_variable_index(variable)], delta)
-        # Not `assign_add`: the guard holds the weights as they are, which would be copied first.
+        # Not `assign_add`: the guard may hold the weights as they are, which would be copied first.
         self.assign(variable, tf.convert_to_tensor(variable) + delta)
 
     def get_config(self) -> dict[str, Any]:

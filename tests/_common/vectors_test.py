@@ -7,23 +7,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kfisher._common.rows import of_shape
-from kfisher._common.vectors import Layout, all_finite
+from kfisher._common.vectors import Packing, all_finite
 
-shapes = st.lists(st.integers(1, 4), max_size=3)
+shapes = st.lists(st.integers(0, 4), max_size=3)
 kinds = st.sampled_from(["float32", "float64", "bfloat16"])
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(st.lists(st.tuples(shapes, kinds), min_size=1, max_size=5))
-def test_a_layout_gives_back_what_it_packs(parts):
-    """One vector for each dtype, in the order in which they come; variables of any shape, numbers too."""
+def test_a_packing_gives_back_what_it_packs(parts):
+    """One vector for each dtype, in the order in which they come; of any shape, numbers and nothing too."""
     values = [np.arange(np.prod(shape, dtype=int)).reshape(shape) + i for i, (shape, _) in enumerate(parts)]
     variables = [keras.Variable(x, dtype=dtype) for x, (_, dtype) in zip(values, parts)]
-    layout = Layout(variables)
-    vectors = layout.pack([v.value for v in variables])
+    packing = Packing(variables)
+    vectors = packing.pack([v.value for v in variables])
     assert [v.dtype.name for v in vectors] == list(dict.fromkeys(dtype for _, dtype in parts))
     assert sum(len(v) for v in vectors) == sum(x.size for x in values)
-    for found, variable, value in zip(layout.unpack(vectors), variables, values, strict=True):
+    for found, variable, value in zip(packing.unpack(vectors), variables, values, strict=True):
         assert found.dtype.name == variable.dtype and np.array_equal(found.numpy().astype(int), value)
 
 

@@ -293,6 +293,22 @@ def test_a_skipped_step_leaves_the_statistics_of_batch_normalization_alone(jit_c
     assert not any(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
 
 
+def test_statistics_move_beside_a_weight_that_is_infinite_for_good():
+    class Mask(keras.layers.Layer):
+        def build(self, shape):
+            values = keras.initializers.Constant(-np.inf)
+            self.mask = self.add_weight(shape=(1,), initializer=values, trainable=False)
+
+        def call(self, x):
+            return x * keras.ops.cast(keras.ops.isinf(self.mask), x.dtype)
+
+    normalisation = keras.layers.BatchNormalization()
+    model = kfisher.Sequential([keras.Input((3,)), Mask(), normalisation, keras.layers.Dense(3)])
+    model.compile(NaturalGradient(0.2, seed=0), crossentropy())
+    fit(model)
+    assert np.all(normalisation.moving_mean.numpy() != 0) and int(model.optimizer.skipped_steps) == 0
+
+
 @pytest.mark.parametrize(
     "fisher, curvature",
     [pytest.param("sampled", "gram", marks=pytest.mark.slow), ("exact", "dense")],

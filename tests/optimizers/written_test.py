@@ -30,9 +30,10 @@ def test_layers_that_are_quantized_are_refused_where_their_calls_are_recorded(ma
         trained(make())
 
 
-def test_scales_of_float8_are_written_and_not_trained():
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.5}, {"step": "quadratic_model", "fisher": "exact"}])
+def test_scales_of_float8_are_written_and_not_trained(options):
     """At a rate of nearly nothing the weights stay, so that the scales are those of any optimizer."""
-    ours = trained(NaturalGradient(1e-12, curvature="matrix_free", seed=0))
+    ours = trained(NaturalGradient(1e-12, curvature="matrix_free", seed=0, **options))
     theirs = trained(keras.optimizers.SGD(1e-12))
     assert len(ours) == len(theirs) > 0 and any(np.any(v != 1) for v in theirs)
     for a, b in zip(ours, theirs):

@@ -59,8 +59,8 @@ class Positions:
     def inputs(self, weights: tf.Tensor, sharing: str, cache: dict) -> tf.Tensor:
         """What A is the second moment of, `(N, S, G, I)`."""
         a = tf.reduce_mean(self.a, 1, keepdims=True) if sharing == "reduce" else self.a
-        key = (a.dtype, a.shape[1])
-        if None in key or key not in cache:
+        key = ("scale", a.dtype, a.shape[1])
+        if a.shape[1] is None or key not in cache:
             positions = tf.cast(tf.shape(a)[1], a.dtype) if a.shape[1] is None else a.shape[1]
             cache[key] = tf.reshape(tf.sqrt(tf.cast(weights, a.dtype) / positions), [-1, 1, 1, 1])
         return a * cache[key]
