@@ -11,7 +11,6 @@ import tensorflow as tf
 
 Tensors = list[tf.Tensor]
 
-
 # From so many entries on a copy costs more than an operation.
 _LARGE = 2**16
 
@@ -29,9 +28,10 @@ class Packing:
         self._shapes = [tuple(v.shape) for v in variables]
         self._sizes = [math.prod(shape) for shape in self._shapes]
         dtypes = [tf.as_dtype(v.dtype) for v in variables]
-        together: dict[Any, list[int]] = {}
+        together: dict[str | int, list[int]] = {}
         for i, (size, dtype) in enumerate(zip(self._sizes, dtypes)):
-            together.setdefault(dtype if size < _LARGE else i, []).append(i)
+            # By name: to TensorFlow its dtypes equal their numbers.
+            together.setdefault(dtype.name if size < _LARGE else i, []).append(i)
         self._vectors = [(dtypes[places[0]], places) for places in together.values()]
 
     def variables(self, add_variable: Callable, name: str) -> list[keras.Variable]:

@@ -63,12 +63,12 @@ class Momentum:
         if not self._share:
             return gradient
         rate = (1 - self._share) / self._next_weight()
-        new = []
-        for average, g in zip(self._averages, gradient):
-            own = tf.cast(rate, g.dtype)
-            # As many passes over the parameters as m + rate (g - m).
-            new.append((1 - own) * tf.convert_to_tensor(average.value) + tf.cast(weight, g.dtype) * own * g)
-        return new
+        old = [tf.convert_to_tensor(average.value) for average in self._averages]
+        rates = {dtype: tf.cast(rate, dtype) for dtype in {m.dtype for m in old}}
+        weights = {dtype: tf.cast(weight, dtype) * rate for dtype, rate in rates.items()}
+        past = {dtype: 1 - rate for dtype, rate in rates.items()}
+        # As many passes over the parameters as m + rate (g - m).
+        return [past[m.dtype] * m + weights[m.dtype] * g for m, g in zip(old, gradient)]
 
     def keep(self, average: Tensors) -> None:
         """Called with what `averaged` returned, if the step is taken."""

@@ -1,28 +1,42 @@
 """Lists of tensors as vectors."""
 
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kfisher._common import vectors as vectors_
 from kfisher._common.rows import of_shape
 from kfisher._common.vectors import Packing, all_finite
 
 shapes = st.lists(st.integers(0, 4), max_size=3)
+
+
+def zeros(shape, initializer, dtype, name):
+    return keras.Variable(np.zeros(shape), dtype=dtype, name=name)
+
+
 kinds = st.sampled_from(["float32", "float64", "bfloat16"])
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
-@given(st.lists(st.tuples(shapes, kinds), min_size=1, max_size=5))
-def test_a_packing_gives_back_what_it_packs(parts):
-    """One vector for each dtype, in the order in which they come; of any shape, numbers and nothing too."""
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.lists(st.tuples(shapes, kinds), min_size=1, max_size=5), st.sampled_from([6, 2**16]))
+def test_a_packing_gives_back_what_it_packs(parts, large):
+    """One vector for each dtype, and one for each large variable; of any shape, numbers and nothing too."""
     values = [np.arange(np.prod(shape, dtype=int)).reshape(shape) + i for i, (shape, _) in enumerate(parts)]
     variables = [keras.Variable(x, dtype=dtype) for x, (_, dtype) in zip(values, parts)]
-    packing = Packing(variables)
+    with mock.patch.object(vectors_, "_LARGE", large):
+        packing = Packing(variables)
     vectors = packing.pack([v.value for v in variables])
-    assert [v.dtype.name for v in vectors] == list(dict.fromkeys(dtype for _, dtype in parts))
+    alone = [x.size for x in values if x.size >= large]
+    small = {dtype for x, (_, dtype) in zip(values, parts) if x.size < large}
+    assert len(vectors) == len(alone) + len(small)
+    assert all(n in [len(v) for v in vectors] for n in alone)
     assert sum(len(v) for v in vectors) == sum(x.size for x in values)
+    assert [v.shape for v in vectors] == [v.shape for v in packing.variables(zeros, "kept")]
     for found, variable, value in zip(packing.unpack(vectors), variables, values, strict=True):
         assert found.dtype.name == variable.dtype and np.array_equal(found.numpy().astype(int), value)
 
