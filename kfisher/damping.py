@@ -39,7 +39,7 @@ class Damping:
 
         Args:
             caution: Scalar, 1 at first and again after enough good steps, ten times as large after each step
-                that is taken back.
+                that is taken back, 1.5 times after one with a gradient that F does not explain.
             examples: Scalar, over how many examples F is averaged; 0 if it is not known yet.
         """
         return None
@@ -80,7 +80,9 @@ class Cautious(Damping):
     that its running averages hold, at first those of one batch, among whose gradients most directions of a
     large network are not, at most B / (1 - decay) for batches of B; or those of the batch, where F is an
     estimate from it alone. A step that is taken back multiplies the caution by 10, each good one takes 5 % of
-    it back. `damping="auto"` means this with its defaults.
+    it back. One whose gradient is 40 times larger than F can explain multiplies it by 1.5: so it grows where
+    more than one step in nine is like that, as with many inputs and few examples, until F with the damping
+    explains them. `damping="auto"` means this with its defaults.
 
     For the exact F of a single batch `initial` is `minimum`. There, in float64, the damping follows a loss
     that falls steadily, as that of a whole data set does, down to a ten thousandth: each loss below the one

@@ -1,5 +1,7 @@
 """Rules of the damping, number by number."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ def test_a_step_of_which_no_decrease_is_promised_makes_lambda_grow(gradient, cha
     loss, before = tf.constant(3.0 + change, tf.float64), tf.constant(3.0, tf.float64)
     no, one = tf.constant(False), tf.ones_like(loss)
     judgement = Judgement(no, no, no, one, loss, before, no)
-    damping.after_step(judgement, [tf.constant([gradient])], lambda: [tf.constant([1.0])], None, 1.0)
+    damping.after_step(judgement, [tf.constant([gradient])], lambda: [tf.constant([1.0])], None, 1.0, None)
     assert damping.value(0).numpy() == pytest.approx(factor)
     assert damping.bent.numpy() == -1  # judged once
 
@@ -61,6 +63,30 @@ def test_caution_goes_by_the_examples_and_falls_back_in_steps():
     lambdas = [policy.cautious(tf.constant(1.0), tf.constant(n)).numpy() for n in (0.0, 16.0, 64.0, 1e9)]
     assert np.allclose(lambdas, [0.1, 0.1, 0.025, 1e-3])
     assert policy.cautious(tf.constant(1e4), tf.constant(1e9)).numpy() == pytest.approx(1.0)
+
+
+def test_caution_grows_where_more_than_one_gradient_in_nine_is_a_surprise():
+    policy = Cautious(0.1, minimum=1e-3, maximum=1.0)
+    damping = AdaptiveDamping(policy, False, state)
+    known = types.SimpleNamespace(averages_batches=True, weight=2.0)
+    no, one = tf.constant(False), tf.ones((), tf.float64)
+    judgement = Judgement(no, no, no, one, one, one, no)
+
+    def step(surprise):
+        u = tf.constant(surprise, tf.float64)
+        damping.after_step(judgement, [one], lambda: [one], known, 160.0, u)
+        return float(damping.variable.numpy())
+
+    assert step(1.0) == pytest.approx(0.02)  # 0.1 * 16 / 160, for a weight of 2
+    before = step(1.1)
+    assert 0.02 < before < 0.04
+    for _ in range(8):
+        step(0.5)
+    assert before > step(0.5) == pytest.approx(0.02)
+    for _ in range(40):
+        step(1.1)
+    assert damping.caution.numpy() == pytest.approx(1e3)  # as much as the largest has, and no more
+    assert damping.variable.numpy() == pytest.approx(2.0)
 
 
 def line(dtype, optimizer):

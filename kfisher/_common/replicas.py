@@ -74,13 +74,13 @@ def everywhere(flag: tf.Tensor | bool) -> tf.Tensor | bool:
     return tf.equal(total([tf.cast(flag, tf.int32)])[0], count())
 
 
-def settled(flag: tf.Tensor, number: tf.Tensor | None) -> tuple[Any, tf.Tensor | None]:
-    """`everywhere` of a flag and `first` of a number, if there is one, in one sum."""
-    if count() == 1 or number is None:
-        return everywhere(flag), number
-    own = number if index() == 0 else tf.zeros_like(number)
-    number, flags = total([own, tf.cast(flag, number.dtype)])
-    return tf.equal(flags, count()), number
+def settled(flag: tf.Tensor, numbers: list[tf.Tensor]) -> tuple[Any, list[tf.Tensor]]:
+    """`everywhere` of a flag and `first` of numbers of one dtype, if there are any, in one sum."""
+    if count() == 1 or not numbers:
+        return everywhere(flag), numbers
+    own = numbers if index() == 0 else [tf.zeros_like(n) for n in numbers]
+    *settled, flags = total([*own, tf.cast(flag, own[0].dtype)])
+    return tf.equal(flags, count()), settled
 
 
 def gathered(tensor: tf.Tensor, axis: int = 0) -> tf.Tensor:

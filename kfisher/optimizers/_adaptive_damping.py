@@ -17,6 +17,9 @@ from kfisher.optimizers._judgement import Judgement
 
 # In float64 the damping of a single batch goes down to this share of its minimum, with the loss.
 _LEAST = 1e-4
+# What a good step leaves of the caution; it grows where more than one step in five has a gradient that F does
+# not explain, which takes four good ones to come back.
+_CALM, _RARE = 0.95, 8
 
 
 class AdaptiveDamping:
@@ -77,6 +80,15 @@ class AdaptiveDamping:
             self.caution.assign(self.caution * tf.cast(value / self.variable.value, tf.float32))
         self.variable.assign(value)
 
+    def require_one_batch(self, parts: int, step: str) -> None:
+        """Raises if a step comes in several batches, and its quadratic model is wanted."""
+        if parts > 1 and (self.every is not None or step == "quadratic_model"):
+            raise ValueError(
+                "With `gradient_accumulation_steps` the quadratic model of a step would need all its batches "
+                "at once. Use step='fixed' and a `damping` that does not adapt. Received: "
+                f"gradient_accumulation_steps={parts}, step={step!r}, damping={self.policy!r}"
+            )
+
     @property
     def config(self) -> Any:
         """A float where λ does not move, else the policy's own config."""
@@ -97,9 +109,7 @@ class AdaptiveDamping:
     def after_rejection(self, curvature: Curvature) -> None:
         """Called when a step was taken back."""
         if self.caution is not None:
-            # No more of it than the largest λ has: the rest would only take longer to forget.
-            most = self.policy.maximum / self.policy.minimum
-            self.caution.assign(tf.minimum(10 * self.caution.value, most))
+            self.caution.assign(tf.minimum(10 * self.caution.value, self._most()))
             largest = tf.cast(self.policy.maximum * curvature.weight, self.variable.dtype)
             self.variable.assign(tf.minimum(10 * self.variable.value, largest))
             return
@@ -114,6 +124,7 @@ class AdaptiveDamping:
         last: Callable[[], Tensors],
         curvature: Curvature,
         examples: Any,
+        surprise: Any,
     ) -> None:
         """Called before the next step is taken.
 
@@ -126,10 +137,13 @@ class AdaptiveDamping:
             last: δ.
             curvature: What F is of.
             examples: From how many F is known.
+            surprise: By how many times the gradient of the next step is larger than F can explain.
         """
         bent = self.bent
         if self.caution is not None:
-            self.caution.assign(tf.maximum(0.95 * self.caution.value, 1.0))
+            lower = tf.maximum(_CALM * self.caution.value, 1.0)
+            higher = tf.minimum(self.caution.value / _CALM**_RARE, self._most())
+            self.caution.assign(tf.where(surprise > 1, higher, lower))
             damping = self.policy.cautious(self.caution.value, tf.cast(examples, tf.float32))
             damping = tf.cast(damping * curvature.weight, self.variable.dtype)
             if not curvature.averages_batches and all(g.dtype == tf.float64 for g in gradient):
@@ -151,6 +165,10 @@ class AdaptiveDamping:
 
         replicas.cond((bent.value >= 0) & tf.math.is_finite(judgement.before), adapt, lambda: None)
         bent.assign(-1)
+
+    def _most(self) -> float:
+        """No more caution than the largest λ has: the rest would only take longer to forget."""
+        return self.policy.maximum / self.policy.minimum
 
     def _move(self, change: Callable[[tf.Tensor], tf.Tensor]) -> None:
         if self.variable is not None:

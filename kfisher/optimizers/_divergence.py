@@ -44,9 +44,9 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
             f"{_number(optimizer.skipped_steps):.0f} were skipped and {taken_back:.0f} taken back. {advice}"
         )
     guard = optimizer.guard
-    if guard is not None and int(guard.judged.numpy()) > 0:
-        start, now = float(guard.start.numpy()), float(guard.level.numpy())
-        if is_far(start, now, float(guard.best_size.numpy())):
+    if guard is not None and int(guard.region.judged.numpy()) > 0:
+        start, now = float(guard.region.start.numpy()), float(guard.region.level.numpy())
+        if is_far(start, now, float(guard.region.best_size.numpy())):
             loss = "loss above the least that its labels allow" if counts_from_least else "loss"
             return f"{name} diverges: the {loss} is {now:.3g} on average, and began at {start:.3g}. {advice}"
     return None
@@ -70,7 +70,7 @@ def warn_once(optimizer: Any, xla: bool) -> None:
     wanted = tf.equal(optimizer.failed_steps.value, IN_A_ROW)
     if optimizer.guard is not None:
         guard = optimizer.guard
-        wanted |= is_far(guard.start.value, guard.level.value, guard.best_size.value)
+        wanted |= is_far(guard.region.start.value, guard.region.level.value, guard.region.best_size.value)
     reference = weakref.ref(optimizer)
 
     def say() -> int:
@@ -100,8 +100,12 @@ def _looked_at(optimizer: Any) -> list[Any]:
     counts = [optimizer.failed_steps, optimizer.skipped_steps, optimizer.rejected_steps]
     guard = optimizer.guard
     counts.append(optimizer.damping)
-    counts += [] if guard is None else [guard.judged, guard.start, guard.level, guard.spread]
-    counts += [] if guard is None else [guard.best, guard.best_size, guard.confidence]
+    counts += (
+        []
+        if guard is None
+        else [guard.region.judged, guard.region.start, guard.region.level, guard.region.spread]
+    )
+    counts += [] if guard is None else [guard.region.best, guard.region.best_size, guard.region.confidence]
     return [v for v in counts if v is not None]
 
 

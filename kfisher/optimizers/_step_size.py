@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -11,22 +12,46 @@ from kfisher._common.vectors import Tensors, dot
 from kfisher.jacobian.linearization import Linearization
 
 
-def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+class Bounded(NamedTuple):
+    """A step in its trust region.
+
+    Attributes:
+        step: What `update_step` multiplies by the learning rate (not that of the quadratic model).
+        used: Its rate and momentum.
+        squared_length: Of `step`, float64; `None` where it is not known.
+        factor: What brings the update into the trust region.
+        share: Its length before, as a share of the longest that is allowed; `None` without a region.
+        surprise: By how many times the gradient exceeds what F lets it be: see `Guard`.
+    """
+
+    step: Tensors
+    used: tuple[tf.Tensor, tf.Tensor]
+    squared_length: tf.Tensor | None
+    factor: tf.Tensor | float = 1.0
+    share: tf.Tensor | None = None
+    surprise: tf.Tensor | None = None
+
+
+def within(
+    squared_length: tf.Tensor, radius: tf.Tensor, surprise: tf.Tensor | float = 1.0
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The factor, at most 1, that keeps an update within a KL divergence, and what it then uses of it.
 
-        factor = min(1, √(2 c / q)),    q = δᵀ (F + damping I) δ
+        factor = min(1, √(2 c / q)),    q = δᵀ (F + damping I) δ max(1, surprise)
 
     so that the update factor * δ has (factor δ)ᵀ F (factor δ) / 2 ≤ c, whatever δ is made
     of. The idea is that of Ba, Grosse & Martens 2017.
 
     Args:
-        squared_length: q, a float64 scalar.
+        squared_length: δᵀ (F + damping I) δ, a float64 scalar.
         radius: c, a float64 scalar.
+        surprise: How many times too small F may be, a float64 scalar.
 
     Returns:
         The factor, and the length of the update before it as a share of the longest that is allowed.
     """
-    share = tf.sqrt(tf.maximum(squared_length, 0) / tf.maximum(2 * radius, 1e-300))
+    squared_length = tf.maximum(squared_length, 0) * tf.maximum(surprise, 1)
+    share = tf.sqrt(squared_length / tf.maximum(2 * radius, 1e-300))
     factor = tf.where(share > 1, 1 / share, tf.ones_like(share))
     return factor, share
 

@@ -16,12 +16,10 @@ from kfisher.optimizers._guard import Guard
 from kfisher.optimizers._momentum import Momentum, share_of
 from kfisher.optimizers._observing import ObservingOptimizer
 from kfisher.optimizers._skips import stays_finite
-from kfisher.optimizers._step_size import damped_length, in_use, longest_of, quadratic_model, within
-
-register = keras.saving.register_keras_serializable("kfisher")
+from kfisher.optimizers._step_size import Bounded, damped_length, in_use, longest_of, quadratic_model, within
 
 
-@register
+@keras.saving.register_keras_serializable("kfisher")
 class NaturalGradient(ObservingOptimizer):
     """Natural gradient descent.
 
@@ -44,7 +42,8 @@ class NaturalGradient(ObservingOptimizer):
            δᵀ (F + damping I) δ / 2 ≤ c.
 
        So the mean square by which the outputs move, in the units of the likelihood and as far as F is
-       known, is at most 0.6 % of s. Steps become shorter as the loss rises above its best.
+       known, is at most 0.6 % of s. Steps become shorter as the loss rises above its best, and where the
+       gradient is larger than F can explain, as that of many inputs and few examples is.
     2. Curvature that is averaged over batches is never staler than the weights have moved: factors and
        inverses are made anew after half as many steps of full length as their periods say.
     3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
@@ -179,14 +178,7 @@ class NaturalGradient(ObservingOptimizer):
     # --- one step -------------------------------------------------------------------------------
 
     def observe(self, model: Any, x: Any, y: Any, sample_weight: Any = None) -> None:
-        adapts = self._adaptive.every is not None
-        if self._accumulation.parts > 1 and (adapts or self.step == "quadratic_model"):
-            raise ValueError(
-                "With `gradient_accumulation_steps` the quadratic model of a step would need all its batches "
-                "at once. Use step='fixed' and a `damping` that does not adapt. Received: "
-                f"gradient_accumulation_steps={self._accumulation.parts}, step={self.step!r}, "
-                f"damping={self._adaptive.policy!r}"
-            )
+        self._adaptive.require_one_batch(self._accumulation.parts, self.step)
         super().observe(model, x, y, sample_weight)
 
     def build_own(self, variables: Any) -> None:
@@ -221,8 +213,9 @@ class NaturalGradient(ObservingOptimizer):
         mean = self._average.of_variables(kept)
         solution = self.solve(batch, mean, damping)
         # 2. The update, as long as F describes the model.
-        radius = None if judgement is None else self.guard.radius(judgement.loss)
-        finite, solved, move = self._prepared(batch, mean, solution, damping, radius, variables, missing)
+        loss = None if judgement is None else judgement.loss
+        prepared = self._prepared(batch, mean, solution, damping, loss, variables, missing)
+        finite, solved, surprise, move = prepared
 
         def go() -> None:
             self._average.keep(kept)
@@ -239,7 +232,8 @@ class NaturalGradient(ObservingOptimizer):
 
         def go_on() -> None:
             examples = batch.placed[1] if self._estimates else self.curvature.examples
-            self._adaptive.after_step(judgement, gradient, self.guard.last_update, self.curvature, examples)
+            last = self.guard.last_update
+            self._adaptive.after_step(judgement, gradient, last, self.curvature, examples, surprise)
             self.guard.keep()
             move()
             replicas.cond(judgement.spoilt, self.guard.repair, accept)
@@ -263,10 +257,12 @@ class NaturalGradient(ObservingOptimizer):
         replicas.cond(good, go_on, lambda: replicas.cond(judgement.failed, take_back, skip), apart)
 
     def _prepared(
-        self, batch: Batch, mean: Any, solution: Any, damping: Any, radius: Any, variables: Any, missing: Any
+        self, batch: Batch, mean: Any, solution: Any, damping: Any, loss: Any, variables: Any, missing: Any
     ) -> Any:
-        """Whether there is a step, whether there is a solution, and the function that takes the step."""
-        steps, used, length, factor, share = self._bounded(batch, mean, solution, damping, radius)
+        """If there is a step, if there is a solution, its surprise, and the function that takes the step."""
+        radius = None if loss is None else self.guard.radius(loss)
+        bounded = self._bounded(batch, mean, solution, damping, radius, loss)
+        steps, used, length, factor, share, surprise = bounded
         rate = -used[0] if self.step == "fixed" else tf.ones((), tf.float64)
         size = norm(steps) if radius is None else length
         longest = longest_of(size, rate, damping, radius)
@@ -280,7 +276,8 @@ class NaturalGradient(ObservingOptimizer):
         self._scales = {d: tf.cast(factor * rate, d) for d in {tf.as_dtype(v.dtype) for v in variables}}
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
         finite &= solved & stays_finite(self, steps, variables, longest)
-        finite, share = replicas.settled(finite, share)
+        finite, numbers = replicas.settled(finite, [] if share is None else [share, surprise])
+        share, surprise = numbers or (None, None)
 
         def move() -> None:
             self.rate_in_use.assign(rate_in_use)
@@ -288,7 +285,7 @@ class NaturalGradient(ObservingOptimizer):
             self.curvature.remember(solution)
             self.apply_steps(steps, variables)
             if share is not None:
-                self.curvature.moved(self.guard.length(share))
+                self.curvature.moved(self.guard.region.length(share))
 
         def move_and_measure() -> None:
             before = [tf.convert_to_tensor(v.value) for v in variables]
@@ -298,9 +295,9 @@ class NaturalGradient(ObservingOptimizer):
             self._adaptive.bent.assign(linearization.quadratic([delta])[0, 0])
 
         if self._adaptive.every is None:
-            return finite, solved, move
+            return finite, solved, surprise, move
         due = self._adaptive.is_due(self.iterations.value)
-        return finite, solved, lambda: replicas.cond(due, move_and_measure, move, apart=False)
+        return finite, solved, surprise, lambda: replicas.cond(due, move_and_measure, move, apart=False)
 
     def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradient of L, or one in which examples count otherwise."""
@@ -310,10 +307,9 @@ class NaturalGradient(ObservingOptimizer):
         """(F + damping I)⁻¹ gradient, from what the curvature has seen."""
         return self.curvature.solve(batch, gradient, damping)
 
-    def _bounded(self, batch: Batch, gradient: Tensors, solution: Tensors, damping: Any, radius: Any) -> Any:
-        """The step that `update_step` multiplies by the learning rate (not that of the quadratic model), its
-        rate and momentum, its squared length where that is known, the factor that brings it into the trust
-        region, and its length as a share of that."""
+    def _bounded(
+        self, batch: Batch, gradient: Tensors, solution: Tensors, damping: Any, radius: Any, loss: Any
+    ) -> Bounded:
         step, length, rate = solution, None, tf.cast(self.learning_rate, tf.float64)
         used = rate, tf.constant(self.momentum, tf.float64)
         if self.step == "quadratic_model":
@@ -321,12 +317,20 @@ class NaturalGradient(ObservingOptimizer):
             step, length, used = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
             rate = tf.ones((), tf.float64)
         if radius is None:
-            return step, used, length, 1.0, None
-        if self._estimates and (length is None or self.fisher.needs_labels):
+            return Bounded(step, used, length)
+        surprise = tf.zeros((), tf.float64)
+        if self.curvature.averages_batches:
+            squared = self.curvature.squared_length(batch, gradient, solution, damping)
+            length, surprise = (
+                squared if length is None else length,
+                self.guard.region.surprise(squared, loss),
+            )
+        elif self._estimates and (length is None or self.fisher.needs_labels):
             length = damped_length(batch.measure, step, damping)
         elif length is None:
             length = self.curvature.squared_length(batch, gradient, solution, damping)
-        return step, used, length, *within(length * rate**2, radius)
+        factor, share = within(length * rate**2, radius, surprise)
+        return Bounded(step, used, length, factor, share, surprise)
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
         """What `update_step` adds to a variable."""

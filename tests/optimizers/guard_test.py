@@ -159,12 +159,12 @@ def test_after_a_rejection_steps_are_shorter_and_damping_is_larger():
     spoil(model)
     model.train_on_batch(X, LABELS)
     assert float(optimizer.damping) == pytest.approx(10 * before)
-    assert float(optimizer.guard.confidence.numpy()) == pytest.approx(0.25)
+    assert float(optimizer.guard.region.confidence.numpy()) == pytest.approx(0.25)
     for _ in range(140):
         model.train_on_batch(X, LABELS)
     # That of the policy for as many examples as the averages hold.
     assert float(optimizer.damping) == pytest.approx(16 * 5e-3 / float(optimizer.curvature.examples))
-    assert float(optimizer.guard.confidence.numpy()) == pytest.approx(1.0)
+    assert float(optimizer.guard.region.confidence.numpy()) == pytest.approx(1.0)
 
 
 DEFAULTS = {
@@ -291,8 +291,8 @@ def test_a_loss_far_above_its_start_is_said_in_the_middle_of_fit_once(mode):
     model = network(NaturalGradient(seed=0), **MODES[mode])
     model.train_on_batch(X, LABELS)
     guard = model.optimizer.guard
-    guard.judged.assign(100)
-    guard.level.assign(1000 * guard.start.value)
+    guard.region.judged.assign(100)
+    guard.region.level.assign(1000 * guard.region.start.value)
     with pytest.warns(UserWarning, match="diverges: the loss is .* on average, and began at") as caught:
         for _ in range(3):
             model.train_on_batch(X, LABELS)
@@ -306,11 +306,11 @@ def test_a_loss_far_above_its_start_is_said():
     model.train_on_batch(X, LABELS)
     assert optimizer.trouble() is None
     guard = optimizer.guard
-    guard.level.assign(12 * guard.start.value)
+    guard.region.level.assign(12 * guard.region.start.value)
     assert "diverges" in optimizer.trouble()
-    guard.start.assign(0.001)  # of a loss that is not positive: the start alone says nothing
+    guard.region.start.assign(0.001)  # of a loss that is not positive: the start alone says nothing
     for level, said in ((0.9, False), (11.0, True)):
-        guard.level.assign(level * guard.best_size.value)
+        guard.region.level.assign(level * guard.region.best_size.value)
         assert bool(optimizer.trouble()) == said
 
 

@@ -19,12 +19,12 @@ def test_steps_become_shorter_as_the_average_loss_rises_above_its_best():
     model = network(optimizer)
     for _ in range(25):
         model.train_on_batch(X, LABELS)
-    guard, best = optimizer.guard, float(optimizer.guard.best_size.numpy())
-    guard.level.assign(guard.best.value)
+    guard, best = optimizer.guard, float(optimizer.guard.region.best_size.numpy())
+    guard.region.level.assign(guard.region.best.value)
     at_best = float(optimizer.radius)
     assert at_best == pytest.approx(0.003 * best)
     for times in (2, 3, 1000):
-        guard.level.assign(times * guard.best.value)
+        guard.region.level.assign(times * guard.region.best.value)
         # In length, which is the root of it.
         assert float(optimizer.radius) == pytest.approx(at_best / times**2)
 
@@ -35,12 +35,12 @@ def test_the_best_average_is_forgotten_in_time():
     for _ in range(25):
         model.train_on_batch(X, LABELS)
     guard = optimizer.guard
-    for variable in (guard.best, guard.best_size):
+    for variable in (guard.region.best, guard.region.best_size):
         variable.assign(1e-6 * variable.value)
-    lucky, level = float(optimizer.radius), float(guard.level.numpy())
+    lucky, level = float(optimizer.radius), float(guard.region.level.numpy())
     for _ in range(10):
         model.train_on_batch(X, LABELS)
-    assert 0.008 * level < float(guard.best.numpy()) < 0.01 * level
+    assert 0.008 * level < float(guard.region.best.numpy()) < 0.01 * level
     assert float(optimizer.radius) > 100 * lucky
 
 

@@ -1,0 +1,134 @@
+"""The trust region: bounded by the loss, and wary of gradients that F knows nothing of."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kfisher
+from kfisher.fisher import Empirical, Exact
+from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient
+from kfisher.optimizers._region import TrustRegion
+from kfisher.optimizers._step_size import within
+
+RNG = np.random.default_rng(0)
+
+
+def region(fisher, weight=1.0, bounded=0.0, level=2.0, radius="auto"):
+    """One whose loss has been `level` for long."""
+    made = TrustRegion(
+        radius, fisher, types.SimpleNamespace(averages_batches=True, weight=weight, bounded=bounded)
+    )
+    made.build(lambda name, value=0.0, dtype="float64": keras.Variable(value, dtype=dtype))
+    for _ in range(3):
+        made.take_in(tf.constant(level, tf.float64), tf.constant(False))
+    return made
+
+
+@pytest.mark.parametrize(
+    "fisher, weight, bounded, most",
+    [
+        (Exact(), 3.0, 0.0, 2.0),  # s
+        (Empirical(), 3.0, 0.0, 3.0),  # W
+        (Exact(), 3.0, 8.0, 8.0),  # B
+        (Exact(), 1.0, 1.0, 2.0),  # absolute errors above 1: D is s
+    ],
+)
+@pytest.mark.parametrize("radius", ["auto", 0.01])
+def test_a_surprise_is_forty_times_what_a_batch_explains_itself(fisher, weight, bounded, most, radius):
+    found = region(fisher, weight, bounded, radius=radius).surprise(tf.constant(80.0, tf.float64), 5.0)
+    assert float(found) == pytest.approx(80.0 / (40 * most))
+
+
+def test_the_first_gradient_goes_by_the_first_loss():
+    fresh = TrustRegion(
+        "auto", Exact(), types.SimpleNamespace(averages_batches=True, weight=1.0, bounded=0.0)
+    )
+    fresh.build(lambda name, value=0.0, dtype="float64": keras.Variable(value, dtype=dtype))
+    assert float(fresh.surprise(tf.constant(80.0, tf.float64), 4.0)) == pytest.approx(0.5)
+    assert float(fresh.surprise(tf.constant(80.0, tf.float64), 0.0)) == 0.0  # a loss of zero has no gradient
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("inputs, hidden", [(3, 2), (40, 5)])
+@pytest.mark.parametrize(
+    "loss, fisher, most", [("mse", "exact", 2), ("mse", "empirical", 1), ("mae", "exact", 2)]
+)
+def test_no_batch_surprises_itself(loss, fisher, most, inputs, hidden):
+    """mᵀ (F + damping I)⁻¹ m of the F of the batch is no more than 2 s, W or B, here 2."""
+    x, y = RNG.normal(size=(12, inputs)), RNG.normal(size=(12, 2))
+    layers = [keras.layers.Dense(hidden, "tanh"), keras.layers.Dense(2)]
+    model = kfisher.Sequential([keras.Input((inputs,)), *layers])
+    model.compile(keras.optimizers.SGD(), loss)
+    kind = {"exact": Exact(), "empirical": Empirical()}[fisher]
+    with tf.GradientTape() as tape:
+        value = model.compute_loss(x, y, model(x))
+    gradient = np.concatenate([g.numpy().ravel() for g in tape.gradient(value, model.trainable_variables)])
+    matrix = kfisher.FisherOperator(model, x, y, fisher=kind).to_dense().numpy()
+    norm = gradient @ np.linalg.solve(matrix + 1e-9 * np.eye(len(matrix)), gradient)
+    limit = {"mse": float(value), "mae": 1.0}[loss] if fisher == "exact" else 1.0
+    assert 0.01 * limit < norm <= most * limit * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("surprise, times", [(0.0, 1.0), (1.0, 1.0), (9.0, 1 / 3)])
+def test_a_surprise_shortens_the_step_by_its_square_root(surprise, times):
+    q, c, u = (tf.constant(v, tf.float64) for v in (8.0, 0.01, surprise))
+    factor, share = within(q, c, u)
+    assert float(factor) == pytest.approx(times * np.sqrt(2 * 0.01 / 8.0))
+    assert float(share) == pytest.approx(1 / float(factor))
+
+
+# --- many inputs, few examples --------------------------------------------------------------------------
+
+
+def dense(*widths, activation="relu"):
+    *hidden, outputs = widths
+    return lambda: [*(keras.layers.Dense(n, activation) for n in hidden), keras.layers.Dense(outputs)]
+
+
+# By name: inputs, layers, examples, batch. Each ended above its start, most of them far above.
+WIDE = {
+    "one layer": (400, dense(1), 128, 16),
+    "two": (200, dense(150, 1), 128, 16),
+    "saturated": (300, dense(280, 1, activation="tanh"), 256, 16),
+    "batches of four": (100, dense(100, 1), 64, 4),
+    "batches of one": (30, dense(30, 1), 64, 1),
+}
+MAKE = {
+    "kfac": lambda: NaturalGradient(seed=0),
+    "ekfac": lambda: NaturalGradient(curvature="ekfac", seed=0),
+    "empirical": lambda: EmpiricalNaturalGradient(seed=0),
+    "constant damping": lambda: NaturalGradient(damping=5e-3, seed=0),
+}
+CASES = [("kfac", name) for name in WIDE] + [(kind, "batches of four") for kind in MAKE if kind != "kfac"]
+
+
+@pytest.mark.parametrize("kind, name", CASES)
+def test_more_inputs_than_examples_are_learnt(kind, name):
+    inputs, layers, examples, batch = WIDE[name]
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(1).normal(size=(examples, inputs)).astype("float32")
+    model = kfisher.Sequential([keras.Input((inputs,)), *layers()])
+    model.compile(MAKE[kind](), "mse")
+    start = model.evaluate(x, x[:, :1], verbose=0)
+    model.fit(x, x[:, :1], batch_size=batch, epochs=12, verbose=0)
+    # A constant damping does not grow: there only the steps are shorter.
+    assert model.evaluate(x, x[:, :1], verbose=0) < (start if kind == "constant damping" else start / 4)
+    assert int(model.optimizer.rejected_steps) <= 1
+
+
+def test_the_damping_grows_while_gradients_surprise_and_no_longer():
+    rng = np.random.default_rng(1)
+    for inputs, grows in ((200, True), (3, False)):
+        keras.utils.set_random_seed(0)
+        x = rng.normal(size=(128, inputs)).astype("float32")
+        model = kfisher.Sequential([keras.Input((inputs,)), *dense(20, 1)()])
+        model.compile(NaturalGradient(seed=0), "mse")
+        dampings = []
+        read = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs, m=model, d=dampings: d.append(float(m.optimizer.damping))
+        )
+        model.fit(x, x[:, :1], batch_size=16, epochs=4, verbose=0, callbacks=[read])
+        assert (max(dampings) > 10 * dampings[0]) == grows
