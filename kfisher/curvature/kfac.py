@@ -16,10 +16,10 @@ from kfisher.curvature._damped_inverse import damped_inverse
 from kfisher.curvature._kronecker import Kronecker, mean_eigenvalue
 from kfisher.jacobian.layers.blocks import Block
 
-# The factor by which the damping may differ from that in the inverses.
-_MOVED = 1.5
 # Factors of up to so many rows cost next to nothing to invert; larger ones are inverted every fifth time.
 _SMALL, _RARELY = 256, 5
+# The factor by which the damping may differ from that in the inverses, of small ones and of others.
+_MOVED = 1.5, 3.0
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -46,7 +46,8 @@ class KFAC(Kronecker):
             Defaults to `20`.
         invert_every: Positive integer, the same for the inverses, which also take the damping as it then
             is; they are made anew, too, when a policy has moved the damping by half. `None` stands for
-            `update_every`, or five times that where a factor has more than 256 rows. Defaults to `None`.
+            `update_every`. Where a factor has more than 256 rows it stands for five times that, and the
+            damping may move to three times or a third. Defaults to `None`.
         sharing: What to do with parameters that are used at several positions of one example
             (convolutions, time steps, shared layers). `"expand"` takes positions for examples, `"reduce"`
             averages inputs and sums gradients over them first. Defaults to `"expand"`.
@@ -104,11 +105,13 @@ class KFAC(Kronecker):
         ]
         self._damping = self.add((), tf.float32, "damping_of_inverses")
         largest = max((f.shape[-1] for pair in self.averages for f in pair if len(f.shape) == 3), default=1)
-        self._invert_every = self.invert_every or self.update_every * (1 if largest <= _SMALL else _RARELY)
+        small = largest <= _SMALL
+        self._moved = _MOVED[0] if small else _MOVED[1]
+        self._invert_every = self.invert_every or self.update_every * (1 if small else _RARELY)
 
     def updated(self, step: Any, damping: Any, xla: bool) -> None:
         ratio = tf.cast(damping, tf.float32) / tf.maximum(self._damping.value, 1e-30)
-        moved = (self.ready()) & ((ratio > _MOVED) | (ratio < 1 / _MOVED))
+        moved = self.ready() & ((ratio > self._moved) | (ratio < 1 / self._moved))
         wanted = self.wanted(step, self._invert_every) | moved
         replicas.cond(wanted, lambda: self._invert(damping, xla), lambda: None)
 

@@ -76,6 +76,11 @@ class Guard:
         """c of the next step, float64, if it is bounded: see `TrustRegion.radius`."""
         return self.region.radius(first) if self._bounded else None
 
+    def surprise(self, squared_norm: tf.Tensor, judgement: Judgement) -> tf.Tensor:
+        """Of a gradient, as that of the region; 0 where it mends what earlier steps have spoilt."""
+        surprise = self.region.surprise(squared_norm, judgement.loss)
+        return tf.where(judgement.spoilt, tf.zeros_like(surprise), surprise)
+
     # --- what the batch after it says -------------------------------------------------------------
 
     def last_update(self) -> Tensors:

@@ -31,6 +31,8 @@ class TrustRegion:
 
         c = 0.003 D r²   bounds δᵀ (F + damping I) δ / 2 max(1, u),    u = mᵀ (F + damping I)⁻¹ m D / (40 s²)
 
+    (without u where F is that of the batch).
+
     Many steps, each too small to be judged, can still carry the loss away, where gradients are mostly noise
     or F misses rare examples. So c goes by the best average, l' of the size s', not by one that has risen:
     its s is at most s', and r = s' / (s' + l - l'). The steps become shorter in proportion as the loss
@@ -100,14 +102,14 @@ class TrustRegion:
         )
         return SHARE * self._divergence(size) * self._shorter() ** 2 * self.confidence.value
 
-    def surprise(self, squared_norm: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+    def surprise(self, squared_norm: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
         """u, float64; above 1 the gradient lies where F knows nothing.
 
         Args:
             squared_norm: mᵀ (F + damping I)⁻¹ m.
-            first: The loss, before there is an average.
+            loss: Of the batch, whose size is s where it is larger.
         """
-        size = self.size(first)
+        size = tf.maximum(self.size(), tf.abs(tf.cast(loss, tf.float64)))
         return tf.math.divide_no_nan(squared_norm * self._divergence(size), _EXPLAINED * size**2)
 
     def length(self, share: tf.Tensor) -> tf.Tensor:

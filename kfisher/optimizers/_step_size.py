@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from kfisher._common.vectors import Tensors, dot
+from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.linearization import Linearization
 
 
@@ -18,40 +19,87 @@ class Bounded(NamedTuple):
     Attributes:
         step: What `update_step` multiplies by the learning rate (not that of the quadratic model).
         used: Its rate and momentum.
+        radius: c, float64; `None` without a region.
         squared_length: Of `step`, float64; `None` where it is not known.
         factor: What brings the update into the trust region.
         share: Its length before, as a share of the longest that is allowed; `None` without a region.
-        surprise: By how many times the gradient exceeds what F lets it be: see `Guard`.
+        surprise: By how many times the gradient is larger than F explains: see `TrustRegion`.
     """
 
     step: Tensors
     used: tuple[tf.Tensor, tf.Tensor]
-    squared_length: tf.Tensor | None
+    radius: tf.Tensor | None
+    squared_length: Any
     factor: tf.Tensor | float = 1.0
     share: tf.Tensor | None = None
     surprise: tf.Tensor | None = None
 
 
-def within(
-    squared_length: tf.Tensor, radius: tf.Tensor, surprise: tf.Tensor | float = 1.0
-) -> tuple[tf.Tensor, tf.Tensor]:
+def estimates(optimizer: Any) -> bool:
+    """True if F is that of one batch, and a draw of labels, or those of the data, do not see all of it."""
+    return not (optimizer.fisher.exact or optimizer.curvature.averages_batches)
+
+
+def bounded(
+    optimizer: Any,
+    batch: Batch,
+    m: Tensors,
+    solution: Tensors,
+    last: Tensors,
+    damping: tf.Tensor,
+    judgement: Any,
+) -> Bounded:
+    """The step of a `NaturalGradient`, in its trust region.
+
+    Args:
+        optimizer: The optimizer.
+        batch: The last batch of this step.
+        m: The gradient that was preconditioned.
+        solution: (F + damping I)⁻¹ m.
+        last: The last update, of a quadratic model.
+        damping: λ, a scalar.
+        judgement: That of the guard on this batch; `None` without a guard.
+    """
+    fisher, curvature, guard = optimizer.fisher, optimizer.curvature, optimizer.guard
+    step, rate = solution, tf.cast(optimizer.learning_rate, tf.float64)
+    length: Any = None
+    used = rate, tf.constant(optimizer.momentum, tf.float64)
+    if optimizer.step == "quadratic_model":
+        step, length, used = quadratic_model(batch.exact_linearization, m, solution, last, damping)
+        rate = tf.ones((), tf.float64)
+    radius = None if judgement is None else guard.radius(judgement.loss)
+    if radius is None:
+        return Bounded(step, used, radius, length)
+    measured, surprise, times = None, tf.zeros((), tf.float64), 1.0
+    # The labels of the data explain the gradient of their batch.
+    if curvature.averages_batches or (estimates(optimizer) and not fisher.needs_labels):
+        measured = dot(m, solution)
+        surprise = guard.surprise(measured, judgement)
+    if estimates(optimizer) and (length is None or fisher.needs_labels):
+        length = damped_length(batch.measure, step, damping)
+    elif length is None and measured is None:
+        length = curvature.squared_length(batch, m, solution, damping)
+    elif length is None:
+        length, times = measured, tf.maximum(surprise, 1)  # F may be so many times too small
+    return Bounded(step, used, radius, length, *within(times * length * rate**2, radius), surprise)
+
+
+def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The factor, at most 1, that keeps an update within a KL divergence, and what it then uses of it.
 
-        factor = min(1, √(2 c / q)),    q = δᵀ (F + damping I) δ max(1, surprise)
+        factor = min(1, √(2 c / q)),    q = δᵀ (F + damping I) δ
 
     so that the update factor * δ has (factor δ)ᵀ F (factor δ) / 2 ≤ c, whatever δ is made
     of. The idea is that of Ba, Grosse & Martens 2017.
 
     Args:
-        squared_length: δᵀ (F + damping I) δ, a float64 scalar.
+        squared_length: q, a float64 scalar.
         radius: c, a float64 scalar.
-        surprise: How many times too small F may be, a float64 scalar.
 
     Returns:
         The factor, and the length of the update before it as a share of the longest that is allowed.
     """
-    squared_length = tf.maximum(squared_length, 0) * tf.maximum(surprise, 1)
-    share = tf.sqrt(squared_length / tf.maximum(2 * radius, 1e-300))
+    share = tf.sqrt(tf.maximum(squared_length, 0) / tf.maximum(2 * radius, 1e-300))
     factor = tf.where(share > 1, 1 / share, tf.ones_like(share))
     return factor, share
 

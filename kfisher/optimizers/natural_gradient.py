@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.checks import one_of, positive
-from kfisher._common.vectors import Tensors, norm
+from kfisher._common.vectors import norm
 from kfisher.jacobian.batch import Batch
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
 from kfisher.optimizers._guard import Guard
 from kfisher.optimizers._momentum import Momentum, share_of
 from kfisher.optimizers._observing import ObservingOptimizer
 from kfisher.optimizers._skips import stays_finite
-from kfisher.optimizers._step_size import Bounded, damped_length, in_use, longest_of, quadratic_model, within
+from kfisher.optimizers._step_size import bounded, estimates, in_use, longest_of
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -155,8 +155,6 @@ class NaturalGradient(ObservingOptimizer):
         self.momentum = share_of(momentum, trust_region is not None and averages)
         self.trust_region = trust_region
         self.step = one_of("step", step, ("fixed", "quadratic_model"))
-        # A draw of labels, or those of the data, do not see all that the examples of a single batch do.
-        self._estimates = not (self.fisher.exact or averages)
         self._adaptive = AdaptiveDamping(damping, self.fisher.exact and not averages, self.add_variable)
 
     @property
@@ -185,9 +183,8 @@ class NaturalGradient(ObservingOptimizer):
         share = self.momentum if self.step == "fixed" else 0.0
         self._average = Momentum(share, self.add_variable, variables)
         self.rate_in_use, self.momentum_in_use = in_use(self.add_variable)
-        self._last = []
-        if self.step == "quadratic_model":
-            self._last = [self.add_variable_from_reference(v, name="last_update") for v in variables]
+        moved = variables if self.step == "quadratic_model" else []
+        self._last = [self.add_variable_from_reference(v, name="last_update") for v in moved]
         self._adaptive.build(self.add_variable)
 
     def build_guard(self, variables: Any, kept: Any) -> None:
@@ -210,11 +207,10 @@ class NaturalGradient(ObservingOptimizer):
         vectors = self._average.vectors(weighed)
         seen = vectors if weighed is gradient else gradient  # what a step that is left out is told by
         kept = self._average.averaged(vectors, 1.0 if judgement is None else judgement.weight)
-        mean = self._average.of_variables(kept)
-        solution = self.solve(batch, mean, damping)
+        m = self._average.of_variables(kept)
+        solution = self.solve(batch, m, damping)
         # 2. The update, as long as F describes the model.
-        loss = None if judgement is None else judgement.loss
-        prepared = self._prepared(batch, mean, solution, damping, loss, variables, missing)
+        prepared = self._prepared(batch, m, solution, damping, judgement, variables, missing)
         finite, solved, surprise, move = prepared
 
         def go() -> None:
@@ -231,7 +227,7 @@ class NaturalGradient(ObservingOptimizer):
             self.guard.accept(judgement)
 
         def go_on() -> None:
-            examples = batch.placed[1] if self._estimates else self.curvature.examples
+            examples = batch.placed[1] if estimates(self) else self.curvature.examples
             last = self.guard.last_update
             self._adaptive.after_step(judgement, gradient, last, self.curvature, examples, surprise)
             self.guard.keep()
@@ -257,12 +253,12 @@ class NaturalGradient(ObservingOptimizer):
         replicas.cond(good, go_on, lambda: replicas.cond(judgement.failed, take_back, skip), apart)
 
     def _prepared(
-        self, batch: Batch, mean: Any, solution: Any, damping: Any, loss: Any, variables: Any, missing: Any
+        self, batch: Batch, m: Any, solution: Any, damping: Any, judgement: Any, variables: Any, missing: Any
     ) -> Any:
         """If there is a step, if there is a solution, its surprise, and the function that takes the step."""
-        radius = None if loss is None else self.guard.radius(loss)
-        bounded = self._bounded(batch, mean, solution, damping, radius, loss)
-        steps, used, length, factor, share, surprise = bounded
+        last = [tf.cast(v.value, x.dtype) for v, x in zip(self._last, solution)]
+        found = bounded(self, batch, m, solution, last, damping, judgement)
+        steps, used, radius, length, factor, share, surprise = found
         rate = -used[0] if self.step == "fixed" else tf.ones((), tf.float64)
         size = norm(steps) if radius is None else length
         longest = longest_of(size, rate, damping, radius)
@@ -306,31 +302,6 @@ class NaturalGradient(ObservingOptimizer):
     def solve(self, batch: Batch, gradient: list[tf.Tensor], damping: tf.Tensor) -> list[tf.Tensor]:
         """(F + damping I)⁻¹ gradient, from what the curvature has seen."""
         return self.curvature.solve(batch, gradient, damping)
-
-    def _bounded(
-        self, batch: Batch, gradient: Tensors, solution: Tensors, damping: Any, radius: Any, loss: Any
-    ) -> Bounded:
-        step, length, rate = solution, None, tf.cast(self.learning_rate, tf.float64)
-        used = rate, tf.constant(self.momentum, tf.float64)
-        if self.step == "quadratic_model":
-            last = [tf.cast(m.value, x.dtype) for m, x in zip(self._last, solution)]
-            step, length, used = quadratic_model(batch.exact_linearization, gradient, solution, last, damping)
-            rate = tf.ones((), tf.float64)
-        if radius is None:
-            return Bounded(step, used, length)
-        surprise = tf.zeros((), tf.float64)
-        if self.curvature.averages_batches:
-            squared = self.curvature.squared_length(batch, gradient, solution, damping)
-            length, surprise = (
-                squared if length is None else length,
-                self.guard.region.surprise(squared, loss),
-            )
-        elif self._estimates and (length is None or self.fisher.needs_labels):
-            length = damped_length(batch.measure, step, damping)
-        elif length is None:
-            length = self.curvature.squared_length(batch, gradient, solution, damping)
-        factor, share = within(length * rate**2, radius, surprise)
-        return Bounded(step, used, length, factor, share, surprise)
 
     def added(self, step: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
         """What `update_step` adds to a variable."""

@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers.models import network
 
 from kfisher.damping import Cautious
 from kfisher.optimizers import NaturalGradient
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
+from kfisher.optimizers._judgement import Judgement
 
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(128, 3))
@@ -55,11 +57,15 @@ def test_single_examples_train():
 
 def test_a_damping_at_its_largest_comes_down_again():
     """However many steps were taken back before, and in the units of the loss."""
+    no, one = tf.constant(False), tf.constant(1.0, tf.float64)
+    judgement = Judgement(no, no, no, one, one, one, no)
     policy, curvature = Cautious(), type("Known", (), {"averages_batches": True, "weight": 1e6})
     adaptive = AdaptiveDamping(policy, True, NaturalGradient().add_variable)
     for _ in range(60):
         adaptive.after_rejection(curvature)
     assert float(adaptive.variable) == pytest.approx(policy.maximum * curvature.weight)
     for _ in range(400):
-        adaptive.after_step(None, [], list, curvature, examples=16)
+        adaptive.after_step(
+            judgement, [], list, curvature, examples=16, surprise=tf.constant(0.0, tf.float64)
+        )
     assert float(adaptive.variable) == pytest.approx(policy.initial * curvature.weight, rel=1e-3)
