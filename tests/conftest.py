@@ -3,6 +3,7 @@
 import gc
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,9 +37,11 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def seed(request, monkeypatch):
     """What is drawn in a test does not depend on the tests before it, nor on the process."""
     keras.utils.set_random_seed(1)
+    if hasattr(request.module, "RNG"):
+        monkeypatch.setattr(request.module, "RNG", np.random.default_rng(1))
 
 
 @pytest.fixture

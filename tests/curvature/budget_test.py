@@ -87,5 +87,8 @@ def test_large_models_keep_to_four_times_their_parameters(name):
     ]
     parameters = sum(math.prod(v.shape) for v in model.trainable_variables)
     assert 8 * sum(full) <= max(16 * parameters, 2**26)
-    # ... and most layers keep both factors whole.
-    assert np.mean([block.inputs <= largest and block.outputs <= largest for block in blocks]) > 0.6
+    # ... and most factors of kernels are whole.
+    sides = [
+        rows <= largest for block in blocks if block.inputs > 1 for rows in (block.inputs, block.outputs)
+    ]
+    assert np.mean(sides) > 0.6
