@@ -5,6 +5,7 @@ import gc
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,20 @@ def pytest_collection_modifyitems(config, items):
         for kind in kinds
         for item in kind[len(kind) * n // count : len(kind) * (n + 1) // count]
     ]
+
+
+def _without_autotuning(make=tf.data.Options.__init__):
+    """Iterators of `tf.data` that are thrown away wait for the thread that tunes them, up to seconds each: minutes
+    in a suite of so many `fit`s, most of them where the collector happens to run."""
+
+    def make_without(self):
+        make(self)
+        self.autotune.enabled = False
+
+    return make_without
+
+
+tf.data.Options.__init__ = _without_autotuning()
 
 
 @given(st.none())
