@@ -24,8 +24,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _without_autotuning(make=tf.data.Options.__init__):
-    """Iterators of `tf.data` that are thrown away wait for the thread that tunes them, up to seconds each: minutes
-    in a suite of so many `fit`s, most of them where the collector happens to run."""
+    """Iterators of `tf.data` that are thrown away wait for the thread that tunes them, up to seconds each:
+    minutes in a suite of so many `fit`s, most of them where the collector happens to run."""
 
     def make_without(self):
         make(self)
