@@ -71,7 +71,7 @@ class Constant(Damping):
 
 @register
 class Cautious(Damping):
-    """Large while F is known from few examples, and ten times as large after a step that is taken back.
+    """Large while F is known from few examples or explains little, and after a step that is taken back.
 
         λ = W clip(initial min(1, 16 / n) caution, minimum, maximum)
 
@@ -80,9 +80,10 @@ class Cautious(Damping):
     that its running averages hold, at first those of one batch, among whose gradients most directions of a
     large network are not, at most B / (1 - decay) for batches of B; or those of the batch, where F is an
     estimate from it alone. A step that is taken back multiplies the caution by 10, each good one takes 5 % of
-    it back. One whose gradient is 40 times larger than F can explain multiplies it by 1.5: so it grows where
-    more than one step in nine is like that, as with many inputs and few examples, until F with the damping
-    explains them. `damping="auto"` means this with its defaults.
+    it back. A gradient m that F does not explain multiplies it by 1.5: one whose mᵀ (F + λI)⁻¹ m is 40 times
+    what the F of its own batch would let it be. So it grows where more than one step in nine is like that, as
+    with many inputs and few examples, until F with the damping explains them. `damping="auto"` means this
+    with its defaults.
 
     For the exact F of a single batch `initial` is `minimum`. There, in float64, the damping follows a loss
     that falls steadily, as that of a whole data set does, down to a ten thousandth: each loss below the one

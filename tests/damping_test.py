@@ -78,15 +78,27 @@ def test_caution_grows_where_more_than_one_gradient_in_nine_is_a_surprise():
         return float(damping.variable.numpy())
 
     assert step(1.0) == pytest.approx(0.02)  # 0.1 * 16 / 160, for a weight of 2
-    before = step(1.1)
-    assert 0.02 < before < 0.04
-    for _ in range(8):
-        step(0.5)
-    assert before > step(0.5) == pytest.approx(0.02)
+    for calm, grows in ((7, True), (8, None), (9, False)):
+        damping.caution.assign(10.0)
+        step(1.1)
+        for _ in range(calm):
+            step(0.9)
+        after = float(damping.caution.numpy())
+        assert after == pytest.approx(10.0, rel=1e-5) if grows is None else (after > 10.1) == grows
     for _ in range(40):
         step(1.1)
     assert damping.caution.numpy() == pytest.approx(1e3)  # as much as the largest has, and no more
     assert damping.variable.numpy() == pytest.approx(2.0)
+    for _ in range(200):
+        step(0.9)
+    assert damping.variable.numpy() == pytest.approx(0.02)
+
+
+def test_caution_stays_finite_whatever_the_bounds():
+    damping = AdaptiveDamping(Cautious(1.0, minimum=1e-30, maximum=1e30), False, state)
+    damping.caution.assign(1e38)
+    damping.after_rejection(types.SimpleNamespace(weight=1.0))
+    assert np.isfinite(damping.caution.numpy())
 
 
 def line(dtype, optimizer):

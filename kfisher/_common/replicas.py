@@ -79,8 +79,8 @@ def settled(flag: tf.Tensor, numbers: list[tf.Tensor]) -> tuple[Any, list[tf.Ten
     if count() == 1 or not numbers:
         return everywhere(flag), numbers
     own = numbers if index() == 0 else [tf.zeros_like(n) for n in numbers]
-    *settled, flags = total([*own, tf.cast(flag, own[0].dtype)])
-    return tf.equal(flags, count()), settled
+    *first_ones, flags = total([*own, tf.cast(flag, own[0].dtype)])
+    return tf.equal(flags, count()), first_ones
 
 
 def gathered(tensor: tf.Tensor, axis: int = 0) -> tf.Tensor:

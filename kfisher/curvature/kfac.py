@@ -45,9 +45,9 @@ class KFAC(Kronecker):
             more); at first they come at steps 0, 1, 2, 4, 8, ..., and sooner where the weights move far.
             Defaults to `20`.
         invert_every: Positive integer, the same for the inverses, which also take the damping as it then
-            is; they are made anew, too, when a policy has moved the damping by half. `None` stands for
-            `update_every`. Where a factor has more than 256 rows it stands for five times that, and the
-            damping may move to three times or a third. Defaults to `None`.
+            is; they are made anew, too, when a policy has moved the damping by half, or, where a factor has
+            more than 256 rows, to three times or a third. `None` stands for `update_every`, or five times
+            that where a factor has more than 256 rows. Defaults to `None`.
         sharing: What to do with parameters that are used at several positions of one example
             (convolutions, time steps, shared layers). `"expand"` takes positions for examples, `"reduce"`
             averages inputs and sums gradients over them first. Defaults to `"expand"`.

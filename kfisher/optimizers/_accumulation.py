@@ -36,6 +36,15 @@ class Accumulation:
             self._part = optimizer.add_variable((), dtype="int", name="part_of_step")
             self._loss = optimizer.add_variable((), dtype="float64", name="loss_sum")
 
+    def require_one_batch(self, step: str, damping: Any) -> None:
+        """Raises if a step comes in several batches, and its quadratic model is wanted."""
+        if self.parts > 1 and (step == "quadratic_model" or getattr(damping, "every", None) is not None):
+            raise ValueError(
+                "With `gradient_accumulation_steps` the quadratic model of a step would need all its batches "
+                "at once. Use step='fixed' and a `damping` that does not adapt. Received: "
+                f"gradient_accumulation_steps={self.parts}, step={step!r}, damping={damping!r}"
+            )
+
     def check(self, curvature: Any) -> None:
         """Raises if a step cannot be put together with this curvature."""
         if self.parts > 1 and not curvature.accumulates:

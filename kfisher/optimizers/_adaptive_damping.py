@@ -17,8 +17,8 @@ from kfisher.optimizers._judgement import Judgement
 
 # In float64 the damping of a single batch goes down to this share of its minimum, with the loss.
 _LEAST = 1e-4
-# What a good step leaves of the caution; it grows where more than one step in five has a gradient that F does
-# not explain, which takes four good ones to come back.
+# What a good step leaves of the caution. A gradient that F does not explain takes eight good steps to make up
+# for, so that the caution grows where more than one in nine is like that.
 _CALM, _RARE = 0.95, 8
 
 
@@ -80,15 +80,6 @@ class AdaptiveDamping:
             self.caution.assign(self.caution * tf.cast(value / self.variable.value, tf.float32))
         self.variable.assign(value)
 
-    def require_one_batch(self, parts: int, step: str) -> None:
-        """Raises if a step comes in several batches, and its quadratic model is wanted."""
-        if parts > 1 and (self.every is not None or step == "quadratic_model"):
-            raise ValueError(
-                "With `gradient_accumulation_steps` the quadratic model of a step would need all its batches "
-                "at once. Use step='fixed' and a `damping` that does not adapt. Received: "
-                f"gradient_accumulation_steps={parts}, step={step!r}, damping={self.policy!r}"
-            )
-
     @property
     def config(self) -> Any:
         """A float where λ does not move, else the policy's own config."""
@@ -137,7 +128,7 @@ class AdaptiveDamping:
             last: δ.
             curvature: What F is of.
             examples: From how many F is known.
-            surprise: By how many times the gradient of the next step is larger than F can explain.
+            surprise: u of the next step; above 1, F does not explain its gradient.
         """
         bent = self.bent
         if self.caution is not None:
@@ -168,7 +159,7 @@ class AdaptiveDamping:
 
     def _most(self) -> float:
         """No more caution than the largest λ has: the rest would only take longer to forget."""
-        return self.policy.maximum / self.policy.minimum
+        return min(self.policy.maximum / self.policy.minimum, 1e30)  # of float32
 
     def _move(self, change: Callable[[tf.Tensor], tf.Tensor]) -> None:
         if self.variable is not None:

@@ -43,10 +43,10 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
             f"finite, or a loss out of all proportion) or taken back (the loss jumped). So far "
             f"{_number(optimizer.skipped_steps):.0f} were skipped and {taken_back:.0f} taken back. {advice}"
         )
-    guard = optimizer.guard
-    if guard is not None and int(guard.region.judged.numpy()) > 0:
-        start, now = float(guard.region.start.numpy()), float(guard.region.level.numpy())
-        if is_far(start, now, float(guard.region.best_size.numpy())):
+    region = optimizer.guard and optimizer.guard.region
+    if region is not None and int(region.judged.numpy()) > 0:
+        start, now = float(region.start.numpy()), float(region.level.numpy())
+        if is_far(start, now, float(region.best_size.numpy())):
             loss = "loss above the least that its labels allow" if counts_from_least else "loss"
             return f"{name} diverges: the {loss} is {now:.3g} on average, and began at {start:.3g}. {advice}"
     return None
@@ -69,8 +69,8 @@ def warn_once(optimizer: Any, xla: bool) -> None:
         return
     wanted = tf.equal(optimizer.failed_steps.value, IN_A_ROW)
     if optimizer.guard is not None:
-        guard = optimizer.guard
-        wanted |= is_far(guard.region.start.value, guard.region.level.value, guard.region.best_size.value)
+        region = optimizer.guard.region
+        wanted |= is_far(region.start.value, region.level.value, region.best_size.value)
     reference = weakref.ref(optimizer)
 
     def say() -> int:
@@ -98,14 +98,11 @@ def warn_once(optimizer: Any, xla: bool) -> None:
 def _looked_at(optimizer: Any) -> list[Any]:
     """The variables that `trouble` speaks of."""
     counts = [optimizer.failed_steps, optimizer.skipped_steps, optimizer.rejected_steps]
-    guard = optimizer.guard
     counts.append(optimizer.damping)
-    counts += (
-        []
-        if guard is None
-        else [guard.region.judged, guard.region.start, guard.region.level, guard.region.spread]
-    )
-    counts += [] if guard is None else [guard.region.best, guard.region.best_size, guard.region.confidence]
+    if optimizer.guard is not None:
+        region = optimizer.guard.region
+        counts += [region.judged, region.start, region.level, region.spread]
+        counts += [region.best, region.best_size, region.confidence]
     return [v for v in counts if v is not None]
 
 

@@ -29,7 +29,7 @@ class TrustRegion:
     s² / W for averages of EF, or s² / B where that is less for outputs under absolute error
     (`Fisher.divergence`), and m the gradient that is preconditioned,
 
-        c = 0.003 D r²   bounds δᵀ (F + damping I) δ / 2 max(1, u),    u = mᵀ (F + damping I)⁻¹ m D / (40 s²)
+        c = 0.003 D r²   bounds   max(1, u) δᵀ (F + damping I) δ / 2,   u = mᵀ (F + damping I)⁻¹ m D / (40 s²)
 
     (without u where F is that of the batch).
 
@@ -41,12 +41,13 @@ class TrustRegion:
 
     u is the surprise. A gradient is that of the losses pulled back, and so by the F of its own batch mᵀ F⁻¹ m
     is at most 2 s for squared errors, W for EF, B for absolute errors: about s² / D. Where it is 40 times
-    that and more, m lies where F knows nothing, as that of many inputs and few examples does: there only
-    the damping bounds (F + damping I)⁻¹ m, and F is u times too small, at least. So steps are shorter by √u,
-    and a damping that goes by how well F is known grows (`kfisher.damping.Cautious`).
+    that, m lies where F knows nothing, as that of many inputs and few examples does: there only the damping
+    bounds (F + damping I)⁻¹ m, and F is u times too small, at least. Under cross-entropies and counts a label
+    that the model is sure not to see is a surprise, too, by any F. So steps are shorter by √u, and a damping
+    that goes by how well F is known grows (`kfisher.damping.Cautious`).
 
     Args:
-        radius: `"auto"`, or a positive float c.
+        radius: `"auto"`, a positive float c, or `None`, for the running loss alone.
         fisher, curvature: What the region is measured by.
     """
 
@@ -103,7 +104,7 @@ class TrustRegion:
         return SHARE * self._divergence(size) * self._shorter() ** 2 * self.confidence.value
 
     def surprise(self, squared_norm: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
-        """u, float64; above 1 the gradient lies where F knows nothing.
+        """u, float64.
 
         Args:
             squared_norm: mᵀ (F + damping I)⁻¹ m.

@@ -23,7 +23,7 @@ class Bounded(NamedTuple):
         squared_length: Of `step`, float64; `None` where it is not known.
         factor: What brings the update into the trust region.
         share: Its length before, as a share of the longest that is allowed; `None` without a region.
-        surprise: By how many times the gradient is larger than F explains: see `TrustRegion`.
+        surprise: u of `TrustRegion`, 0 where there is none.
     """
 
     step: Tensors
@@ -32,7 +32,7 @@ class Bounded(NamedTuple):
     squared_length: Any
     factor: tf.Tensor | float = 1.0
     share: tf.Tensor | None = None
-    surprise: tf.Tensor | None = None
+    surprise: Any = 0.0
 
 
 def estimates(optimizer: Any) -> bool:
@@ -71,9 +71,11 @@ def bounded(
     if radius is None:
         return Bounded(step, used, radius, length)
     measured, surprise, times = None, tf.zeros((), tf.float64), 1.0
-    # The labels of the data explain the gradient of their batch.
-    if curvature.averages_batches or (estimates(optimizer) and not fisher.needs_labels):
+    if curvature.averages_batches:
+        measured = curvature.squared_length(batch, m, solution, damping)
+    elif estimates(optimizer) and not fisher.needs_labels:  # labels of the data explain their gradient
         measured = dot(m, solution)
+    if measured is not None:
         surprise = guard.surprise(measured, judgement)
     if estimates(optimizer) and (length is None or fisher.needs_labels):
         length = damped_length(batch.measure, step, damping)

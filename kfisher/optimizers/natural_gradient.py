@@ -62,7 +62,8 @@ class NaturalGradient(ObservingOptimizer):
         damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: λ in the
             units of F (loss / parameter²). A float can be set anew while training,
             `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 0.08 / n for an F
-            known from n ≥ 16 examples, seldom below 1e-4, and ten times as much after a step taken back.
+            known from n ≥ 16 examples, seldom below 1e-4, more after a step
+            taken back, and where gradients are larger than F explains.
         momentum: `"auto"`, or a float in [0, 1). What is preconditioned is a running average of gradients,
             m ← momentum m + (1 - momentum) ∇L, without bias towards its start at zero, so that the step is
             as long as without. `"auto"`, the default, is 0.5 where the curvature averages over batches and
@@ -176,7 +177,7 @@ class NaturalGradient(ObservingOptimizer):
     # --- one step -------------------------------------------------------------------------------
 
     def observe(self, model: Any, x: Any, y: Any, sample_weight: Any = None) -> None:
-        self._adaptive.require_one_batch(self._accumulation.parts, self.step)
+        self._accumulation.require_one_batch(self.step, self._adaptive.policy)
         super().observe(model, x, y, sample_weight)
 
     def build_own(self, variables: Any) -> None:

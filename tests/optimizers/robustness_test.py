@@ -146,18 +146,22 @@ def test_levenberg_marquardt_counts_losses_that_layers_add():
     assert float(model.optimizer.damping) == pytest.approx(0.95)
 
 
-def test_inverses_follow_a_damping_that_moves():
+@pytest.mark.parametrize("units, times, follow", [(4, 1.3, 0), (4, 2, 1), (300, 2, 0), (300, 4, 1)])
+def test_inverses_follow_a_damping_that_moves(units, times, follow):
+    """Those of small factors soon, of others, which take long, later."""
     curvature = KFAC(update_every=1, invert_every=1000)
-    model = network(NaturalGradient(1e-3, curvature=curvature, damping=1e-2, seed=0), **EAGER)
-    for _ in range(4):  # past the steps at which all is made anew
+    optimizer = NaturalGradient(1e-3, curvature=curvature, damping=1e-2, seed=0)
+    model = network(optimizer, keras.layers.Dense(units, "tanh"), **EAGER)
+    for _ in range(5):  # past the steps at which all is made anew
         model.train_on_batch(X, LABELS)
-    model.train_on_batch(X, LABELS)
     made = int(curvature.factorisations.numpy())
     model.train_on_batch(X, LABELS)
     assert int(curvature.factorisations.numpy()) == made
-    model.optimizer.damping = 1e-3
-    model.train_on_batch(X, LABELS)
-    assert int(curvature.factorisations.numpy()) == made + 1
+    for damping in (1e-2 / times, 1e-2):
+        model.optimizer.damping = damping
+        model.train_on_batch(X, LABELS)
+        made += follow
+        assert int(curvature.factorisations.numpy()) == made
 
 
 @pytest.mark.parametrize("curvature", ["kfac", Gram(0.5), "matrix_free"])
