@@ -10,6 +10,7 @@ import tensorflow as tf
 import kfisher
 from kfisher.fisher import Empirical, Exact
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient, _region
+from kfisher.optimizers._guard import Guard
 from kfisher.optimizers._region import TrustRegion
 
 RNG = np.random.default_rng(0)
@@ -39,6 +40,16 @@ def region(fisher, weight=1.0, bounded=0.0, level=2.0, radius="auto"):
 def test_a_surprise_is_forty_times_what_a_batch_explains_itself(fisher, weight, bounded, most, radius):
     found = region(fisher, weight, bounded, radius=radius).surprise(tf.constant(80.0, tf.float64), 1.0)
     assert float(found) == pytest.approx(80.0 / (40 * most))
+
+
+@pytest.mark.parametrize("spoilt, times", [(False, 1.0), (True, 0.0)])
+def test_a_step_that_mends_what_earlier_ones_spoilt_is_no_surprise(spoilt, times):
+    """It is one where F knows nothing, and has to be taken all the same."""
+    guard = Guard("auto", Exact(), None)
+    guard.region = region(Exact(), level=2.0)
+    judgement = types.SimpleNamespace(spoilt=tf.constant(spoilt), loss=tf.constant(1.0, tf.float64))
+    found = guard.surprise(tf.constant(160.0, tf.float64), judgement)
+    assert float(found) == pytest.approx(2.0 * times)
 
 
 def test_a_batch_with_a_larger_loss_may_have_a_larger_gradient():
