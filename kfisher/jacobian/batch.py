@@ -19,6 +19,7 @@ from kfisher._keras.state import raw_state_of, state_of
 from kfisher.fisher import Expected, Fisher
 from kfisher.jacobian.forward import forward
 from kfisher.jacobian.linearization import Linearization, linearization
+from kfisher.jacobian.plan import plan
 from kfisher.jacobian.square_root import SquareRoot, square_root
 from kfisher.likelihoods import Likelihood
 from kfisher.likelihoods.weighted import above_least
@@ -129,6 +130,11 @@ class Batch:
         """How many examples come before these on other replicas, and how many there are on all."""
         with places.knowing(self.sizes):
             return places.placed(self.size)
+
+    @property
+    def convolves(self) -> bool:
+        """True if there are convolutions in the model."""
+        return plan(self.model, self.x, self.training).convolves
 
     @property
     def xla(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kfisher._common.vectors import Tensors, stacked
-from kfisher._keras.private import compiled_by_xla
+from kfisher._keras.private import compiled_by_xla, cond_of_functions
 from kfisher.jacobian.layers import Rule
 from kfisher.jacobian.layers.base import combine
 from kfisher.jacobian.plan import Plan
@@ -74,7 +74,7 @@ class SelfCheck:
             names = tf.boolean_mask(tf.constant(self._names(rules)), wrong)
             return tf.debugging.Assert(~tf.reduce_any(wrong), [_MESSAGE, names], summarize=10)
 
-        tf.cond(tf.ensure_shape(tf.numpy_function(first, [], tf.bool), []), compare, tf.no_op)
+        cond_of_functions(tf.ensure_shape(tf.numpy_function(first, [], tf.bool), []), compare, tf.no_op)
 
     def _names(self, rules: list[Rule]) -> list[str]:
         layers = ["/".join(dict.fromkeys(call.layer.path for call in rule.layer_calls)) for rule in rules]

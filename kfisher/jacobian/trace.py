@@ -32,6 +32,7 @@ class TracedCall:
     broadcasts: bool = False  # whether a stack of matrices is multiplied by one matrix
     branches: bool = False  # whether there is a condition in it
     loops: bool = False  # whether TensorFlow's loops run in it; known of the whole model
+    convolves: bool = False  # whether there are convolutions in it; known of the whole model
     folded: bool = False  # whether another axis was merged into that of the batch
     flagged: bool = False  # whether an argument is `True`
     ops: range = range(0)  # those of the graph that it makes
@@ -76,6 +77,7 @@ def traced(model: keras.Model, specs: Any, batch: int, training: bool) -> Traced
     root, ops = stack[0].children[0], graph.get_operations()
     _look_at_operations(root, ops)
     root.loops = any(op.type in ("While", "StatelessWhile") for op in ops)
+    root.convolves = any(op.type.startswith(("Conv", "DepthwiseConv")) for op in ops)
     return root
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import models
+from keras import layers
 
 from kfisher.damping import LevenbergMarquardt
 from kfisher.jacobian.plan import plan
@@ -88,3 +89,34 @@ def test_vectors_are_pulled_through_loops_one_after_the_other(unroll, vectorizes
         [keras.Input((4, 2)), keras.layers.LSTM(3, unroll=unroll), keras.layers.Dense(2)]
     )
     assert plan(model, tf.zeros((5, 4, 2)), training=True).vectorizes is vectorizes
+
+
+CONVOLUTIONS = {
+    "convolution": [layers.Conv1D(2, 2)],
+    "depthwise": [layers.DepthwiseConv1D(2)],
+    "transposed": [layers.Conv1DTranspose(2, 2)],
+    "over time": [layers.Reshape((2, 2, 2)), layers.TimeDistributed(layers.Conv1D(2, 1))],
+    "none": [layers.Dense(2)],
+    "recurrent": [layers.LSTM(2, return_sequences=True)],
+}
+
+
+def after(name):
+    """A network that begins with these layers."""
+    return keras.Sequential([keras.Input((4, 2)), *CONVOLUTIONS[name], layers.Flatten(), layers.Dense(1)])
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_are_known_wherever_they_are(name):
+    assert plan(after(name)).convolves == (name not in ("none", "recurrent"))
+
+
+@pytest.mark.parametrize("name, laid_out", [("convolution", {False, True}), ("none", {False})])
+def test_what_is_measured_of_a_model_is_a_function_of_its_own_but_for_convolutions(name, laid_out):
+    """oneDNN takes over those of the graph alone; everything else is made ready sooner in a function."""
+    model = after(name)
+    model.compile(NaturalGradient(0.1, seed=0), "mse")
+    x, y = tf.ones((3, 4, 2)), tf.ones((3, 1))
+    observe = tf.function(lambda: model.optimizer.observe(model, x, y))
+    nodes = observe.get_concrete_function().graph.as_graph_def().node
+    assert {n.attr["_lower_using_switch_merge"].b for n in nodes if n.op == "If"} == laid_out
