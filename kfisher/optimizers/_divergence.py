@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from kfisher._common import replicas
+from kfisher._keras.private import cond_of_functions
 
 # So many steps in a row that were skipped or taken back are no accident.
 IN_A_ROW = 5
@@ -92,7 +93,7 @@ def warn_once(optimizer: Any, xla: bool) -> None:
         with tf.control_dependencies([said]):
             told.assign(1)
 
-    tf.cond(wanted & tf.equal(told.value, 0), tell, lambda: None)
+    cond_of_functions(wanted & tf.equal(told.value, 0), tell, lambda: None)
 
 
 def _looked_at(optimizer: Any) -> list[Any]:
