@@ -25,7 +25,7 @@ import tensorflow as tf
 from scipy.linalg import lapack
 
 from kfisher._common.rows import of_shape
-from kfisher.curvature._factorisation import LAPACK, each, inverses, positive_inverse, shaped
+from kfisher.curvature._factorisation import by_lapack, each, inverses, positive_inverse, shaped
 from kfisher.curvature._kronecker import times, times_right
 
 # From this size on a truncated product may be faster; smaller inverses are always formed.
@@ -161,13 +161,13 @@ def _truncated(matrices: list[tf.Tensor], shifts: list[tf.Tensor], tail: float) 
     if not matrices:
         return []
 
-    def by_lapack(*arrays: Any) -> Any:
+    def truncate(*arrays: Any) -> Any:
         half = len(arrays) // 2
         found = each(lambda m, d: _truncate(m[0], d[0], tail), arrays[:half], arrays[half:])
         return [part for triple in found for part in triple]
 
     dtypes = [kind for m in matrices for kind in (m.dtype, m.dtype, tf.int32)]
-    found = tf.numpy_function(by_lapack, [*matrices, *shifts], dtypes, stateful=False, name=LAPACK)
+    found = by_lapack(truncate, [*matrices, *shifts], dtypes)
     triples = [found[i : i + 3] for i in range(0, len(found), 3)]
     return [
         [shaped(rows, m.shape), shaped(scale, []), shaped(rank, [])]
@@ -209,7 +209,7 @@ def _is_close_to_its_diagonal(matrix: np.ndarray, shift: np.ndarray, tail: float
     n, diagonal = len(matrix), np.diag(matrix) + shift
     # Within these bounds the eigenvalues of D^(-1/2) (M + d I) D^(-1/2), whose mean is 1, have no larger mean
     # square: most M are seen to be none of these before anything is factorised.
-    rows = np.einsum("ij,ij,j->i", matrix, matrix, 1 / diagonal) / diagonal
+    rows = np.square(matrix) @ (1 / diagonal) / diagonal
     squares = rows.sum() + n - np.square(np.diag(matrix) / diagonal).sum()
     if not squares <= n * (1 + tail**2 / (1 + tail)):
         return False

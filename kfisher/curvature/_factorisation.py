@@ -5,6 +5,8 @@ TensorFlow's own kernels run on one thread and are up to four times slower; XLA 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ def cholesky_solve(matrix: tf.Tensor, right: tf.Tensor, xla: bool) -> tf.Tensor:
     return tf.cond(
         tf.shape(right)[0] < _LAPACK_FROM,
         lambda: _tensorflow_solve(matrix, right),
-        lambda: tf.numpy_function(_lapack_solve, [matrix, right], tf.float64, stateful=False, name=LAPACK),
+        lambda: by_lapack(_lapack_solve, [matrix, right], [tf.float64])[0],
     )
 
 
@@ -82,8 +84,7 @@ def inverses(matrices: list[tf.Tensor], shifts: list[tf.Tensor], xla: bool) -> l
         return []
     if xla:
         return [_tensorflow_inverse(m, s) for m, s in zip(matrices, shifts)]
-    kinds = [m.dtype for m in matrices]
-    found = tf.numpy_function(_lapack_inverses, [*matrices, *shifts], kinds, stateful=False, name=LAPACK)
+    found = by_lapack(_lapack_inverses, [*matrices, *shifts], [m.dtype for m in matrices])
     return [shaped(x, m.shape) for x, m in zip(found, matrices)]
 
 
@@ -94,9 +95,15 @@ def eigensystems(matrices: list[tf.Tensor], xla: bool) -> list[tuple[tf.Tensor, 
     if xla:
         return [_tensorflow_eigensystem(m) for m in matrices]
     kinds = [m.dtype for m in matrices for _ in range(2)]
-    found = tf.numpy_function(_lapack_eigensystems, matrices, kinds, stateful=False, name=LAPACK)
+    found = by_lapack(_lapack_eigensystems, matrices, kinds)
     pairs = zip(found[::2], found[1::2], matrices)
     return [(shaped(v, m.shape[:2]), shaped(q, m.shape)) for v, q, m in pairs]
+
+
+def by_lapack(function: Callable, tensors: list[tf.Tensor], dtypes: list[tf.DType]) -> list[tf.Tensor]:
+    """What a function of NumPy arrays returns, a tensor for each of `dtypes`."""
+    found = tf.numpy_function(function, tensors, dtypes, stateful=False, name=LAPACK)
+    return list(found) if isinstance(found, (list, tuple)) else [found]  # eagerly, a single one
 
 
 def shaped(found: tf.Tensor, shape: Any) -> tf.Tensor:
@@ -122,6 +129,8 @@ def _tensorflow_eigensystem(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 # Below this size float64 costs nothing.
 _SMALL = 256
+# Up to this size calls take longer than what they do: a depthwise convolution has one for each channel.
+_TINY = 32
 
 
 def _lapack_inverses(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -134,13 +143,27 @@ def _inverse(matrices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     shifted = matrices.astype(np.float64 if n <= _SMALL else dtype)
     diagonal = np.einsum("gii->gi", shifted)
     diagonal += shifts[:, np.newaxis]
-    return np.stack([positive_inverse(m) for m in shifted]).astype(dtype)
+    found = _tiny_inverses(shifted) if len(shifted) > 1 and n <= _TINY else None
+    return (np.stack([positive_inverse(m) for m in shifted]) if found is None else found).astype(dtype)
+
+
+def _tiny_inverses(stack: np.ndarray) -> np.ndarray | None:
+    """M⁻¹ of each matrix of a float64 stack, or `None` unless all are finite and positive."""
+    if not np.isfinite(stack).all():
+        return None
+    try:
+        lower = np.linalg.inv(np.linalg.cholesky(stack))
+    except np.linalg.LinAlgError:
+        return None
+    found = np.matmul(lower.swapaxes(1, 2), lower)
+    found = (found + found.swapaxes(1, 2)) / 2
+    return found if np.isfinite(found).all() else None
 
 
 def positive_inverse(matrix: np.ndarray) -> np.ndarray:
     """M⁻¹, again in float64 if float32 cannot, else NaN."""
     kinds = (np.float32, np.float64) if matrix.dtype == np.float32 else (np.float64,)
-    for kind in kinds:
+    for kind in kinds if np.isfinite(matrix).all() else ():
         potrf, potri = lapack.get_lapack_funcs(("potrf", "potri"), dtype=kind)
         factor, info = potrf(matrix.T.astype(kind), lower=1, clean=1, overwrite_a=1)
         if info == 0:
@@ -157,6 +180,10 @@ def _lapack_eigensystems(*matrices: np.ndarray) -> list[np.ndarray]:
 
 
 def _eigensystem(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(matrices) > 1 and matrices.shape[-1] <= _TINY and np.isfinite(matrices).all():
+        with contextlib.suppress(np.linalg.LinAlgError):
+            values, vectors = np.linalg.eigh(matrices.astype(np.float64))
+            return values.astype(matrices.dtype), vectors.astype(matrices.dtype)
     pairs = [_symmetric_eigensystem(m) for m in matrices]
     values, vectors = (np.stack(part).astype(matrices.dtype) for part in zip(*pairs))
     return values, vectors
