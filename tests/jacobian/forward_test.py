@@ -112,7 +112,7 @@ def test_convolutions_are_known_wherever_they_are(name):
 
 
 def test_what_is_measured_of_a_model_without_convolutions_is_a_function_of_its_own():
-    """Made ready sooner than in the graph; with convolutions it is not, see tests/_common/replicas_test.py."""
+    """Made ready sooner than in the graph; for those with convolutions see tests/_common/replicas_test.py."""
     model = after("none")
     model.compile(NaturalGradient(0.1, seed=0), "mse")
     x, y = tf.ones((3, 4, 2)), tf.ones((3, 1))
