@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from kfisher._common.vectors import Tensors, dot
+from kfisher._common.vectors import Tensors, dot, norm
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.linearization import Linearization
+
+# The longest update, as a share of the length of the weights.
+_CLOSE = 0.5
 
 
 class Bounded(NamedTuple):
@@ -83,7 +86,13 @@ def bounded(
         length = curvature.squared_length(batch, m, solution, damping)
     elif length is None:
         length, times = measured, tf.maximum(surprise, 1)  # F may be so many times too small
-    return Bounded(step, used, radius, length, *within(times * length * rate**2, radius), surprise)
+    squared_length = times * length * rate**2
+    factor, share = within(squared_length, radius)
+    # λ δᵀδ is part of it: a bound in float64, where squares of δ overflow.
+    longest = tf.sqrt(tf.maximum(squared_length, 0) / tf.cast(damping, tf.float64))
+    own = tf.minimum(tf.abs(rate) * norm(step), longest)
+    factor = tf.minimum(factor, close(own, batch.model.trainable_variables))
+    return Bounded(step, used, radius, length, factor, share, surprise)
 
 
 def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -104,6 +113,17 @@ def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.
     share = tf.sqrt(tf.maximum(squared_length, 0) / tf.maximum(2 * radius, 1e-300))
     factor = tf.where(share > 1, 1 / share, tf.ones_like(share))
     return factor, share
+
+
+def close(length: tf.Tensor, weights: list[keras.Variable]) -> tf.Tensor:
+    """The factor, at most 1, that keeps an update of this length within half of that of the weights.
+
+    The outputs of a network are products of the weights of its layers: F says how they change only where
+    these change little. With targets of 1e5 it would have them change by thousands of their lengths. Weights
+    that are shorter than 1, as those that begin at zero, count as 1, so that they can grow.
+    """
+    longest = _CLOSE * tf.maximum(norm([tf.convert_to_tensor(v.value) for v in weights]), 1)
+    return tf.where(length > longest, longest / length, tf.ones_like(length))
 
 
 def in_use(add_variable: Callable) -> list[keras.Variable]:
