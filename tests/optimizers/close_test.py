@@ -38,7 +38,7 @@ def network(scale, optimizer, layers=(32, 32)):
 @pytest.mark.slow
 @pytest.mark.parametrize("curvature", ["kfac", "gram"])
 def test_with_raw_targets_no_step_goes_far_too_far(curvature):
-    """The loss rose by ten orders of magnitude and more, to be taken back by the next step if there was one."""
+    """It rose by ten orders of magnitude and more, to be taken back by the next step if there was one."""
     optimizer = kfisher.optimizers.NaturalGradient(curvature=curvature, seed=0)
     model, x, y = network(2.5e5, optimizer)
     start, losses = model.evaluate(x, y, verbose=0), []
