@@ -105,7 +105,7 @@ def cond(predicate: tf.Tensor | bool, true_fn: Callable, false_fn: Callable, apa
     Args:
         predicate: A boolean scalar, the same on all replicas.
         true_fn, false_fn: As in `tf.cond`.
-        apart: False for a branch that may have convolutions in it.
+        apart: False for a branch that may have convolutions or loops in it.
     """
     if not _synchronizes():
         return (cond_of_functions if apart else tf.cond)(predicate, true_fn, false_fn)

@@ -58,11 +58,12 @@ def _without_trace(model: keras.Model, optimizer: Any, train_step: Callable, dat
             for variable, value in zip(statistics, held):
                 variable.assign(value)
         raise
-    went_well = optimizer.failed_steps.value <= failed
+    fails = optimizer.failed_steps.value > failed
     for variable, before in zip(statistics, held):
         after = tf.convert_to_tensor(variable.value)
         # Also where a step in several parts will be skipped only at its last.
-        replicas.assign(variable, tf.where(went_well & tf.math.is_finite(after), after, before))
+        spoilt = fails | ~tf.reduce_all(tf.math.is_finite(after))
+        replicas.assign(variable, tf.where(spoilt, before, after))
     return logs
 
 

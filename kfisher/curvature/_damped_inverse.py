@@ -209,7 +209,8 @@ def _is_close_to_its_diagonal(matrix: np.ndarray, shift: np.ndarray, tail: float
     n, diagonal = len(matrix), np.diag(matrix) + shift
     # Within these bounds the eigenvalues of D^(-1/2) (M + d I) D^(-1/2), whose mean is 1, have no larger mean
     # square: most M are seen to be none of these before anything is factorised.
-    rows = np.square(matrix) @ (1 / diagonal) / diagonal
+    with np.errstate(all="ignore"):  # what is not finite fails below
+        rows = np.square(matrix) @ (1 / diagonal) / diagonal
     squares = rows.sum() + n - np.square(np.diag(matrix) / diagonal).sum()
     if not squares <= n * (1 + tail**2 / (1 + tail)):
         return False

@@ -129,8 +129,8 @@ def _tensorflow_eigensystem(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 # Below this size float64 costs nothing.
 _SMALL = 256
-# Up to this size calls take longer than what they do: a depthwise convolution has one for each channel.
-_TINY = 32
+# Up to these sizes calls take longer than what they do: a depthwise convolution has one for each channel.
+_TINY, _TINY_EIGENSYSTEM = 16, 32
 
 
 def _lapack_inverses(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -180,7 +180,7 @@ def _lapack_eigensystems(*matrices: np.ndarray) -> list[np.ndarray]:
 
 
 def _eigensystem(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(matrices) > 1 and matrices.shape[-1] <= _TINY and np.isfinite(matrices).all():
+    if len(matrices) > 1 and matrices.shape[-1] <= _TINY_EIGENSYSTEM and np.isfinite(matrices).all():
         with contextlib.suppress(np.linalg.LinAlgError):
             values, vectors = np.linalg.eigh(matrices.astype(np.float64))
             return values.astype(matrices.dtype), vectors.astype(matrices.dtype)

@@ -126,7 +126,7 @@ class Running(Curvature):
         # Also until there is one: a bad first batch would cost all steps up to the next that is due.
         none = tf.equal(self.updates.value, 0)
         wanted = none | due(step, self.update_every) | is_far(self._path, self.update_every)
-        apart = not batch.convolves
+        apart = not batch.inlined
         replicas.cond(wanted, lambda: self._update(batch, step, part, last), lambda: None, apart)
         if self.parts == 1:  # a branch more is a long list of tensors handed into it
             self.updated(step, damping, batch.xla)

@@ -132,9 +132,9 @@ class Batch:
             return places.placed(self.size)
 
     @property
-    def convolves(self) -> bool:
-        """True if there are convolutions in the model."""
-        return plan(self.model, self.x, self.training).convolves
+    def inlined(self) -> bool:
+        """True if the pass is to be part of the graph around it: see `Plan`."""
+        return tf.executing_eagerly() or plan(self.model, self.x, self.training).inlined
 
     @property
     def xla(self) -> bool:

@@ -30,14 +30,15 @@ class Plan:
         vectorizes: Whether `tf.vectorized_map` is to run the gradient of the whole model: not where it
             cannot, nor through loops, which take it half a minute to trace and are no faster for it.
         broadcasts: Whether the model multiplies a stack of matrices by one matrix.
-        convolves: Whether there are convolutions in the model.
+        inlined: Whether there are convolutions or loops in the model, which run faster in the graph itself
+            than in a function of its own.
         checked: Whether its products were compared with automatic differentiation.
     """
 
     taps: list[Tap]
     vectorizes: bool
     broadcasts: bool
-    convolves: bool
+    inlined: bool
     checked: bool = False
 
 
@@ -97,7 +98,9 @@ def plan(model: keras.Model, x: Any = None, training: bool = True) -> Plan:
                 f"The model {model.name!r} uses trainable variables where the batch axis is gone, so there "
                 f"is no gradient for each example. Keep the batch axis in front.{_advice(root)}"
             )
-        found = Plan(_taps(root), root.vectorizes and not root.loops, root.broadcasts, root.convolves)
+        found = Plan(
+            _taps(root), root.vectorizes and not root.loops, root.broadcasts, root.convolves or root.loops
+        )
         if any(tap.layer is model for tap in found.taps):  # and not kept, or it would keep the model alive
             return found
         cached[key] = found

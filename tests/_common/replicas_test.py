@@ -76,18 +76,20 @@ def test_convolutions_are_in_no_branch_that_is_a_function_of_its_own(curvature, 
     step = tf.function(lambda x, y: model.train_step((x, y)))
     graph = step.get_concrete_function(tf.ones((4, 5, 5, 1)), tf.ones((4, 2))).graph.as_graph_def()
     library = {f.signature.name: f.node_def for f in graph.library.function}
-    seen, message = [], self_check._MESSAGE.encode()
+    seen, once, message = [], [], self_check._MESSAGE.encode()
 
     def look(nodes, in_graph):
-        if any(message in node.attr["value"].tensor.string_val for node in nodes):
-            return
         for node in nodes:
             if "Conv2D" in node.op:
                 seen.append(in_graph)
-            here = in_graph and node.attr["_lower_using_switch_merge"].b
+            lowered = node.attr["_lower_using_switch_merge"].b
             for key, value in node.attr.items():
-                if value.func.name in library:
-                    look(library[value.func.name], here if key in ("then_branch", "else_branch") else True)
+                inner = library.get(value.func.name, [])
+                if any(message in n.attr["value"].tensor.string_val for n in inner):
+                    once.append(lowered)
+                else:
+                    look(inner, in_graph and lowered if key in ("then_branch", "else_branch") else True)
 
     look(graph.node, True)
+    assert once == [False]
     assert len(seen) > 5 and all(seen)

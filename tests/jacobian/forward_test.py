@@ -107,8 +107,8 @@ def after(name):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions_are_known_wherever_they_are(name):
-    assert plan(after(name)).convolves == (name not in ("none", "recurrent"))
+def test_convolutions_and_loops_are_known_wherever_they_are(name):
+    assert plan(after(name)).inlined == (name != "none")
 
 
 def test_what_is_measured_of_a_model_without_convolutions_is_a_function_of_its_own():
