@@ -71,9 +71,9 @@ class NaturalGradient(ObservingOptimizer):
         trust_region: `"auto"`, a positive float, or `None`. A float is c itself, in the units of the loss.
             For a curvature of one batch F above is the exact one of the batch, whatever the kind (or with
             labels drawn anew). For averages of EF c is 0.003 s² / W, with W as in `kfisher.damping.Cautious`:
-            δᵀ EF δ is the mean square by which losses of examples change. Besides, no update is longer than
-            half of the weights (or than 1/2). `None` is the textbook update: nothing is bounded, judged or
-            taken back. Defaults to `"auto"`.
+            δᵀ EF δ is the mean square by which losses of examples change. With several layers no update is
+            longer than half of the weights (or than 1/2), either. `None` is the textbook update: nothing is
+            bounded, judged or taken back. Defaults to `"auto"`.
         step: `"fixed"`, or `"quadratic_model"`: learning rate and momentum are chosen anew at each step, as
             the minimum of the damped quadratic model of the loss along the natural-gradient step and the
             last update, with the exact Fisher of the batch; `learning_rate` and `momentum` are then not

@@ -22,7 +22,8 @@ RNG = np.random.default_rng(190512558)
     ],
 )
 def test_the_longest_is_half_of_the_weights_and_of_1_where_these_are_shorter(length, weights, share):
-    found = close(tf.constant(length, tf.float64), [keras.Variable(weights)])
+    both = [keras.Variable([[w]]) for w in weights]
+    found = close(tf.constant(length, tf.float64), both)
     assert float(found) == pytest.approx(share, rel=1e-12)
 
 
