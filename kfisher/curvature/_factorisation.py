@@ -156,8 +156,7 @@ def _tiny_inverses(stack: np.ndarray) -> np.ndarray | None:
     except np.linalg.LinAlgError:
         return None
     found = np.matmul(lower.swapaxes(1, 2), lower)
-    found = (found + found.swapaxes(1, 2)) / 2
-    return found if np.isfinite(found).all() else None
+    return (found + found.swapaxes(1, 2)) / 2
 
 
 def positive_inverse(matrix: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from kfisher._common.checks import boolean, one_of, positive, positive_integer
 from kfisher._common.symmetric import diagonal
 from kfisher._common.vectors import Tensors, all_finite
 from kfisher.curvature._examples import in_place
-from kfisher.curvature._running import Running, due, is_far
+from kfisher.curvature._running import Running
+from kfisher.curvature._schedule import due, is_far
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.jacobian.layers.outer_products import Positions
 

@@ -14,6 +14,7 @@ from kfisher._common.rows import of_shape
 from kfisher._common.vectors import Tensors, all_finite, path_of
 from kfisher.curvature._base import Curvature
 from kfisher.curvature._examples import moment_of
+from kfisher.curvature._schedule import due, is_far
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.jacobian.regularisers import ridge_of
@@ -291,17 +292,6 @@ class Running(Curvature):
     def get_config(self) -> dict[str, Any]:
         names = ("decay", "update_every", "max_examples")
         return {name: getattr(self, name) for name in names}
-
-
-def due(step: tf.Tensor, every: int) -> tf.Tensor:
-    """True if `step` is a multiple of `every`, or below it a power of two: curvature changes fast early."""
-    power = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
-    return tf.equal(step % every, 0) | (power & (step < every))
-
-
-def is_far(path: keras.Variable, every: int) -> tf.Tensor:
-    """True if the weights have gone half as far as in `every` steps of full length."""
-    return path.value >= max(1.0, every / 2)
 
 
 def _mean_ridge(variables: list[keras.Variable], block: Block) -> float:

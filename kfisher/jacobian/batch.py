@@ -19,7 +19,7 @@ from kfisher._keras.state import raw_state_of, state_of
 from kfisher.fisher import Expected, Fisher
 from kfisher.jacobian.forward import forward
 from kfisher.jacobian.linearization import Linearization, linearization
-from kfisher.jacobian.plan import plan
+from kfisher.jacobian.plan import Plan, plan
 from kfisher.jacobian.square_root import SquareRoot, square_root
 from kfisher.likelihoods import Likelihood
 from kfisher.likelihoods.weighted import above_least
@@ -134,12 +134,17 @@ class Batch:
     @property
     def inlined(self) -> bool:
         """True if the pass is to be part of the graph around it: see `Plan`."""
-        return tf.executing_eagerly() or plan(self.model, self.x, self.training).inlined
+        return tf.executing_eagerly() or self.plan.inlined
 
     @property
     def xla(self) -> bool:
         """True if the step is to be compiled by XLA."""
         return bool(self.model.jit_compile)
+
+    @kept
+    def plan(self) -> Plan:
+        """The layers to tap."""
+        return plan(self.model, self.x, self.training)
 
     @kept
     def square_root(self) -> SquareRoot:

@@ -19,7 +19,6 @@ from kfisher.fisher import Columns
 from kfisher.jacobian import layers
 from kfisher.jacobian.forward import Loss, forward, loss_of
 from kfisher.jacobian.layer_calls import LayerCall, tapped
-from kfisher.jacobian.plan import plan
 from kfisher.jacobian.pull_back import pull_back
 from kfisher.jacobian.regularisers import ridge_of
 from kfisher.jacobian.self_check import SelfCheck
@@ -157,7 +156,7 @@ class Recorded:
     """
 
     def __init__(self, batch: Batch):
-        self._plan = plan(batch.model, batch.x, batch.training)
+        self._plan = batch.plan
         layers.tapped(self._plan)  # refuses what no rule can take
         calls: list[LayerCall] = []
         with SelfCheck(self._plan, batch) as check:

@@ -122,7 +122,7 @@ def close(length: tf.Tensor, weights: list[keras.Variable]) -> tf.Tensor:
     these change little. With targets of 1e5 it would have them change by thousands of their lengths. Weights
     that are shorter than 1, as those that begin at zero, count as 1, so that they can grow.
     """
-    if sum(len(v.shape) > 1 for v in weights) < 2:  # of a single layer F describes any change
+    if sum(len(v.shape) > 1 for v in weights) < 2:  # a single layer is no product
         return tf.ones_like(length)
     longest = _CLOSE * tf.maximum(norm([tf.convert_to_tensor(v.value) for v in weights]), 1)
     return tf.where(length > longest, longest / length, tf.ones_like(length))
