@@ -132,6 +132,10 @@ for label in FISHER_OPTIMIZERS:
     wrong(label, make, trust_region=[*NOT_POSITIVE_32, "wide"], step=["long", None, 1, np.ones(2)])
 wrong("NaturalGradient", optimizers.NaturalGradient, fisher=NO_FISHER)
 wrong("ImprovedEmpiricalFisher", optimizers.ImprovedEmpiricalFisher, curvature=["kfac", curvature.EKFAC()])
+# Which one it is says the class.
+for label in ("EmpiricalNaturalGradient", "ImprovedEmpiricalFisher", "SophiaG"):
+    wrong(label, OPTIMIZERS[label], fisher=["exact", "empirical", kfisher.Exact()])
+wrong("SophiaG", optimizers.SophiaG, curvature=["kfac", curvature.Diagonal()])
 wrong("SophiaG", optimizers.SophiaG, beta_1=BELOW_1, beta_2=BELOW_1, gamma=NOT_POSITIVE_32)
 wrong("SophiaG", optimizers.SophiaG, epsilon=NOT_POSITIVE_32, update_every=NOT_POSITIVE_INTEGER)
 wrong("damping=", lambda damping: set_damping(damping), damping=[*NOT_POSITIVE_32, None])
@@ -283,6 +287,23 @@ def test_a_wrong_argument_is_told_at_once_and_changes_nothing(make, name, values
         assert len(what.split()) >= 4
         assert re.search(rf"\b{name}\b", f"{what} {received}"), f"{name}={value!r}: {error.value}"
     assert state(directory) == before
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("curvature", curvature.KFAC), ("fisher", kfisher.Exact), ("damping", damping.Cautious)],
+)
+def test_a_class_without_brackets_is_told_how_to_make_an_instance(name, value):
+    with pytest.raises(ValueError, match=rf"Received: .*\(a class; an instance is {value.__name__}\(\)\)$"):
+        optimizers.NaturalGradient(**{name: value})
+
+
+def test_a_dataset_of_single_examples_is_told_to_make_batches():
+    data = tf.data.Dataset.from_tensor_slices((X, Y))
+    model = network(optimizer=optimizers.NaturalGradient(seed=0), loss="mse")
+    for call in (lambda: model.fit(data, verbose=0), lambda: kfisher.diagnose(model, data)):
+        with pytest.raises(ValueError, match=r"\.batch\(32\).*Received: .*\(3,\)"):
+            call()
 
 
 @pytest.mark.parametrize("make", [diagnose, operator], ids=["diagnose", "FisherOperator"])

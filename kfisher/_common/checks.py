@@ -21,7 +21,9 @@ _NAN = float("nan")
 
 def wrong(name: str, kind: str, value: Any) -> ValueError:
     """The error of an argument that is not `kind`, which may say why."""
-    return ValueError(f"`{name}` must be {kind}. Received: {name}={shown(value)}")
+    ours = isinstance(value, type) and value.__module__.startswith("kfisher")
+    hint = f" (a class; an instance is {value.__name__}())" if ours else ""
+    return ValueError(f"`{name}` must be {kind}. Received: {name}={shown(value)}{hint}")
 
 
 def shown(value: Any) -> str:
@@ -208,8 +210,8 @@ def check_batch(**structures: Any) -> list[Any]:
     static = {t.shape[0] for t in flat}
     shapes = {k: [tuple(t.shape) for t in found] for k, found in tensors.items() if found}
     message = (
-        "A batch must have the same number of examples throughout, and at least one. Received: "
-        f"tensors of shapes {shapes}"
+        "A batch must have the same number of examples throughout, and at least one (a `tf.data.Dataset` of "
+        f"single examples has batches after `.batch(32)`). Received: tensors of shapes {shapes}"
     )
     if len(static - {None}) > 1 or 0 in static:
         raise ValueError(message)

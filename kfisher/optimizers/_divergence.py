@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._keras.private import cond_of_functions
+from kfisher.optimizers import _skips
 
 # So many steps in a row that were skipped or taken back are no accident.
 IN_A_ROW = 5
@@ -38,11 +39,14 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
     )
     row = int(optimizer.failed_steps.numpy())
     if row >= IN_A_ROW:
-        taken_back = _number(optimizer.rejected_steps)
+        skipped, taken_back = optimizer.skipped_by_cause.numpy(), int(_number(optimizer.rejected_steps))
+        counts = [f"{skipped.sum()} were skipped ({_skips.told(skipped)})"] if skipped.any() else []
+        counts += [f"{taken_back} taken back (the loss jumped)"] if taken_back else []
+        if not taken_back and not skipped[_skips.OF_DATA :].any():
+            advice = "Look at the data: no setting of the optimizer changes that."
         return (
-            f"{name} is not getting on: the last {row} steps were skipped (batch, gradient or solve not "
-            f"finite, or a loss out of all proportion) or taken back (the loss jumped). So far "
-            f"{_number(optimizer.skipped_steps):.0f} were skipped and {taken_back:.0f} taken back. {advice}"
+            f"{name} is not getting on: the last {row} steps were skipped or taken back. So far "
+            f"{' and '.join(counts)}. {advice}"
         )
     region = optimizer.guard and optimizer.guard.region
     if region is not None and int(region.judged.numpy()) > 0:
@@ -98,7 +102,7 @@ def warn_once(optimizer: Any, xla: bool) -> None:
 
 def _looked_at(optimizer: Any) -> list[Any]:
     """The variables that `trouble` speaks of."""
-    counts = [optimizer.failed_steps, optimizer.skipped_steps, optimizer.rejected_steps]
+    counts = [optimizer.failed_steps, optimizer.skipped_by_cause, optimizer.rejected_steps]
     counts.append(optimizer.damping)
     if optimizer.guard is not None:
         region = optimizer.guard.region

@@ -14,6 +14,7 @@ from kfisher._common.checks import (
     positive,
     positive_integer,
     share,
+    shown,
     wrong,
 )
 
@@ -29,6 +30,15 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         name: _CHECKS[name](name, value) if name in _CHECKS else value for name, value in arguments.items()
     }
+
+
+def require_own(optimizer: Any, arguments: dict[str, Any], **fixed: str) -> None:
+    """Raises if `arguments` has one that the class of an optimizer itself decides; `fixed` says on what."""
+    for name in arguments.keys() & fixed.keys():
+        raise ValueError(
+            f"{type(optimizer).__name__} takes no `{name}`: it is the one with {fixed[name]}. For another use "
+            f"kfisher.optimizers.NaturalGradient({name}=...). Received: {name}={shown(arguments[name])}"
+        )
 
 
 def _learning_rate(name: str, value: Any) -> Any:

@@ -12,7 +12,8 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher.jacobian.batch import Batch
 
-# The first that holds is counted.
+# The first that holds is counted. Of the first two no setting of an optimizer is the cause.
+OF_DATA = 2
 CAUSES = (
     "the inputs, labels or sample weights were not finite",
     "all sample weights were zero",
@@ -91,12 +92,16 @@ def report(optimizer: Any, counts: np.ndarray, known: Any) -> np.ndarray:
     """Warns of steps that were left out beyond those that are `known`, by what was seen; returns `counts`."""
     new = counts - (0 if known is None else known)
     if new.any():
-        seen = "; ".join(f"in {n}, {text}" for n, text in zip(new, CAUSES) if n)
         steps = int(optimizer.iterations.numpy())
         warnings.warn(
-            f"{type(optimizer).__name__} skipped {new.sum()} of {steps} steps: {seen}.", stacklevel=3
+            f"{type(optimizer).__name__} skipped {new.sum()} of {steps} steps: {told(new)}.", stacklevel=3
         )
     return counts
+
+
+def told(counts: np.ndarray) -> str:
+    """What was seen in how many steps that were left out, in words."""
+    return "; ".join(f"in {n}, {text}" for n, text in zip(counts, CAUSES) if n)
 
 
 def _finite(structure: Any) -> tf.Tensor:

@@ -9,6 +9,7 @@ import keras
 from kfisher.curvature import Curvature
 from kfisher.fisher import Empirical
 from kfisher.likelihoods import Likelihood
+from kfisher.optimizers._keras_arguments import require_own
 from kfisher.optimizers._observing import Rate
 from kfisher.optimizers.natural_gradient import NaturalGradient
 
@@ -53,6 +54,7 @@ class EmpiricalNaturalGradient(NaturalGradient):
         name: str = "empirical_natural_gradient",
         **kwargs: Any,
     ):
+        require_own(self, kwargs, fisher="the labels of the data, fisher='empirical'")
         super().__init__(
             learning_rate=learning_rate,
             fisher=Empirical(),

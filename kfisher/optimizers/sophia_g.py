@@ -12,6 +12,7 @@ from kfisher._common.checks import positive, probability
 from kfisher._common.vectors import norm
 from kfisher.curvature import Diagonal
 from kfisher.fisher import Sampled
+from kfisher.optimizers._keras_arguments import require_own
 from kfisher.optimizers._observing import ObservingOptimizer
 from kfisher.optimizers._skips import stays_finite
 
@@ -75,6 +76,7 @@ class SophiaG(ObservingOptimizer):
         name: Any = "sophia_g",
         **kwargs: Any,
     ):
+        require_own(self, kwargs, fisher="drawn labels", curvature="the diagonal")
         super().__init__(
             Sampled(),
             Diagonal(decay=probability("beta_2", beta_2), update_every=update_every, corrected=False),

@@ -46,7 +46,7 @@ def test_the_largest_factors_are_diagonal_until_the_rest_fits_and_it_is_said(kin
     described = [row.curvature for row in kfisher.coverage(model, curvature)]
     assert described == ["7 x 40", "diagonal 41 x 30", "31 x 1"]
     with pytest.warns(
-        UserWarning, match=r"more than 40 rows as their diagonals: all would take .*max_memory="
+        UserWarning, match=r"more than 40 rows as their diagonals: in full they would take .*max_memory="
     ):
         model.optimizer.build(model.trainable_variables)
     diagonal = 3 * 4 * 41  # it, and what is made of it

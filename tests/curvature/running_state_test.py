@@ -134,16 +134,15 @@ MODES = {
     "xla": {"run_eagerly": False, "jit_compile": True},
 }
 RUNNING = ["kfac", "ekfac", "diagonal"]
-# One of each mode is quick, and all of them eagerly.
+# One of each mode is quick, and all of them eagerly; XLA compiles what the graph is, seconds each.
 QUICK = [*((curvature, "eager") for curvature in RUNNING), ("ekfac", "graph"), ("kfac", "xla")]
+MARKS = {pair: [pytest.mark.slow] for pair in itertools.product(RUNNING, MODES) if pair not in QUICK}
+MARKS |= {(curvature, "xla"): [pytest.mark.slow, pytest.mark.by_hand] for curvature in ("ekfac", "diagonal")}
 
 
 @pytest.mark.parametrize(
     "curvature, mode",
-    [
-        pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in QUICK))
-        for pair in itertools.product(RUNNING, MODES)
-    ],
+    [pytest.param(*pair, marks=MARKS.get(pair, [])) for pair in itertools.product(RUNNING, MODES)],
 )
 def test_a_batch_that_is_not_finite_leaves_all_averages_alone(curvature, mode):
     curvature = {"kfac": KFAC, "ekfac": EKFAC, "diagonal": Diagonal}[curvature](update_every=1)

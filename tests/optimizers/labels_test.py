@@ -72,7 +72,7 @@ def spoilt():
         ("diagonal", "graph"),
         ("sophia", "eager"),
         pytest.param("kfac", "graph", marks=[pytest.mark.slow, pytest.mark.by_hand]),
-        pytest.param("sophia", "xla", marks=pytest.mark.slow),
+        pytest.param("sophia", "xla", marks=[pytest.mark.slow, pytest.mark.by_hand]),
     ],
 )
 def test_bad_labels_and_weights_are_refused_between_updates_of_the_curvature(optimizer, mode):

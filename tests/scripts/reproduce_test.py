@@ -340,6 +340,8 @@ ABOUT = {
     "BreastCancer": [6],
 }
 slow = pytest.mark.slow
+# Ten seconds each.
+HEAVY = {e: [slow, pytest.mark.by_hand] for e in ("capacity", "Boston, Wine", "BreastCancer")}
 
 
 # About the loss, its minimum or gradient descent alone; or about misfit and the distance of two matrices,
@@ -350,7 +352,7 @@ SAME = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("experiment", [pytest.param(e, marks=slow) for e in ABOUT])
+@pytest.mark.parametrize("experiment", [pytest.param(e, marks=HEAVY.get(e, slow)) for e in ABOUT])
 def test_no_check_holds_with_fisher_and_empirical_fisher_swapped(experiment, tmp_path):
     """That all hold as they are is shown by `everything`."""
     swapped = statements.statements(evidence_of(experiment, SWAPPED, tmp_path))
