@@ -39,6 +39,8 @@ _SAYS = {
     "misspecified": "a minimum, and EF is not its curvature",
     "unknown": "what was measured does not suffice to tell",
 }
+# What to do where examples are what is missing.
+_MORE = "; with `probe=(x, y)` the callback measures these, which may be more than a batch has"
 
 
 @dataclass
@@ -71,9 +73,10 @@ class Period:
         steps = f"step {self.first}" if self.first == self.last else f"steps {self.first} to {self.last}"
         names = NUMBERS[self.finding]
         said = ", ".join(f"{names[name]} {value:.3g}" for name, value in self.numbers.items())
+        more = self.verdict == "unknown" and self.finding == "sufficiency"
         return (
             f"{steps}: {_SAYS[self.verdict]} ({self.agreeing} of {self.measurements} measurements say so by "
-            f"themselves; in the median {said})"
+            f"themselves; in the median {said}){_MORE if more else ''}"
         )
 
 

@@ -78,6 +78,8 @@ def test_the_summary_has_periods_that_begin_with_the_first_that_agree():
     text = str(course.summary)
     assert "from step 0 to step 80, by 9 measurements" in text
     assert "steps 0 to 10: EF distorts the step (2 of 2 measurements" in text and "0.005" in text
+    # What to do is said of the one in which examples are missing.
+    assert ["probe=" in line for line in text.splitlines()] == [False, False, True]
 
 
 def test_a_summary_comes_back_from_json_and_nothing_else_does():
