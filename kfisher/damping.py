@@ -39,7 +39,7 @@ class Damping:
 
         Args:
             caution: Scalar, 1 at first and again after enough good steps, ten times as large after each step
-                that is taken back, 1.5 times after one with a gradient that F does not explain.
+                that is taken back, 1.5 to ten times after one with a gradient that F does not explain.
             examples: Scalar, over how many examples F is averaged; 0 if it is not known yet.
         """
         return None
@@ -80,10 +80,10 @@ class Cautious(Damping):
     that its running averages hold, at first those of one batch, among whose gradients most directions of a
     large network are not, at most B / (1 - decay) for batches of B; or those of the batch, where F is an
     estimate from it alone. A step that is taken back multiplies the caution by 10, each good one takes 5 % of
-    it back. A gradient m that F does not explain multiplies it by 1.5: one whose mᵀ (F + λI)⁻¹ m is 40 times
-    what the F of its own batch would let it be. So it grows where more than one step in nine is like that, as
-    with many inputs and few examples, until F with the damping explains them. `damping="auto"` means this
-    with its defaults.
+    it back. A gradient m that F does not explain, one whose mᵀ (F + λI)⁻¹ m is u > 1 times 40 times what the
+    F of its own batch would let it be, multiplies it by ∛u, at least by 1.5 and at most by 10. So it grows
+    where more than one step in nine is like that, as with many inputs and few examples, until F with the
+    damping explains them. `damping="auto"` means this with its defaults.
 
     For the exact F of a single batch `initial` is `minimum`. There, in float64, the damping follows a loss
     that falls steadily, as that of a whole data set does, down to a ten thousandth: each loss below the one

@@ -85,6 +85,10 @@ def test_caution_grows_where_more_than_one_gradient_in_nine_is_a_surprise():
             step(0.9)
         after = float(damping.caution.numpy())
         assert after == pytest.approx(10.0, rel=1e-5) if grows is None else (after > 10.1) == grows
+    for surprise, times in ((1.1, 0.95**-8), (8.0, 2.0), (1e6, 10.0)):
+        damping.caution.assign(10.0)
+        step(surprise)
+        assert damping.caution.numpy() == pytest.approx(10.0 * times, rel=1e-5)
     for _ in range(40):
         step(1.1)
     assert damping.caution.numpy() == pytest.approx(1e3)  # as much as the largest has, and no more

@@ -25,7 +25,14 @@ import tensorflow as tf
 from scipy.linalg import lapack
 
 from kfisher._common.rows import of_shape
-from kfisher.curvature._factorisation import by_lapack, each, inverses, positive_inverse, shaped
+from kfisher.curvature._factorisation import (
+    by_lapack,
+    each,
+    enough,
+    inverses,
+    positive_inverse,
+    shaped,
+)
 from kfisher.curvature._kronecker import times, times_right
 
 # From this size on a truncated product may be faster; smaller inverses are always formed.
@@ -182,6 +189,7 @@ def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
     the eigenpairs are then those of the small Lᵀ L. Harbrecht, Peters & Schneider 2012.
     """
     n, dtype = len(matrix), matrix.dtype
+    (shift,) = enough(shift[np.newaxis], matrix[np.newaxis])
     rows = np.zeros((1, n, n), dtype)
     if _is_close_to_its_diagonal(matrix, shift, tail):
         rows[0, 0] = 1 / (np.diag(matrix) + shift)
@@ -197,10 +205,12 @@ def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
             found = values[:rank], vectors[:, :rank]
     if found is None:
         return positive_inverse(_shifted(matrix, shift))[np.newaxis].astype(dtype), dtype.type(1), _FORMED
-    values, vectors = found
+    # In float64: of the largest all but 1 in 10⁶ or so is taken away, and float32 holds that much to a tenth.
+    values, q = found[0].astype(np.float64), (lower @ found[1]).astype(np.float64)
     rest = max(0.0, float(np.trace(matrix) - values.sum()) / (n - rank))
-    weights = np.sqrt(np.maximum(values - rest, 0) / (values + shift) / values)
-    rows[0, :rank, pivots - 1] = lower @ (vectors * weights)
+    rows[0, :rank, pivots - 1] = q * np.sqrt(
+        np.maximum(values - rest, 0) / (values + shift) / np.square(q).sum(0)
+    )
     return rows, dtype.type(1 / (rest + shift)), np.int32(rank)
 
 

@@ -75,10 +75,28 @@ def _refined_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
     return None
 
 
+# The least shift, as a share of the norm of a matrix, in units of its precision. An inverse is off by the
+# precision of its largest entries, and so with less it would say nothing of the leading eigenvectors.
+_LEAST_SHIFT = 10.0
+
+
+def least_shift(norm: Any, dtype: Any) -> Any:
+    """The least shift with which the inverse of a matrix of this norm is right to a tenth or two."""
+    return _LEAST_SHIFT * float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) * norm
+
+
+def enough(shifts: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """Shifts `(G,)` of a stack `(G, n, n)`, none smaller than the least; in their dtype."""
+    # In float64: squares may overflow.
+    norms = np.sqrt(np.einsum("gij,gij->g", matrices, matrices, dtype=np.float64))
+    return np.maximum(shifts, least_shift(norms, matrices.dtype)).astype(shifts.dtype)
+
+
 def inverses(matrices: list[tf.Tensor], shifts: list[tf.Tensor], xla: bool) -> list[tf.Tensor]:
     """(M + shift I)⁻¹ for stacks of positive semidefinite matrices, `(G, n, n)`, and shifts `(G,)`.
 
-    A matrix that is not finite, or too close to singular for its dtype, gives NaN.
+    No shift is smaller than `least_shift`. A matrix that is not finite, or too close to singular for its
+    dtype, gives NaN.
     """
     if not matrices:
         return []
@@ -113,6 +131,8 @@ def shaped(found: tf.Tensor, shape: Any) -> tf.Tensor:
 
 
 def _tensorflow_inverse(matrix: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    norm = tf.norm(tf.cast(matrix, tf.float64), axis=[-2, -1])
+    shift = tf.maximum(shift, tf.cast(least_shift(norm, matrix.dtype), shift.dtype))
     shifted = tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + shift[:, tf.newaxis])
     finite = tf.reduce_all(tf.math.is_finite(shifted))
     identity = tf.eye(matrix.shape[-1], batch_shape=matrix.shape[:1], dtype=matrix.dtype)
@@ -142,7 +162,7 @@ def _inverse(matrices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     n, dtype = matrices.shape[-1], matrices.dtype
     shifted = matrices.astype(np.float64 if n <= _SMALL else dtype)
     diagonal = np.einsum("gii->gi", shifted)
-    diagonal += shifts[:, np.newaxis]
+    diagonal += enough(shifts, matrices)[:, np.newaxis]
     found = _tiny_inverses(shifted) if len(shifted) > 1 and n <= _TINY else None
     return (np.stack([positive_inverse(m) for m in shifted]) if found is None else found).astype(dtype)
 

@@ -125,10 +125,11 @@ class Kronecker(Running):
     def _tell(self, blocks: list[Block]) -> None:
         sizes = _sizes(blocks, self.max_factor_size)
         if max(sizes, default=1) > self._largest:
-            which = f"Kronecker factors of more than {self._largest} rows"
+            some = f"Kronecker factors of more than {self._largest} rows"
+            which = some if self._largest > 1 else "all Kronecker factors"
             warnings.warn(
-                f"{type(self).__name__} keeps {which if self._largest > 1 else 'all Kronecker factors'} as their "
-                f"diagonals: in full they would take {sum(sizes.values()) / 2**20:.0f} MiB, of "
+                f"{type(self).__name__} keeps {which} as their diagonals: in full they would take "
+                f"{sum(sizes.values()) / 2**20:.0f} MiB, of "
                 f"{self.budget(blocks) / 2**20:.0f} allowed (max_memory={self.max_memory!r}; None for all). "
                 "kfisher.coverage(model, curvature) tells which.",
                 stacklevel=2,

@@ -11,6 +11,7 @@ from kfisher._common import replicas
 from kfisher._common.checks import positive_integer
 from kfisher._common.vectors import all_finite
 from kfisher.curvature import _factorisation, _sharing
+from kfisher.curvature._factorisation import least_shift
 from kfisher.curvature._kronecker import Kronecker, times, times_right
 
 # An eigenvalue below so many machine epsilons of the largest is zero: a few are what sums and LAPACK leave.
@@ -28,6 +29,8 @@ class EKFAC(Kronecker):
     and damping is exact in it, at every step the one of that step. The basis is refreshed rarely, s with
     every update; after a new basis s starts from K-FAC's products. A decomposition that fails leaves the
     last good basis in place, until the next update tries again; `failures` counts.
+
+    The damping of a block is no less than 10 times the precision of its dtype times its largest s.
 
     A singular factor says nothing of a basis in its null space. There s is the mean over the null space, so
     that the step is the same in all bases.
@@ -136,7 +139,9 @@ class EKFAC(Kronecker):
         left, right = self._basis(number)
         rotated = gradient if left is None else times(left, gradient, transpose=True)
         rotated = rotated if right is None else times_right(rotated, right)
-        rotated /= self.eigenvalues[number].value + self.boosted(self.damping_of(number, damping))
+        s = tf.convert_to_tensor(self.eigenvalues[number].value)
+        damping = self.boosted(self.damping_of(number, damping))
+        rotated /= s + tf.maximum(damping, least_shift(tf.reduce_max(s), s.dtype))
         rotated = rotated if left is None else times(left, rotated)
         return rotated if right is None else times_right(rotated, right, transpose=True)
 

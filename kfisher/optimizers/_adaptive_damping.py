@@ -20,6 +20,8 @@ _LEAST = 1e-4
 # What a good step leaves of the caution. A gradient that F does not explain takes eight good steps to make up
 # for, so that the caution grows where more than one in nine is like that.
 _CALM, _RARE = 0.95, 8
+# How many times as large a step that was taken back makes it, and a gradient that F does not explain at most.
+_BAD = 10.0
 
 
 class AdaptiveDamping:
@@ -100,9 +102,9 @@ class AdaptiveDamping:
     def after_rejection(self, curvature: Curvature) -> None:
         """Called when a step was taken back."""
         if self.caution is not None:
-            self.caution.assign(tf.minimum(10 * self.caution.value, self._most()))
+            self.caution.assign(tf.minimum(_BAD * self.caution.value, self._most()))
             largest = tf.cast(self.policy.maximum * curvature.weight, self.variable.dtype)
-            self.variable.assign(tf.minimum(10 * self.variable.value, largest))
+            self.variable.assign(tf.minimum(_BAD * self.variable.value, largest))
             return
         self._move(lambda damping: self.policy.after_rejection(damping))
         if self.bent is not None:
@@ -133,7 +135,9 @@ class AdaptiveDamping:
         bent = self.bent
         if self.caution is not None:
             lower = tf.maximum(_CALM * self.caution.value, 1.0)
-            higher = tf.minimum(self.caution.value / _CALM**_RARE, self._most())
+            # Where F knows nothing u goes as 1 / λ, and with the weights: a third of the way at a time.
+            grown = tf.clip_by_value(tf.cast(surprise, tf.float32) ** (1 / 3), _CALM**-_RARE, _BAD)
+            higher = tf.minimum(grown * self.caution.value, self._most())
             self.caution.assign(tf.where(surprise > 1, higher, lower))
             damping = self.policy.cautious(self.caution.value, tf.cast(examples, tf.float32))
             damping = tf.cast(damping * curvature.weight, self.variable.dtype)

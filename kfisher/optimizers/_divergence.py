@@ -39,7 +39,7 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
     )
     row = int(optimizer.failed_steps.numpy())
     if row >= IN_A_ROW:
-        skipped, taken_back = optimizer.skipped_by_cause.numpy(), int(_number(optimizer.rejected_steps))
+        skipped, taken_back = optimizer.skips.numpy(), int(_number(optimizer.rejected_steps))
         counts = [f"{skipped.sum()} were skipped ({_skips.told(skipped)})"] if skipped.any() else []
         counts += [f"{taken_back} taken back (the loss jumped)"] if taken_back else []
         if not taken_back and not skipped[_skips.OF_DATA :].any():
@@ -102,7 +102,7 @@ def warn_once(optimizer: Any, xla: bool) -> None:
 
 def _looked_at(optimizer: Any) -> list[Any]:
     """The variables that `trouble` speaks of."""
-    counts = [optimizer.failed_steps, optimizer.skipped_by_cause, optimizer.rejected_steps]
+    counts = [optimizer.failed_steps, optimizer.skips, optimizer.rejected_steps]
     counts.append(optimizer.damping)
     if optimizer.guard is not None:
         region = optimizer.guard.region

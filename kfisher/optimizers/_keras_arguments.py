@@ -36,8 +36,8 @@ def require_own(optimizer: Any, arguments: dict[str, Any], **fixed: str) -> None
     """Raises if `arguments` has one that the class of an optimizer itself decides; `fixed` says on what."""
     for name in arguments.keys() & fixed.keys():
         raise ValueError(
-            f"{type(optimizer).__name__} takes no `{name}`: it is the one with {fixed[name]}. For another use "
-            f"kfisher.optimizers.NaturalGradient({name}=...). Received: {name}={shown(arguments[name])}"
+            f"{type(optimizer).__name__} takes no `{name}`: it is the one with {fixed[name]}. For another "
+            f"use kfisher.optimizers.NaturalGradient({name}=...). Received: {name}={shown(arguments[name])}"
         )
 
 

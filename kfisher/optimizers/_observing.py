@@ -122,7 +122,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             self.skipped_steps, self.failed_steps, self.told = (
                 self.add_variable((), dtype="int", name=name) for name in names
             )
-            self.skipped_by_cause = self.add_variable((len(_skips.CAUSES),), dtype="int", name="skipped_by_cause")
+            self.skips = self.add_variable((len(_skips.CAUSES),), dtype="int", name="skipped_by_cause")
             self._accumulation.build(self, variables)
             self.build_own(variables)
         model = self._model() if self.curvature.needs_blocks else None
@@ -197,7 +197,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             replicas.outside(lambda: self._build_for(model, x))
         if self._reported is None:  # a count that was loaded
             with tf.init_scope():
-                self._reported = self.skipped_by_cause.value.numpy()
+                self._reported = self.skips.value.numpy()
         self.check(model)
         part = self._accumulation.part()
         step = tf.cast(self.iterations.value, tf.int32)
@@ -275,7 +275,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self.iterations.assign_add(1)
         self.skipped_steps.assign_add(1)
         found = _skips.cause(batch, loss, gradient, solved, outlier)
-        self.skipped_by_cause.assign_add(tf.one_hot(found, len(_skips.CAUSES), dtype=self.skipped_by_cause.dtype))
+        self.skips.assign_add(tf.one_hot(found, len(_skips.CAUSES), dtype=self.skips.dtype))
         self.failed()
 
     def withheld(self, finite: tf.Tensor, grads: list) -> None:
@@ -300,7 +300,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Any) -> None:
         """Called by `fit` at its end: reports skipped steps."""
         super().finalize_variable_values(var_list)
-        self._reported = _skips.report(self, self.skipped_by_cause.numpy(), self._reported)
+        self._reported = _skips.report(self, self.skips.numpy(), self._reported)
         trouble = self.curvature.trouble()
         if trouble:
             warnings.warn(trouble, stacklevel=2)

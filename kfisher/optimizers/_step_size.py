@@ -79,11 +79,12 @@ def bounded(
     elif estimates(optimizer) and not fisher.needs_labels:  # labels of the data explain their gradient
         measured = dot(m, solution)
     if measured is not None:
+        measured = at_least(measured, solution, damping)
         surprise = guard.surprise(measured, judgement)
     if estimates(optimizer) and (length is None or fisher.needs_labels):
         length = damped_length(batch.measure, step, damping)
     elif length is None and measured is None:
-        length = curvature.squared_length(batch, m, solution, damping)
+        length = at_least(curvature.squared_length(batch, m, solution, damping), solution, damping)
     elif length is None:
         length, times = measured, tf.maximum(surprise, 1)  # F may be so many times too small
     squared_length = times * length * rate**2
@@ -93,6 +94,12 @@ def bounded(
     own = tf.minimum(tf.abs(rate) * norm(step), longest)
     factor = tf.minimum(factor, close(own, batch.model.trainable_variables))
     return Bounded(step, used, radius, length, factor, share, surprise)
+
+
+def at_least(squared_length: tf.Tensor, x: Tensors, damping: tf.Tensor) -> tf.Tensor:
+    """xᵀ (F + damping I) x as it was found, or damping xᵀx, which it cannot be less than but by rounding."""
+    least = tf.cast(damping, tf.float64) * norm(x) ** 2
+    return tf.where(tf.math.is_finite(least), tf.maximum(squared_length, least), squared_length)
 
 
 def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
