@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _DIRECT = 4096
 # How often the solution by the Gram matrix is corrected by what is left of the right-hand side.
 _CORRECTIONS = 2
+# What such a solution may leave of it: each correction divides that.
+_SOLVED = 0.1
 # Of conjugate gradients, at most.
 _ITERATIONS = 2000
 
@@ -39,7 +41,8 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
 
     Raises:
         ValueError: If `damping` is no positive float.
-        tf.errors.InvalidArgumentError: From `solve`, where conjugate gradients do not converge.
+        tf.errors.InvalidArgumentError: From `solve`, where conjugate gradients do not converge, or λ is below
+            the precision of the model's dtype times F, so that Woodbury's identity says nothing.
 
     Example:
 
@@ -177,20 +180,30 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
             # Where lambda is so small that rounding rules, a correction may be none.
             closer = tf.norm(left) < tf.norm(rest)
             x, rest = tf.where(closer, better, x), tf.where(closer, left, rest)
-        return x
+        message = (
+            f"With so little damping the products with F in {self.dtype.name} are rounding: raise `damping`, "
+            "or take a model in float64."
+        )
+        return self._unless(tf.norm(rest) <= _SOLVED * tf.norm(right), message, rest, right, x)
 
     def _by_products(self, right: tf.Tensor) -> tf.Tensor:
         tolerance = self.dtype.as_numpy_dtype(np.sqrt(np.finfo(self.dtype.as_numpy_dtype).eps))
         solved = tf.linalg.experimental.conjugate_gradient(self, right, tol=tolerance, max_iter=_ITERATIONS)
-        left = tf.norm(right - self._matvec(solved.x))
-        reached = left <= 10 * tolerance * tf.norm(right)  # what the iteration knows of it has rounding, too
+        left = right - self._matvec(solved.x)
+        reached = tf.norm(left) <= 10 * tolerance * tf.norm(right)  # the iteration's own has rounding, too
         message = (
             "Conjugate gradients have not converged: raise `damping`, take fewer examples, or a model in "
-            f"float64. Received: damping={self._damping}, a residual, and a right-hand side, of norm"
         )
-        assertion = tf.debugging.Assert(reached, [message, left, tf.norm(right)])
+        return self._unless(reached, f"{message}float64.", left, right, solved.x)
+
+    def _unless(
+        self, good: tf.Tensor, message: str, left: tf.Tensor, right: tf.Tensor, x: tf.Tensor
+    ) -> tf.Tensor:
+        """The solution x that leaves `left` of the right-hand side, or an error if that is not `good`."""
+        message += f" Received: damping={self._damping}, a residual, and a right-hand side, of norm"
+        assertion = tf.debugging.Assert(good, [message, tf.norm(left), tf.norm(right)])
         with tf.control_dependencies([] if assertion is None else [assertion]):
-            return tf.identity(solved.x)
+            return tf.identity(x)
 
     def _ridges(self) -> list[tuple[float, tf.Tensor]]:
         return list(zip(self._root.ridge, self._like))

@@ -87,6 +87,28 @@ def test_eigenvalues_in_single_precision():
     assert oracle.distance(found, expected) < 1e-5  # float32 products, some ten roundings
 
 
+@pytest.mark.parametrize("offset, damping", [(0.0, 1e-4), (100.0, 1e-2)])
+def test_a_solution_in_single_precision_is_right_or_refused(offset, damping):
+    """It was zero, without a word, where the products with F are rounding."""
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    rng = np.random.default_rng(0)
+    x, b = (offset + rng.normal(size=(16, 40))).astype("float32"), rng.normal(size=41).astype("float32")
+    model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    solver = kfisher.FisherOperator(model, x).damped(damping)
+    if offset:
+        for solve in (solver.solvevec, tf.function(solver.solvevec)):
+            with pytest.raises(
+                tf.errors.InvalidArgumentError, match="raise `damping`, or take a model in float64"
+            ):
+                solve(b)
+        return
+    j = np.hstack([x, np.ones((16, 1))]).astype(float)
+    expected = np.linalg.solve(2 * j.T @ j / 16 + damping * np.eye(41), b)
+    assert np.linalg.norm(solver.solvevec(b) - expected) < 1e-4 * np.linalg.norm(expected)
+
+
 def test_parameters_are_ordered_as_the_trainable_variables_each_row_major():
     # With inputs e_i and squared error, the curvature of kernel[i, c] shows i and c in its place.
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kfisher._common.checks import probability
@@ -14,6 +15,8 @@ from kfisher.curvature._factorisation import cholesky_solve
 
 # A part of the gradient outside the row space of A below this many machine epsilons is rounding.
 _ROUNDING = 1000.0
+# The least damping, in those of the norm of the Gram matrix: its own rounding is less.
+_LEAST = 2.0
 
 
 @keras.saving.register_keras_serializable("kfisher")
@@ -29,7 +32,8 @@ class Gram(OfOneBatch):
     `add_loss`). Where the model has nothing beyond L2 regularisers, an h at the level of rounding is taken
     as zero. The textbook form, c = 0 and h = g, is left for sampled labels: it cancels badly as damping goes
     to 0 (Ren & Goldfarb 2019, equation 11). The `(N R, N R)` system is solved in float64; A is never formed
-    for dense layers.
+    for dense layers. The damping is no less than twice the precision of the model's dtype times the norm of
+    A s Aᵀ: with less, that system may have no solution but rounding.
 
     With momentum μ it is SPRING: the damping pulls towards a part of the last solution x_{t-1} instead of 0,
 
@@ -94,7 +98,11 @@ class Gram(OfOneBatch):
         """The solution for a gradient Aᵀ c + ridge_gradient + what neither explains."""
         damping64 = tf.cast(damping, tf.float64)
         s = [_shrinkage(damping, ridge, g.dtype) for ridge, g in zip(root.ridge, gradient)]
-        kernel = tf.cast(root.gram(s), tf.float64)
+        kernel = root.gram(s)
+        # With less the system is not positive but for rounding. The ridge grows with it.
+        epsilon = float(np.finfo(kernel.dtype.as_numpy_dtype).eps)
+        least = _LEAST * epsilon * tf.norm(tf.cast(kernel, tf.float64))
+        damping64, kernel = tf.maximum(damping64, least), tf.cast(kernel, tf.float64)
         kernel = tf.linalg.set_diag(kernel, tf.linalg.diag_part(kernel) + damping64)
 
         def solution(c: Any, h: Any) -> Any:
@@ -104,7 +112,7 @@ class Gram(OfOneBatch):
             u = tf.reshape(cholesky_solve(kernel, tf.reshape(right, [-1]), root.xla), tf.shape(right))
             x = root.rmatvec(u)
             if h is not None:
-                x = [a + part * (1 / tf.cast(damping, part.dtype)) for a, part in zip(x, h)]
+                x = [a + part * tf.cast(1 / damping64, part.dtype) for a, part in zip(x, h)]
             return _times(s, x)
 
         if c is None:
