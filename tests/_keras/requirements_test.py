@@ -42,6 +42,7 @@ def test_a_missing_tf_keras_is_named_at_the_first_step_with_what_to_install():
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_tf_keras_of_another_version_is_named_too():
     """Any that lacks what TensorFlow Probability takes from it."""
     said = last_line(STEP.format(prepare="sys.modules['tf_keras'] = types.ModuleType('tf_keras')"))

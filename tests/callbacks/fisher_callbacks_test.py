@@ -106,7 +106,8 @@ MODES = {
     "adam, scaled loss": (lambda: keras.optimizers.LossScaleOptimizer(adam()), EAGER),
     "natural": (natural, {"cls": kfisher.Sequential, **EAGER}),
 }
-SLOW = {"adam, XLA": pytest.mark.slow}  # the step alone is compiled, a measurement never
+# The step alone is compiled, a measurement never.
+SLOW = {"adam, XLA": [pytest.mark.slow, pytest.mark.by_hand]}
 
 
 @pytest.mark.parametrize("mode", [pytest.param(mode, marks=SLOW.get(mode, ())) for mode in MODES])

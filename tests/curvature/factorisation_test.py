@@ -96,8 +96,7 @@ def test_a_factor_whose_squares_overflow_has_an_inverse():
     assert np.isfinite(inverse).all() and (np.einsum("gii->gi", inverse) > 0).all()
 
 
-@pytest.mark.parametrize("curvature", ["kfac", "ekfac"])
-@pytest.mark.parametrize("damping", ["auto", 1e-8])
+@pytest.mark.parametrize("curvature, damping", [("kfac", "auto"), ("ekfac", 1e-8)])
 def test_raw_spectra_are_fitted_without_a_step_back(curvature, damping):
     """700 channels of one sign: the loss rose fourfold, and was at a tenth of it after thirty epochs."""
     rng = np.random.default_rng(1)

@@ -184,7 +184,10 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+ALIKE = {name: [pytest.mark.slow, pytest.mark.by_hand] for name in ("textbook", "matrix free")}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=ALIKE.get(name, ())) for name in OPTIMIZERS])
 def test_a_run_that_is_stopped_in_the_middle_repeats_itself_exactly(name, tmp_path):
     """Saved and loaded; and as `BackupAndRestore` does it: built, and all variables assigned, then on."""
     whole, fresh = (perceptron(OPTIMIZERS[name]()) for _ in range(2))

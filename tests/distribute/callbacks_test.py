@@ -11,10 +11,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-OPTIMIZERS = ("adam", "kfac")
 
-
-def report(folder):
+def report(folder, name):
     """In a process of its own, with two logical CPUs: trainings on one and on both, with all callbacks."""
     import keras
     import tensorflow as tf
@@ -35,7 +33,7 @@ def report(folder):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(48, 3)), rng.normal(size=(48, 2))
 
-    def trained(name, strategy, callbacks):
+    def trained(strategy, callbacks):
         keras.utils.set_random_seed(0)
         with strategy.scope():
             layers = [keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)]
@@ -47,60 +45,58 @@ def report(folder):
         return [w.tolist() for w in model.get_weights()], history.history
 
     found = {}
-    for name in OPTIMIZERS:
-        found[name] = {}
-        for place, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
-            log_dir = os.path.join(folder, name, place)
-            board = kfisher.callbacks.TensorBoard(log_dir, spectrum_freq=2, max_overhead=None)
-            ends = kfisher.callbacks.TerminateOnDivergence()
-            # Pictures take seconds, and say nothing that the measurements do not.
-            undrawn = mock.patch.object(_reporting, "pictures", lambda measurements: {})
-            with undrawn if place == "one" else contextlib.nullcontext():
-                weights, history = trained(name, strategy, [board, ends])
-            found[name][place] = {
-                "weights": weights,
-                "history": history,
-                "measurements": [m.to_json() for m in board.measurements],
-                "verdict": board.verdict.to_json(),
-            }
-        found[name]["two"]["alone"] = trained(name, strategy, [])[0]
+    for place, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
+        board = kfisher.callbacks.TensorBoard(os.path.join(folder, place), spectrum_freq=2, max_overhead=None)
+        ends = kfisher.callbacks.TerminateOnDivergence()
+        # Pictures take seconds, and say nothing that the measurements do not.
+        undrawn = mock.patch.object(_reporting, "pictures", lambda measurements: {})
+        with undrawn if place == "one" else contextlib.nullcontext():
+            weights, history = trained(strategy, [board, ends])
+        found[place] = {
+            "weights": weights,
+            "history": history,
+            "measurements": [m.to_json() for m in board.measurements],
+            "verdict": board.verdict.to_json(),
+        }
+    found["two"]["alone"] = trained(mirrored, [])[0]
     json.dump(found, sys.stdout)
 
 
-@pytest.fixture(scope="module")
-def found(folder):
-    command = [sys.executable, __file__, str(folder)]
+@pytest.fixture(scope="module", params=["adam", pytest.param("kfac", marks=pytest.mark.by_hand)])
+def run(request, tmp_path_factory):
+    """What it reports, and where its logs are."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command = [sys.executable, __file__, str(folder), request.param]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert process.returncode == 0, process.stderr[-4000:]
     assert "training goes on" not in process.stderr
-    return json.loads(process.stdout)
+    return json.loads(process.stdout), folder
 
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_training_ends_in_the_same_weights_with_callbacks_and_without(found, name):
-    assert found[name]["two"]["weights"] == found[name]["two"]["alone"]
+def test_a_training_ends_in_the_same_weights_with_callbacks_and_without(run):
+    found, _ = run
+    assert found["two"]["weights"] == found["two"]["alone"]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_each_number_is_that_of_one_device(found, folder, name):
+def test_each_number_is_that_of_one_device(run):
     from kfisher import read_log
 
-    one, two = (read_log(str(folder / name / place)).steps for place in ("one", "two"))
+    found, folder = run
+    one, two = (read_log(str(folder / place)).steps for place in ("one", "two"))
     assert list(one) == list(two) and list(one["step"]) == list(two["step"]) == [1, 2, 3, 4, 5, 6]
     for tag, values in one.items():
         # Event files hold float32.
         assert np.allclose(two[tag], values, rtol=1e-6, equal_nan=True), tag
-    for key, values in found[name]["one"]["history"].items():
-        assert found[name]["two"]["history"][key] == pytest.approx(values, rel=1e-9), key
+    for key, values in found["one"]["history"].items():
+        assert found["two"]["history"][key] == pytest.approx(values, rel=1e-9), key
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_spectra_are_those_of_the_whole_batch_before_its_step(found, name):
-    one, two = (found[name][place] for place in ("one", "two"))
+def test_spectra_are_those_of_the_whole_batch_before_its_step(run):
+    one, two = (run[0][place] for place in ("one", "two"))
     assert [json.loads(m)["step"] for m in two["measurements"]] == [0, 2, 4]
     assert two["verdict"] and json.loads(two["verdict"])["step"] == 4
     for a, b in zip(one["measurements"], two["measurements"], strict=True):
@@ -112,10 +108,10 @@ def test_spectra_are_those_of_the_whole_batch_before_its_step(found, name):
             assert b["spectra"][kind]["eigenvalues"] == pytest.approx(values, rel=1e-6, abs=1e-12 * values[0])
 
 
-def test_one_file_is_written_in_each_folder(found, folder):
+def test_one_file_is_written_in_each_folder(run):
     for path in ("fisher", "train"):
-        assert len(list(Path(folder, "adam", "two", path).glob("events*"))) == 1
+        assert len(list(Path(run[1], "two", path).glob("events*"))) == 1
 
 
 if __name__ == "__main__":
-    report(sys.argv[1])
+    report(*sys.argv[1:])

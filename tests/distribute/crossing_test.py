@@ -19,7 +19,9 @@ def test_sums_that_wait_for_one_another_are_as_many_as_on_paper(on_devices):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make_model, least", [(replicated.dense, 5), (replicated.broad, 2)])
+@pytest.mark.parametrize(
+    "make_model, least", [pytest.param(replicated.dense, 5, marks=pytest.mark.by_hand), (replicated.broad, 2)]
+)
 def test_replicas_with_other_sizes_than_those_of_the_graph_are_an_error(on_devices, make_model, least):
     on_devices(cases.sizes_that_a_graph_does_not_have, make_model, least)  # of broad's, examples cross
 

@@ -37,6 +37,7 @@ def test_layers_on_two_devices_train(on_devices):
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_single_precision(on_devices):
     on_devices(cases.equals_one_in_single_precision)
 

@@ -118,8 +118,8 @@ def test_the_scale_of_the_target_changes_nothing():
 
 MODES = {"graph": {}, "eager": EAGER, "xla": {"jit_compile": True}}
 # Under XLA weights that are not finite are taken back quickly, in robustness_test.
-SLOW = {("gram", "graph"): [pytest.mark.slow], ("kfac", "xla"): [pytest.mark.slow]}
-SLOW[("gram", "xla")] = [pytest.mark.slow, pytest.mark.by_hand]
+SLOW = {("gram", "graph"): [pytest.mark.slow]}
+SLOW |= {(curvature, "xla"): [pytest.mark.slow, pytest.mark.by_hand] for curvature in ("kfac", "gram")}
 
 
 @pytest.mark.parametrize(

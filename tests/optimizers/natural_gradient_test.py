@@ -259,7 +259,9 @@ def test_a_seed_is_drawn_once_and_kept_in_the_config():
 
 
 @pytest.mark.parametrize(
-    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"]
+    "jit_compile",
+    [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.by_hand])],  # XLA: in robustness_test
+    ids=["graph", "xla"],
 )
 def test_a_batch_that_is_not_finite_is_skipped_counted_and_reported(jit_compile):
     optimizer = NaturalGradient(0.2, fisher="exact", damping=0.1, momentum=0.9, weight_decay=0.1)
@@ -311,7 +313,7 @@ def test_statistics_move_beside_a_weight_that_is_infinite_for_good():
 
 @pytest.mark.parametrize(
     "fisher, curvature",
-    [pytest.param("sampled", "gram", marks=pytest.mark.slow), ("exact", "dense")],
+    [pytest.param("sampled", "gram", marks=[pytest.mark.slow, pytest.mark.by_hand]), ("exact", "dense")],
 )
 def test_bad_labels_under_xla_skip_the_step_for_every_fisher(fisher, curvature):
     model = network(NaturalGradient(0.2, fisher, curvature, damping=0.1), jit_compile=True)

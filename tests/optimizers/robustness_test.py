@@ -192,7 +192,9 @@ def test_parts_of_a_step_are_refused_where_the_whole_batch_is_needed(option):
         model.train_on_batch(X, LABELS)
 
 
-@pytest.mark.parametrize("policy", [pytest.param("float32", marks=pytest.mark.slow), "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("float32", marks=[pytest.mark.slow, pytest.mark.by_hand]), "mixed_float16"]
+)
 def test_a_compiled_run_in_single_and_half_precision_repeats_itself_after_loading(policy, tmp_path):
     """With batch statistics and drawn labels, through `fit`. (Keras saves no seed of Dropout.)"""
     keras.config.set_dtype_policy(policy)

@@ -341,7 +341,7 @@ ABOUT = {
 }
 slow = pytest.mark.slow
 # Ten seconds each.
-HEAVY = {e: [slow, pytest.mark.by_hand] for e in ("capacity", "Boston, Wine", "BreastCancer")}
+HEAVY = {e: [slow, pytest.mark.by_hand] for e in ("capacity", "definitions", "Boston, Wine", "BreastCancer")}
 
 
 # About the loss, its minimum or gradient descent alone; or about misfit and the distance of two matrices,
