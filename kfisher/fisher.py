@@ -59,19 +59,21 @@ class Fisher:
         """The kind without the noise of drawn labels."""
         return Expected()
 
-    def divergence(self, size: tf.Tensor, weight: tf.Tensor | float, bounded: tf.Tensor | float) -> tf.Tensor:
+    def divergence(self, size: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """δᵀ F δ of a step that changes the loss by its `size`.
 
         Under absolute error F does not know how large the errors are: C outputs of weight w that move by
-        their error have w C (|f - y| / b)², and all together `size²` / B or more, with B = Σ w C.
+        their error have w C (|f - y| / b)², and all together `size²` / B or more, with B = Σ w C. Beside
+        other errors no more than `size`, of which F knows.
 
         Args:
             size: Of the loss, a scalar.
-            weight: What its values weigh together, a scalar.
-            bounded: B, a scalar, 0 where there are none.
+            weights: What its values weigh together, B, and what those under other errors weigh, `(3,)`.
         """
-        bounded = tf.cast(bounded, size.dtype)
-        return tf.where(bounded > 0, tf.minimum(size, tf.math.divide_no_nan(size**2, bounded)), size)
+        _, bounded, others = tf.unstack(tf.cast(weights, size.dtype))
+        unknown = tf.math.divide_no_nan(size**2, bounded)
+        unknown = tf.where(others > 0, tf.minimum(size, unknown), unknown)
+        return tf.where(bounded > 0, unknown, size)
 
     def check_labels(self, y: Any) -> None:
         """Raises if the labels of the data are needed and missing."""
@@ -259,9 +261,9 @@ class Empirical(Fisher):
 
     needs_labels = True
 
-    def divergence(self, size: Any, weight: Any, bounded: Any) -> Any:
+    def divergence(self, size: Any, weights: Any) -> Any:
         """δᵀ EF δ = Σ_n w_n (g_n . δ)², where all losses change alike (Σ_n w_n g_n . δ)² / Σ_n w_n."""
-        return tf.math.divide_no_nan(size**2, tf.cast(weight, size.dtype))
+        return tf.math.divide_no_nan(size**2, tf.cast(weights[0], size.dtype))
 
     def gradient_coordinates(self, likelihood: Likelihood, eta: Any, labels: Any) -> Any:
         return -tf.ones_like(eta[..., :1])

@@ -27,7 +27,7 @@ class Curvature:
     needs_blocks = False
     averages_batches = False
     accumulates = False
-    _weights: Any = None  # (2,): `weight` and `bounded`
+    _weights: Any = None  # (3,)
 
     def build(
         self, add_variable: Callable, variables: list[keras.Variable], blocks: list[Block] | None, parts: int
@@ -100,14 +100,15 @@ class Curvature:
         return float("inf")
 
     @property
-    def weight(self) -> tf.Tensor | float:
-        """What the values of the loss on a batch weigh together, on average: 1 where it is their mean."""
-        return 1.0 if self._weights is None else self._weights.value[0]
+    def weights(self) -> tf.Tensor:
+        """What the values of the loss on a batch weigh together, on average; the outputs under absolute error;
+        and the values under no absolute error, `(3,)`: see `Fisher.divergence`."""
+        return tf.constant([1.0, 0.0, 1.0]) if self._weights is None else self._weights.value
 
     @property
-    def bounded(self) -> tf.Tensor | float:
-        """What the outputs under absolute error weigh together, on average: see `Fisher.divergence`."""
-        return 0.0 if self._weights is None else self._weights.value[1]
+    def weight(self) -> tf.Tensor | float:
+        """The first of them: 1 where the loss is a mean."""
+        return self.weights[0]
 
     def moved(self, share: tf.Tensor) -> None:
         """Called when a step was taken.
@@ -138,7 +139,7 @@ class OfOneBatch(Curvature):
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         self.claim()
-        self._weights = add_variable((2,), "zeros", dtype="float32", name="weights_of_batch")
+        self._weights = add_variable((3,), "zeros", dtype="float32", name="weights_of_batch")
 
     def weigh(self, heads: list[Head]) -> None:
         """Notes what the values of the loss weigh, from a batch whose weights are finite."""

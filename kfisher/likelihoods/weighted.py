@@ -131,8 +131,12 @@ def _not_negative(weights: tf.Tensor) -> tf.Tensor:
 
 
 def weights_of(heads: list[Head]) -> tf.Tensor:
-    """What the values of the loss on a batch weigh together, and its bounded outputs, `(2,)`."""
-    found = [tf.cast(tf.stack([head.weight, head.bounded]), tf.float32) for head in heads]
+    """What the values of the loss on a batch weigh together, outputs under absolute error, and values under
+    no absolute error, `(3,)`."""
+    found = []
+    for head in heads:
+        rest = tf.zeros_like(head.weight) if head.likelihood.bounded else head.weight
+        found.append(tf.cast(tf.stack([head.weight, head.bounded, rest]), tf.float32))
     return tf.add_n(found)
 
 

@@ -103,7 +103,8 @@ STATISTICS = {
     RATE_IN_USE: Statistic(
         "Learning rate in use",
         "no unit",
-        "What the trust region left of it, or the quadratic model chose.",
+        "What the trust region left of it, or the quadratic model chose. Under absolute error, and with EF, "
+        "it grows with the errors.",
     ),
     MOMENTUM_IN_USE: Statistic("Momentum in use", "no unit", "The share of the past in the step.", False),
     DAMPING: Statistic("Damping λ", "loss / parameter²", "What is added to the eigenvalues of the matrix."),

@@ -26,8 +26,7 @@ class TrustRegion:
 
     With l the average of the loss over 20 steps and d that of its distance from it, the size of the loss is
     s = max(|l|, d); Poisson's, often negative, counts from the least that its labels allow. With D = s, or
-    s² / W for averages of EF, or s² / B where that is less for outputs under absolute error
-    (`Fisher.divergence`), and m the gradient that is preconditioned,
+    s² / W for averages of EF, or s² / B for outputs under absolute error (`Fisher.divergence`), and m the gradient that is preconditioned,
 
         c = 0.003 D r²   bounds   max(1, u) δᵀ (F + damping I) δ / 2,   u = mᵀ (F + damping I)⁻¹ m D / (40 s²)
 
@@ -98,10 +97,24 @@ class TrustRegion:
         """c of the next step, float64; before there is an average, from the `first` loss."""
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * self.confidence.value
-        size = tf.where(
-            self.judged.value > 0, tf.minimum(self.size(), self.best_size.value), self.size(first)
-        )
+        size = self._size_at_best(first)
         return SHARE * self._divergence(size) * self._shorter() ** 2 * self.confidence.value
+
+    def reach(self, first: tf.Tensor | float = 0.0) -> tf.Tensor | float:
+        """By how many times the learning rate a step may go, float64; before there is an average, as above.
+
+        1, but for errors above 1 in the units of an F that takes any for one of 1 (EF, and F under absolute
+        error): s / W and s / B, by which (F + damping I)⁻¹ m is too short.
+        """
+        if self._radius != "auto":
+            return 1.0
+        size = self._size_at_best(first)
+        share = tf.math.divide_no_nan(self._fisher.divergence(size, self._curvature.weights), size)
+        return tf.maximum(share, 1)
+
+    def _size_at_best(self, first: tf.Tensor | float) -> tf.Tensor:
+        known = self.judged.value > 0
+        return tf.where(known, tf.minimum(self.size(), self.best_size.value), self.size(first))
 
     def surprise(self, squared_norm: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
         """u, float64.
@@ -133,7 +146,7 @@ class TrustRegion:
         """D of a size."""
         # A curvature of one batch is measured by its F, whatever the kind.
         kind = self._fisher if self._curvature.averages_batches else Expected()
-        return kind.divergence(size, self._curvature.weight, self._curvature.bounded)
+        return kind.divergence(size, self._curvature.weights)
 
     def _shorter(self) -> tf.Tensor:
         """r, by how much a loss above its best shortens steps."""

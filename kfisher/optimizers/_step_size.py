@@ -73,6 +73,9 @@ def bounded(
     radius = None if judgement is None else guard.radius(judgement.loss)
     if radius is None:
         return Bounded(step, used, radius, length)
+    if optimizer.step == "fixed" and not optimizer.knows_errors:
+        rate *= guard.region.reach(judgement.loss)
+        used = rate, used[1]
     measured, surprise, times = None, tf.zeros((), tf.float64), 1.0
     if curvature.averages_batches:
         measured = curvature.squared_length(batch, m, solution, damping)

@@ -49,6 +49,8 @@ class ImprovedEmpiricalFisher(EmpiricalNaturalGradient):
     >>> optimizer = kfisher.optimizers.ImprovedEmpiricalFisher(0.5, damping=1e-6)
     """
 
+    knows_errors = True
+
     def __init__(
         self,
         learning_rate: Rate = 0.3,

@@ -55,7 +55,9 @@ class NaturalGradient(ObservingOptimizer):
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule` instance, or a callable
-            that takes no arguments. With a trust region it is an upper bound. Defaults to `0.3`.
+            that takes no arguments. With a trust region it is an upper bound; of `"auto"`, and where F takes
+            any error for one of 1 (EF, and F under absolute error), as many times that as the running loss is
+            larger. Defaults to `0.3`.
         fisher: `"exact"`, `"sampled"`, `"empirical"`, or an instance. Defaults to `"sampled"`.
         curvature: `"kfac"`, `"ekfac"`, `"diagonal"`, `"gram"`, `"dense"`, `"matrix_free"`, or an instance
             from `kfisher.curvature`. Defaults to `"kfac"`.
@@ -94,7 +96,8 @@ class NaturalGradient(ObservingOptimizer):
             loss that is far above its start, and there is a warning in the middle of `fit`, once;
             `kfisher.callbacks.TerminateOnDivergence` ends it instead. `fit` also tells of skipped steps at
             its end.
-        rate_in_use, momentum_in_use: Those of the last step: of the rate what the trust region left.
+        rate_in_use, momentum_in_use: Those of the last step: of the rate (see `learning_rate`) what the trust
+            region left.
 
     Raises:
         ValueError: At the first step, if the optimizer has seen no batch, or the loss has no likelihood.
@@ -109,6 +112,8 @@ class NaturalGradient(ObservingOptimizer):
     >>> model.compile(optimizer=kfisher.optimizers.NaturalGradient(1.0, fisher="exact"), loss="mse")
     >>> history = model.fit(np.eye(3), np.ones((3, 1)), verbose=0)
     """
+
+    knows_errors = False  # whether steps go by the size of errors, whatever F knows of it
 
     def __init__(
         self,

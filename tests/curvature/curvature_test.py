@@ -156,7 +156,7 @@ def test_a_batch_in_which_no_example_counts_leaves_what_the_loss_weighs(curvatur
     model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(NaturalGradient(curvature=curvature, seed=0), "mae", run_eagerly=True)
     model.train_on_batch(X, X[:, :2])
-    weighs = [float(model.optimizer.curvature.weight), float(model.optimizer.curvature.bounded)]
+    weighs = [float(model.optimizer.curvature.weight), float(model.optimizer.curvature.weights[1])]
     assert weighs == pytest.approx([1, 2])
     model.train_on_batch(X, X[:, :2], sample_weight=np.zeros(12))
-    assert [float(model.optimizer.curvature.weight), float(model.optimizer.curvature.bounded)] == weighs
+    assert [float(model.optimizer.curvature.weight), float(model.optimizer.curvature.weights[1])] == weighs

@@ -16,10 +16,10 @@ from kfisher.optimizers._region import TrustRegion
 RNG = np.random.default_rng(0)
 
 
-def region(fisher, weight=1.0, bounded=0.0, level=2.0, radius="auto"):
+def region(fisher, weights=(1.0, 0.0, 1.0), level=2.0, radius="auto"):
     """One whose loss has been `level` for long."""
     made = TrustRegion(
-        radius, fisher, types.SimpleNamespace(averages_batches=True, weight=weight, bounded=bounded)
+        radius, fisher, types.SimpleNamespace(averages_batches=True, weights=tf.constant(weights))
     )
     made.build(lambda name, value=0.0, dtype="float64": keras.Variable(value, dtype=dtype))
     for _ in range(3):
@@ -28,18 +28,35 @@ def region(fisher, weight=1.0, bounded=0.0, level=2.0, radius="auto"):
 
 
 @pytest.mark.parametrize(
-    "fisher, weight, bounded, most",
+    "fisher, weights, most",
     [
-        (Exact(), 3.0, 0.0, 2.0),  # s
-        (Empirical(), 3.0, 0.0, 3.0),  # W
-        (Exact(), 3.0, 8.0, 8.0),  # B
-        (Exact(), 1.0, 1.0, 2.0),  # absolute errors above 1: D is s
+        (Exact(), (3.0, 0.0, 3.0), 2.0),  # s
+        (Empirical(), (3.0, 0.0, 3.0), 3.0),  # W
+        (Exact(), (3.0, 8.0, 0.0), 8.0),  # B
+        (Exact(), (1.0, 1.0, 0.0), 1.0),  # absolute errors above 1
+        (Exact(), (2.0, 1.0, 1.0), 2.0),  # the same beside other errors, of which F knows: D is s
+        (Exact(), (2.0, 8.0, 1.0), 8.0),
     ],
 )
 @pytest.mark.parametrize("radius", ["auto", 0.01])
-def test_a_surprise_is_forty_times_what_a_batch_explains_itself(fisher, weight, bounded, most, radius):
-    found = region(fisher, weight, bounded, radius=radius).surprise(tf.constant(80.0, tf.float64), 1.0)
+def test_a_surprise_is_forty_times_what_a_batch_explains_itself(fisher, weights, most, radius):
+    found = region(fisher, weights, radius=radius).surprise(tf.constant(80.0, tf.float64), 1.0)
     assert float(found) == pytest.approx(80.0 / (40 * most))
+
+
+@pytest.mark.parametrize(
+    "fisher, weights, times",
+    [
+        (Exact(), (1.0, 0.0, 1.0), 1.0),
+        (Empirical(), (0.5, 0.0, 0.5), 4.0),  # s / W
+        (Empirical(), (3.0, 0.0, 3.0), 1.0),  # it makes no step shorter: c does
+        (Exact(), (1.0, 0.5, 0.0), 4.0),  # s / B
+        (Exact(), (2.0, 0.5, 1.0), 1.0),  # beside other errors
+    ],
+)
+def test_where_f_takes_any_error_for_one_of_1_steps_reach_as_far_as_errors_are_large(fisher, weights, times):
+    assert float(region(fisher, weights).reach()) == pytest.approx(times)
+    assert region(fisher, weights, radius=0.1).reach() == 1.0  # c is in the units of the loss
 
 
 @pytest.mark.parametrize("spoilt, times", [(False, 1.0), (True, 0.0)])

@@ -49,8 +49,24 @@ def test_absolute_errors_in_small_units_are_followed(curvature, outputs):
     for n in range(40):
         batch = slice(16 * (n % 4), 16 * (n % 4) + 16)
         model.train_on_batch(X[batch], y[batch])
-    assert float(model.optimizer.curvature.bounded) == pytest.approx(outputs)
+    assert float(model.optimizer.curvature.weights[1]) == pytest.approx(outputs)
     assert model.evaluate(X, y, verbose=0) < start
+
+
+@pytest.mark.parametrize("kind, loss", [(NaturalGradient, "mae"), (EmpiricalNaturalGradient, "mse")])
+@pytest.mark.parametrize("curvature", ["kfac", "gram"])
+def test_errors_in_large_units_are_followed_as_small_ones_are(kind, loss, curvature):
+    """As prices are. F, or EF, took them for errors of 1, and the loss did not move."""
+    y = np.exp(0.3 * X[:, :1])
+    shares = []
+    for unit in (1.0, 3e5):
+        model = network(
+            kind(curvature=curvature, seed=0), keras.layers.Dense(16, "relu"), loss=loss, outputs=1
+        )
+        start = model.evaluate(X, unit * y, verbose=0)
+        model.fit(X, unit * y, batch_size=16, epochs=20, verbose=0)
+        shares.append(model.evaluate(X, unit * y, verbose=0) / start)
+    assert shares[0] < 0.7 and shares[1] < 0.7
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "poisson", "binary_crossentropy"])
