@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _DIRECT = 4096
 # How often the solution by the Gram matrix is corrected by what is left of the right-hand side.
 _CORRECTIONS = 2
-# What such a solution may leave of it: each correction divides that.
+# How far such a solution may be off, relative to its length.
 _SOLVED = 0.1
 # Of conjugate gradients, at most.
 _ITERATIONS = 2000
@@ -41,8 +41,9 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
 
     Raises:
         ValueError: If `damping` is no positive float.
-        tf.errors.InvalidArgumentError: From `solve`, where conjugate gradients do not converge, or λ is below
-            the precision of the model's dtype times F, so that Woodbury's identity says nothing.
+        tf.errors.InvalidArgumentError: From `solve`, where conjugate gradients do not converge, or λ is so
+            far below the precision of the model's dtype times F that Woodbury's identity may be off by a
+            tenth. Under XLA the solution is NaN.
 
     Example:
 
@@ -184,7 +185,8 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
             f"With so little damping the products with F in {self.dtype.name} are rounding: raise `damping`, "
             "or take a model in float64."
         )
-        return self._unless(tf.norm(rest) <= _SOLVED * tf.norm(right), message, rest, right, x)
+        # Of F + λ I no eigenvalue is below λ: this bounds the error of x by as much.
+        return self._unless(tf.norm(rest) <= _SOLVED * self._lambda * tf.norm(x), message, rest, right, x)
 
     def _by_products(self, right: tf.Tensor) -> tf.Tensor:
         tolerance = self.dtype.as_numpy_dtype(np.sqrt(np.finfo(self.dtype.as_numpy_dtype).eps))
@@ -199,11 +201,16 @@ class DampedFisherOperator(tf.linalg.LinearOperator):
     def _unless(
         self, good: tf.Tensor, message: str, left: tf.Tensor, right: tf.Tensor, x: tf.Tensor
     ) -> tf.Tensor:
-        """The solution x that leaves `left` of the right-hand side, or an error if that is not `good`."""
+        """The solution x that leaves `left` of the right-hand side, or an error if that is not `good`.
+
+        NaN for a right-hand side that is not finite, and under XLA, which knows no error.
+        """
+        good |= tf.reduce_all(tf.equal(right, 0))
         message += f" Received: damping={self._damping}, a residual, and a right-hand side, of norm"
-        assertion = tf.debugging.Assert(good, [message, tf.norm(left), tf.norm(right)])
+        finite = tf.reduce_all(tf.math.is_finite(right))
+        assertion = tf.debugging.Assert(good | ~finite, [message, tf.norm(left), tf.norm(right)])
         with tf.control_dependencies([] if assertion is None else [assertion]):
-            return tf.identity(x)
+            return tf.where(good & finite, x, tf.constant(float("nan"), x.dtype))
 
     def _ridges(self) -> list[tuple[float, tf.Tensor]]:
         return list(zip(self._root.ridge, self._like))

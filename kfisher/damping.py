@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.checks import between_0_and_1, deserialized, positive, positive_integer
+from kfisher._common.checks import between_0_and_1, deserialized, positive, positive_integer, wrong
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -180,6 +180,8 @@ def get(identifier: Any) -> Damping | keras.optimizers.schedules.LearningRateSch
     if isinstance(identifier, (Damping, keras.optimizers.schedules.LearningRateSchedule)):
         return identifier
     kind = "'auto', a positive float, a schedule, or a policy of kfisher.damping"
+    if isinstance(identifier, type):
+        raise wrong("damping", kind, identifier, Damping)
     return Constant(positive("damping", identifier, kind))
 
 

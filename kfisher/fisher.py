@@ -331,4 +331,4 @@ def get(identifier: str | Fisher | dict) -> Fisher:
         "'exact', 'sampled', 'empirical', or an instance of kfisher.Exact, kfisher.Sampled or "
         "kfisher.Empirical"
     )
-    raise wrong("fisher", kind, identifier)
+    raise wrong("fisher", kind, identifier, Fisher)

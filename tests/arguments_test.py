@@ -291,11 +291,28 @@ def test_a_wrong_argument_is_told_at_once_and_changes_nothing(make, name, values
 
 @pytest.mark.parametrize(
     "name, value",
-    [("curvature", curvature.KFAC), ("fisher", kfisher.Exact), ("damping", damping.Cautious)],
+    [
+        ("curvature", curvature.KFAC),
+        ("fisher", kfisher.Exact),
+        ("damping", damping.Cautious),
+        ("likelihood", likelihoods.Normal),
+    ],
 )
 def test_a_class_without_brackets_is_told_how_to_make_an_instance(name, value):
     with pytest.raises(ValueError, match=rf"Received: .*\(a class; an instance is {value.__name__}\(\)\)$"):
         optimizers.NaturalGradient(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["curvature", "trust_region", "learning_rate"])
+def test_a_class_of_which_no_instance_would_do_is_told_nothing_of_it(name):
+    with pytest.raises(ValueError, match="Received") as error:
+        optimizers.NaturalGradient(**{name: curvature.Curvature if name == "curvature" else curvature.KFAC})
+    assert "an instance is" not in str(error.value)
+
+
+def test_a_class_with_an_argument_that_is_needed_is_told_of_it():
+    with pytest.raises(ValueError, match=r"an instance is Constant\(initial=\.\.\.\)"):
+        optimizers.NaturalGradient(damping=damping.Constant)
 
 
 def test_a_dataset_of_single_examples_is_told_to_make_batches():

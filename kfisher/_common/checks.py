@@ -6,6 +6,7 @@ A check returns the argument as Python's own type (NumPy scalars pass wherever n
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 from collections.abc import Iterable
@@ -19,10 +20,13 @@ import tensorflow as tf
 _NAN = float("nan")
 
 
-def wrong(name: str, kind: str, value: Any) -> ValueError:
-    """The error of an argument that is not `kind`, which may say why."""
-    ours = isinstance(value, type) and value.__module__.startswith("kfisher")
-    hint = f" (a class; an instance is {value.__name__}())" if ours else ""
+def wrong(name: str, kind: str, value: Any, base: type | None = None) -> ValueError:
+    """The error of an argument that is not `kind`, which may say why; of a subclass of `base`, what to do."""
+    hint = ""
+    if base is not None and isinstance(value, type) and issubclass(value, base) and value is not base:
+        parameters = inspect.signature(value).parameters.values()
+        needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        hint = f" (a class; an instance is {value.__name__}({', '.join(f'{n}=...' for n in needed)}))"
     return ValueError(f"`{name}` must be {kind}. Received: {name}={shown(value)}{hint}")
 
 
@@ -159,7 +163,7 @@ def function(name: str, value: Any, kind: str) -> Any:
 def instance(name: str, value: Any, types: type | tuple[type, ...], kind: str) -> Any:
     """`value`, an instance of a class."""
     if not isinstance(value, types):
-        raise wrong(name, kind, value)
+        raise wrong(name, kind, value, types if isinstance(types, type) else None)
     return value
 
 

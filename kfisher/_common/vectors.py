@@ -96,8 +96,9 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
 
 
 def norm(tensors: Tensors) -> tf.Tensor:
-    """The Euclidean length, in float64 of sums in the dtypes of the tensors."""
-    return tf.sqrt(2 * tf.reduce_sum(stacked([tf.nn.l2_loss(t) for t in tensors])))
+    """The Euclidean length, in float64 of sums in the dtypes of the tensors, of half precision in float32."""
+    wide = [t if t.dtype.size >= 4 else tf.cast(t, tf.float32) for t in tensors]
+    return tf.sqrt(2 * tf.reduce_sum(stacked([tf.nn.l2_loss(t) for t in wide])))
 
 
 def dot(a: Tensors, b: Tensors) -> tf.Tensor:

@@ -31,4 +31,4 @@ def get(identifier: str | Curvature | dict) -> Curvature:
     if isinstance(identifier, Curvature):
         return identifier
     kind = f"one of {sorted(_BY_NAME)} or an instance of a class of kfisher.curvature"
-    raise wrong("curvature", kind, identifier)
+    raise wrong("curvature", kind, identifier, Curvature)

@@ -101,7 +101,7 @@ class Curvature:
 
     @property
     def weights(self) -> tf.Tensor:
-        """What the values of the loss on a batch weigh together, on average; the outputs under absolute error;
+        """What the values of the loss on a batch weigh together, on average; outputs under absolute error;
         and the values under no absolute error, `(3,)`: see `Fisher.divergence`."""
         return tf.constant([1.0, 0.0, 1.0]) if self._weights is None else self._weights.value
 

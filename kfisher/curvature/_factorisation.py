@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from scipy.linalg import blas, lapack
+from scipy.linalg import blas, lapack, norm
 
 from kfisher._common.threads import one_thread
 
@@ -87,8 +87,7 @@ def least_shift(norm: Any, dtype: Any) -> Any:
 
 def enough(shifts: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     """Shifts `(G,)` of a stack `(G, n, n)`, none smaller than the least; in their dtype."""
-    # In float64: squares may overflow.
-    norms = np.sqrt(np.einsum("gij,gij->g", matrices, matrices, dtype=np.float64))
+    norms = np.array([norm(m.ravel(), check_finite=False) for m in matrices])  # squares may overflow
     return np.maximum(shifts, least_shift(norms, matrices.dtype)).astype(shifts.dtype)
 
 
@@ -131,8 +130,10 @@ def shaped(found: tf.Tensor, shape: Any) -> tf.Tensor:
 
 
 def _tensorflow_inverse(matrix: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
-    norm = tf.norm(tf.cast(matrix, tf.float64), axis=[-2, -1])
-    shift = tf.maximum(shift, tf.cast(least_shift(norm, matrix.dtype), shift.dtype))
+    largest = tf.reduce_max(tf.abs(matrix), [-2, -1])  # squares may overflow
+    scaled = tf.math.divide_no_nan(matrix, largest[:, tf.newaxis, tf.newaxis])
+    least = least_shift(largest * tf.norm(scaled, axis=[-2, -1]), matrix.dtype)
+    shift = tf.maximum(shift, tf.cast(least, shift.dtype))
     shifted = tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + shift[:, tf.newaxis])
     finite = tf.reduce_all(tf.math.is_finite(shifted))
     identity = tf.eye(matrix.shape[-1], batch_shape=matrix.shape[:1], dtype=matrix.dtype)

@@ -30,7 +30,8 @@ class EKFAC(Kronecker):
     every update; after a new basis s starts from K-FAC's products. A decomposition that fails leaves the
     last good basis in place, until the next update tries again; `failures` counts.
 
-    The damping of a block is no less than 10 times the precision of its dtype times its largest s.
+    Where there are eigenvectors, the damping is no less than 10 times the precision of the dtype times the
+    largest s that they mix.
 
     A singular factor says nothing of a basis in its null space. There s is the mean over the null space, so
     that the step is the same in all bases.
@@ -137,11 +138,14 @@ class EKFAC(Kronecker):
 
     def solve_block(self, number: int, gradient: Any, damping: Any, xla: bool) -> Any:
         left, right = self._basis(number)
+        turned = [axis for axis, basis in ((1, left), (2, right)) if basis is not None]
         rotated = gradient if left is None else times(left, gradient, transpose=True)
         rotated = rotated if right is None else times_right(rotated, right)
         s = tf.convert_to_tensor(self.eigenvalues[number].value)
         damping = self.boosted(self.damping_of(number, damping))
-        rotated /= s + tf.maximum(damping, least_shift(tf.reduce_max(s), s.dtype))
+        if turned:  # what has no basis is divided as it is, without rounding
+            damping = tf.maximum(damping, least_shift(tf.reduce_max(s, turned, keepdims=True), s.dtype))
+        rotated /= s + damping
         rotated = rotated if left is None else times(left, rotated)
         return rotated if right is None else times_right(rotated, right, transpose=True)
 

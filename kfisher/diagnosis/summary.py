@@ -40,7 +40,7 @@ _SAYS = {
     "unknown": "what was measured does not suffice to tell",
 }
 # What to do where examples are what is missing.
-_MORE = "; with `probe=(x, y)` the callback measures these, which may be more than a batch has"
+_MORE = "; a larger `probe=(x, y)` is measured in place of a batch"
 
 
 @dataclass

@@ -80,7 +80,8 @@ def from_loss(loss: Any) -> Likelihood:
             f"The loss {name or shown(loss)} is not the negative logarithm of a likelihood known to kfisher, "
             f"so it has no Fisher matrix. Supported are {', '.join(sorted(_FROM_KERAS))} and "
             "kfisher.losses.NegativeLogLikelihood, which makes any tfp.distributions.Distribution a loss; "
-            f"or pass `likelihood=` to say which likelihood to use. Received: loss={shown(loss)}"
+            "or pass `likelihood=` to say which to use, as NaturalGradient(likelihood="
+            f"kfisher.likelihoods.Normal()) does. Received: loss={shown(loss)}"
         )
     return _FROM_KERAS[name](**options(resolved))
 

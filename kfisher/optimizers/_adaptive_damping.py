@@ -18,7 +18,7 @@ from kfisher.optimizers._judgement import Judgement
 # In float64 the damping of a single batch goes down to this share of its minimum, with the loss.
 _LEAST = 1e-4
 # What a good step leaves of the caution. A gradient that F does not explain takes eight good steps to make up
-# for, so that the caution grows where more than one in nine is like that.
+# for, or more where it is far from explained: the caution grows where more than one in nine is like that.
 _CALM, _RARE = 0.95, 8
 # How many times as large a step that was taken back makes it, and a gradient that F does not explain at most.
 _BAD = 10.0

@@ -44,6 +44,11 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
         counts += [f"{taken_back} taken back (the loss jumped)"] if taken_back else []
         if not taken_back and not skipped[_skips.OF_DATA :].any():
             advice = "Look at the data: no setting of the optimizer changes that."
+        elif skipped[_skips.LOSS] == int(optimizer.iterations.numpy()):
+            advice = (
+                "It is so with the weights at the start: look at the scale of the inputs and at the "
+                "activation of the last layer. No setting of the optimizer changes that."
+            )
         return (
             f"{name} is not getting on: the last {row} steps were skipped or taken back. So far "
             f"{' and '.join(counts)}. {advice}"
@@ -103,7 +108,7 @@ def warn_once(optimizer: Any, xla: bool) -> None:
 def _looked_at(optimizer: Any) -> list[Any]:
     """The variables that `trouble` speaks of."""
     counts = [optimizer.failed_steps, optimizer.skips, optimizer.rejected_steps]
-    counts.append(optimizer.damping)
+    counts += [optimizer.damping, optimizer.iterations]
     if optimizer.guard is not None:
         region = optimizer.guard.region
         counts += [region.judged, region.start, region.level, region.spread]

@@ -34,7 +34,7 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def require_own(optimizer: Any, arguments: dict[str, Any], **fixed: str) -> None:
     """Raises if `arguments` has one that the class of an optimizer itself decides; `fixed` says on what."""
-    for name in arguments.keys() & fixed.keys():
+    for name in (name for name in fixed if name in arguments):
         raise ValueError(
             f"{type(optimizer).__name__} takes no `{name}`: it is the one with {fixed[name]}. For another "
             f"use kfisher.optimizers.NaturalGradient({name}=...). Received: {name}={shown(arguments[name])}"
@@ -45,7 +45,10 @@ def _learning_rate(name: str, value: Any) -> Any:
     value = deserialized(name, value)
     if isinstance(value, Schedule) or (callable(value) and not isinstance(value, type)):
         return value
-    return not_negative(name, value, "a finite float that is not negative, a schedule, or a function")
+    kind = "a finite float that is not negative, a schedule, or a function"
+    if isinstance(value, str):
+        kind += " (a curvature, damping or fisher is given by its name, as curvature='ekfac')"
+    return not_negative(name, value, kind)
 
 
 def _weight_decay(name: str, value: Any) -> Any:

@@ -114,8 +114,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             _replicated.check_strategy(self, self._strategy)
             super().build(variables)
             own = self._identity.variable
-            # Its averages, if it makes any.
-            self._of_keras = [v for v in self.variables if len(v.shape) and v is not own]
+            self._of_keras = [v for v in self.variables if len(v.shape) and v is not own]  # averages
             # Not the variables: Keras would save them with the state of the optimizer.
             self._built_for = [id(v) for v in variables]
             names = ("skipped_steps", "failed_steps_in_a_row", "divergence_told")
@@ -270,24 +269,27 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self._accumulation.add(gradient, own_loss, take_step)
         _divergence.warn_once(self, batch.xla)
 
-    def skip(self, batch: Batch, loss: tf.Tensor, gradient: list, solved: Any, outlier: Any = False) -> None:
-        """Leaves a step out, and counts it by what was seen (see `_skips.cause`)."""
+    def skip(
+        self, batch: Batch, loss: Any, gradient: list, solved: Any, outlier: Any = False, scaled: bool = False
+    ) -> None:
+        """Leaves a step out, of a `scaled` loss or not, and counts it by what was seen (`_skips.cause`)."""
         self.iterations.assign_add(1)
         self.skipped_steps.assign_add(1)
         found = _skips.cause(batch, loss, gradient, solved, outlier)
         self.skips.assign_add(tf.one_hot(found, len(_skips.CAUSES), dtype=self.skips.dtype))
-        self.failed()
+        # A scale that is too large is made smaller until it is not: that is no failure.
+        self.failed(tf.cast(tf.not_equal(found, _skips.OVERFLOW), tf.int32) if scaled else 1)
 
     def withheld(self, finite: tf.Tensor, grads: list) -> None:
         """Called when an optimizer around this one will keep gradients to itself unless they are `finite`."""
         batch, loss = self._of_steps.here.withheld()
         if batch is not None:
-            replicas.cond(finite, lambda: None, lambda: self.skip(batch, loss, grads, True))
+            replicas.cond(finite, lambda: None, lambda: self.skip(batch, loss, grads, True, scaled=True))
             _divergence.warn_once(self, batch.xla)
 
-    def failed(self) -> None:
+    def failed(self, count: Any = 1) -> None:
         """Called when a step was skipped or taken back."""
-        self.failed_steps.assign_add(1)
+        self.failed_steps.assign_add(tf.cast(count, self.failed_steps.dtype))
 
     def succeeded(self) -> None:
         """Called when a step was taken."""

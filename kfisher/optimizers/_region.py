@@ -26,7 +26,8 @@ class TrustRegion:
 
     With l the average of the loss over 20 steps and d that of its distance from it, the size of the loss is
     s = max(|l|, d); Poisson's, often negative, counts from the least that its labels allow. With D = s, or
-    s² / W for averages of EF, or s² / B for outputs under absolute error (`Fisher.divergence`), and m the gradient that is preconditioned,
+    s² / W for averages of EF, or s² / B for outputs under absolute error (`Fisher.divergence`), and m the
+    gradient that is preconditioned,
 
         c = 0.003 D r²   bounds   max(1, u) δᵀ (F + damping I) δ / 2,   u = mᵀ (F + damping I)⁻¹ m D / (40 s²)
 

@@ -100,9 +100,12 @@ def bounded(
 
 
 def at_least(squared_length: tf.Tensor, x: Tensors, damping: tf.Tensor) -> tf.Tensor:
-    """xᵀ (F + damping I) x as it was found, or damping xᵀx, which it cannot be less than but by rounding."""
+    """xᵀ (F + damping I) x as it was found, or damping xᵀx, where it is so far below that it is rounding.
+
+    Not wherever it is below: inverses may have a damping of before, a third of this one.
+    """
     least = tf.cast(damping, tf.float64) * norm(x) ** 2
-    return tf.where(tf.math.is_finite(least), tf.maximum(squared_length, least), squared_length)
+    return tf.where(tf.math.is_finite(least) & (squared_length < 0.1 * least), least, squared_length)
 
 
 def within(squared_length: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -102,6 +102,28 @@ def test_raw_inputs_in_single_precision_skip_no_step(curvature, spread):
     assert losses[-1] < 0.05 * losses[0]
 
 
+@pytest.mark.parametrize("fisher, regularizer", [("sampled", None), ("exact", "l2")])
+def test_gram_solves_for_one_damping_where_rounding_asks_for_more(fisher, regularizer):
+    """All terms of Woodbury's identity take the same: the solution is that of the dense system with it."""
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    model = kfisher.Sequential([keras.Input((40,)), keras.layers.Dense(1, kernel_regularizer=regularizer)])
+    model.compile(loss="mse")
+    x, y = (300 + RNG.normal(size=(16, 40))).astype("float32"), np.ones((16, 1), "float32")
+    batch = Batch(model, tf.constant(x), tf.constant(y), None, fishers.get(fisher), tf.constant([0, 0]))
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(y=y, y_pred=model(x))
+    root, gradient = batch.square_root, tape.gradient(loss, model.trainable_variables)
+    a, ridge = root.rows().numpy().astype("float64"), np.repeat(root.ridge, [40, 1])
+    asked = 1e-3
+    s = asked / (asked + ridge)
+    least = 2 * 2**-23 * np.linalg.norm((a * s) @ a.T)
+    assert least > 2 * asked
+    expected = np.linalg.solve(a.T @ a + np.diag(least / s), flat(gradient))
+    x = flat(kfisher.curvature.Gram().solve(batch, gradient, tf.constant(asked)))
+    assert np.linalg.norm(x - expected) < 0.1 * np.linalg.norm(expected)
+
+
 def test_a_gradient_from_elsewhere_is_not_ignored():
     """Gram knows the coordinates of the likelihood's gradient, and must still solve for another one."""
     batch, matrix, gradient = system(network(), "exact")

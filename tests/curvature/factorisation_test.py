@@ -90,9 +90,11 @@ def test_inverses_are_right_along_leading_eigenvectors_whatever_the_damping(size
     assert np.linalg.norm(change - m) < 0.25 * np.linalg.norm(m)
 
 
-def test_a_factor_whose_squares_overflow_has_an_inverse():
-    m = stack("float32", 2, 300) * np.float32(1e25)
-    inverse = _factorisation.inverses([tf.constant(m)], [tf.fill([2], 1e24)], False)[0].numpy()
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("dtype, size", [("float32", 1e25), ("float64", 1e170)])
+def test_a_factor_whose_squares_overflow_has_an_inverse(dtype, size, xla):
+    m = (stack("float64", 2, 300) * size).astype(dtype)
+    inverse = _factorisation.inverses([tf.constant(m)], [tf.fill([2], m[0, 0, 0])], xla)[0].numpy()
     assert np.isfinite(inverse).all() and (np.einsum("gii->gi", inverse) > 0).all()
 
 
@@ -114,3 +116,22 @@ def test_raw_spectra_are_fitted_without_a_step_back(curvature, damping):
         losses.append(model.evaluate(x, y, verbose=0))
     assert max(losses) < start and losses[-1] < start / 100
     assert int(model.optimizer.rejected_steps) == 0
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "ekfac"])
+def test_what_is_not_mixed_is_not_damped_by_what_is_large_beside_it(curvature):
+    """Channels of a depthwise convolution, and factors that are kept as their diagonals."""
+    x = RNG.normal(size=(64, 1, 1, 2)) * [1e4, 1e-1]
+    y = x * [1e-4, 10.0]
+    keras.utils.set_random_seed(0)
+    channels = keras.layers.DepthwiseConv2D(1, use_bias=False)
+    make = {"kfac": kfisher.curvature.KFAC, "ekfac": kfisher.curvature.EKFAC}[curvature]
+    settings = {"damping": 1e-6, "trust_region": None, "momentum": 0.0, "fisher": "exact"}
+    for layer, own, inputs, labels in (
+        (channels, make(), x, y),
+        (keras.layers.Dense(1, use_bias=False), make(max_factor_size=1), x[:, 0, 0], y[:, 0, 0].sum(-1)),
+    ):
+        model = kfisher.Sequential([keras.Input(inputs.shape[1:]), layer])
+        model.compile(kfisher.optimizers.NaturalGradient(0.5, curvature=own, seed=0, **settings), "mse")
+        model.fit(inputs, labels, epochs=15, verbose=0)
+        assert layer.get_weights()[0].ravel() == pytest.approx([1e-4, 10.0], rel=1e-2)

@@ -274,6 +274,24 @@ def test_divergence_is_said_in_the_middle_of_fit_once_with_what_was_seen(attache
     assert "learning_rate" not in message  # no setting is to blame
 
 
+def test_a_loss_that_is_not_finite_from_the_start_is_put_down_to_the_model():
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(1, "exponential")])
+    model.compile(NaturalGradient(seed=0), "poisson")
+    with pytest.warns(UserWarning, match="not getting on.*activation of the last layer.*No setting"):
+        model.fit(1e4 * X, np.ones((64, 1)), batch_size=4, verbose=0)
+
+
+def test_a_scale_of_the_loss_that_has_to_come_down_first_is_no_trouble():
+    """As it does in half precision: each overflow halves it."""
+    inner = NaturalGradient(seed=0)
+    model = network(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**127))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, LABELS, batch_size=4, epochs=2, sample_weight=np.full(64, 1e3), verbose=0)
+    assert int(inner.skipped_steps) > 5 and int(inner.failed_steps) == 0
+    assert not [w for w in caught if "not getting on" in str(w.message)]
+
+
 def test_settings_are_named_where_the_data_are_not_to_blame():
     optimizer = NaturalGradient(0.125, curvature="gram", damping=0.5, seed=0)
     model = network(optimizer)
