@@ -189,11 +189,13 @@ def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
     the eigenpairs are then those of the small Lᵀ L. Harbrecht, Peters & Schneider 2012.
     """
     n, dtype = len(matrix), matrix.dtype
-    (shift,) = enough(shift[np.newaxis], matrix[np.newaxis])
     rows = np.zeros((1, n, n), dtype)
     if _is_close_to_its_diagonal(matrix, shift, tail):
         rows[0, 0] = 1 / (np.diag(matrix) + shift)
         return rows, dtype.type(1), _DIAGONAL
+    (shifts,) = enough(shift[np.newaxis], matrix[np.newaxis])
+    if (shifts > shift).any():  # what is left of a leading eigenvector by a difference would be rounding
+        return _formed(matrix, shifts)
     pstrf, syevr = lapack.get_lapack_funcs(("pstrf", "syevr"), dtype=dtype)
     small = tail * float(shift)
     factor, pivots, columns, _ = pstrf(matrix.T, tol=small / 10, lower=1)
@@ -204,7 +206,7 @@ def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
         if info == 0 and rank < _WORTH * n:
             found = values[:rank], vectors[:, :rank]
     if found is None:
-        return positive_inverse(_shifted(matrix, shift))[np.newaxis].astype(dtype), dtype.type(1), _FORMED
+        return _formed(matrix, shift)
     # In float64: of the largest all but 1 in 10⁶ or so is taken away, and float32 holds that much to a tenth.
     values, q = found[0].astype(np.float64), (lower @ found[1]).astype(np.float64)
     rest = max(0.0, float(np.trace(matrix) - values.sum()) / (n - rank))
@@ -212,6 +214,11 @@ def _truncate(matrix: np.ndarray, shift: np.ndarray, tail: float) -> tuple:
         np.maximum(values - rest, 0) / (values + shift) / np.square(q).sum(0)
     )
     return rows, dtype.type(1 / (rest + shift)), np.int32(rank)
+
+
+def _formed(matrix: np.ndarray, shift: np.ndarray) -> tuple:
+    inverse = positive_inverse(_shifted(matrix, shift))
+    return inverse[np.newaxis].astype(matrix.dtype), matrix.dtype.type(1), _FORMED
 
 
 def _is_close_to_its_diagonal(matrix: np.ndarray, shift: np.ndarray, tail: float) -> bool:

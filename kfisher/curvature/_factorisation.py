@@ -75,26 +75,31 @@ def _refined_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
     return None
 
 
-# The least shift, as a share of the norm of a matrix, in units of its precision. An inverse is off by the
-# precision of its largest entries, and so with less it would say nothing of the leading eigenvectors.
+# The least shift of a row, as a share of its diagonal entry: so many times the precision times the norm of
+# the matrix with unit diagonal. An inverse is off by the precision of its largest entries: with less it would
+# say nothing of the leading eigenvectors. Rows and columns may be of any size beside each other.
 _LEAST_SHIFT = 10.0
 
 
 def least_shift(norm: Any, dtype: Any) -> Any:
-    """The least shift with which the inverse of a matrix of this norm is right to a tenth or two."""
+    """The least shift with which the inverse of a matrix of this norm is right to a tenth."""
     return _LEAST_SHIFT * float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) * norm
 
 
 def enough(shifts: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-    """Shifts `(G,)` of a stack `(G, n, n)`, none smaller than the least; in their dtype."""
-    norms = np.array([norm(m.ravel(), check_finite=False) for m in matrices])  # squares may overflow
-    return np.maximum(shifts, least_shift(norms, matrices.dtype)).astype(shifts.dtype)
+    """Shifts of all rows, `(G, n)`, of a stack `(G, n, n)`: those given, `(G,)`, or the least."""
+    diagonals = np.einsum("gii->gi", matrices)
+    with np.errstate(all="ignore"):  # what is not finite or positive has no inverse anyway
+        roots = np.where(diagonals > 0, 1 / np.sqrt(diagonals), 0).astype(matrices.dtype)
+        norms = [norm(m * r * r[:, np.newaxis], check_finite=False) for m, r in zip(matrices, roots)]
+        least = least_shift(np.array(norms)[:, np.newaxis], matrices.dtype) * diagonals
+        return np.maximum(shifts[:, np.newaxis], least).astype(shifts.dtype)
 
 
 def inverses(matrices: list[tf.Tensor], shifts: list[tf.Tensor], xla: bool) -> list[tf.Tensor]:
     """(M + shift I)⁻¹ for stacks of positive semidefinite matrices, `(G, n, n)`, and shifts `(G,)`.
 
-    No shift is smaller than `least_shift`. A matrix that is not finite, or too close to singular for its
+    No shift of a row is smaller than the least. A matrix that is not finite, or too close to singular for its
     dtype, gives NaN.
     """
     if not matrices:
@@ -130,11 +135,11 @@ def shaped(found: tf.Tensor, shape: Any) -> tf.Tensor:
 
 
 def _tensorflow_inverse(matrix: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
-    largest = tf.reduce_max(tf.abs(matrix), [-2, -1])  # squares may overflow
-    scaled = tf.math.divide_no_nan(matrix, largest[:, tf.newaxis, tf.newaxis])
-    least = least_shift(largest * tf.norm(scaled, axis=[-2, -1]), matrix.dtype)
-    shift = tf.maximum(shift, tf.cast(least, shift.dtype))
-    shifted = tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + shift[:, tf.newaxis])
+    diagonal = tf.linalg.diag_part(matrix)
+    roots = tf.where(diagonal > 0, tf.math.rsqrt(diagonal), tf.zeros_like(diagonal))
+    scaled = matrix * roots[:, tf.newaxis] * roots[:, :, tf.newaxis]
+    least = least_shift(tf.norm(scaled, axis=[-2, -1])[:, tf.newaxis], matrix.dtype) * diagonal
+    shifted = tf.linalg.set_diag(matrix, diagonal + tf.maximum(shift[:, tf.newaxis], least))
     finite = tf.reduce_all(tf.math.is_finite(shifted))
     identity = tf.eye(matrix.shape[-1], batch_shape=matrix.shape[:1], dtype=matrix.dtype)
     x = tf.linalg.cholesky_solve(tf.linalg.cholesky(tf.where(finite, shifted, identity)), identity)
@@ -163,7 +168,7 @@ def _inverse(matrices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     n, dtype = matrices.shape[-1], matrices.dtype
     shifted = matrices.astype(np.float64 if n <= _SMALL else dtype)
     diagonal = np.einsum("gii->gi", shifted)
-    diagonal += enough(shifts, matrices)[:, np.newaxis]
+    diagonal += enough(shifts, matrices)
     found = _tiny_inverses(shifted) if len(shifted) > 1 and n <= _TINY else None
     return (np.stack([positive_inverse(m) for m in shifted]) if found is None else found).astype(dtype)
 

@@ -36,9 +36,10 @@ class KFAC(Kronecker):
     of scale and shift are exact always, their damping too. The ridge of an L2 regulariser is part of the
     damping.
 
-    The damping of a factor that is no diagonal is no less than 10 times the precision of its dtype times its
-    norm. With less, as raw inputs of one sign and a single output would have in float32, the inverse is
-    rounding where it is smallest: along the leading eigenvectors, where steps must be shortest.
+    The damping of a row of a factor that is no diagonal is at least its diagonal entry times 10 times the
+    precision of the dtype times the norm of the factor scaled to a unit diagonal. With less, as raw inputs of
+    one sign and a single output would have in float32, the inverse is rounding where it is smallest: along
+    the leading eigenvectors, where steps must be shortest.
 
     A factorisation that fails, in float64 too, leaves the last good inverses in place and multiplies the
     damping by 10 for the next ones, until they succeed; `failures` counts, and `fit` warns at its end.

@@ -87,11 +87,23 @@ def test_inverses_are_right_along_leading_eigenvectors_whatever_the_damping(size
     x = kind.times(tf.constant(m[:, np.newaxis], tf.float32), xla).numpy()[:, 0]
     assert m @ x > 0
     change = exact @ x  # of the outputs, which is m where F describes them
-    assert np.linalg.norm(change - m) < 0.25 * np.linalg.norm(m)
+    assert np.linalg.norm(change - m) < 0.1 * np.linalg.norm(m)
 
 
 @pytest.mark.parametrize("xla", [False, True])
-@pytest.mark.parametrize("dtype, size", [("float32", 1e25), ("float64", 1e170)])
+def test_rows_of_any_size_are_inverted_beside_each_other(xla):
+    """What is large in one says nothing of the rounding in another: units of columns of a table differ."""
+    sizes = 10.0 ** np.linspace(-6, 6, 40)
+    x = RNG.normal(size=(200, 40))
+    m = (x.T @ x / 200 * sizes * sizes[:, np.newaxis])[np.newaxis]
+    found = _factorisation.inverses([tf.constant(m, tf.float32)], [tf.constant([1e-14])], xla)[0].numpy()[0]
+    scaled = found * sizes * sizes[:, np.newaxis]
+    exact = np.linalg.inv((m[0] + 1e-14 * np.eye(40)) / sizes / sizes[:, np.newaxis])
+    assert np.abs(scaled - exact).max() < 1e-3 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("dtype, size", [("float32", 1e25), ("float32", 1e-30), ("float64", 1e170)])
 def test_a_factor_whose_squares_overflow_has_an_inverse(dtype, size, xla):
     m = (stack("float64", 2, 300) * size).astype(dtype)
     inverse = _factorisation.inverses([tf.constant(m)], [tf.fill([2], m[0, 0, 0])], xla)[0].numpy()
