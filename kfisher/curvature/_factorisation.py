@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from scipy.linalg import blas, lapack, norm
+from scipy.linalg import blas, lapack
 
 from kfisher._common.threads import one_thread
 
@@ -91,8 +91,9 @@ def enough(shifts: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     diagonals = np.einsum("gii->gi", matrices)
     with np.errstate(all="ignore"):  # what is not finite or positive has no inverse anyway
         roots = np.where(diagonals > 0, 1 / np.sqrt(diagonals), 0).astype(matrices.dtype)
-        norms = [norm(m * r * r[:, np.newaxis], check_finite=False) for m, r in zip(matrices, roots)]
-        least = least_shift(np.array(norms)[:, np.newaxis], matrices.dtype) * diagonals
+        scaled = matrices * roots[:, np.newaxis] * roots[:, :, np.newaxis]  # whose squares are 1 at most
+        norms = np.sqrt(np.einsum("gij,gij->g", scaled, scaled))
+        least = least_shift(norms[:, np.newaxis], matrices.dtype) * diagonals
         return np.maximum(shifts[:, np.newaxis], least).astype(shifts.dtype)
 
 
