@@ -81,9 +81,9 @@ def _refined_solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
 _LEAST_SHIFT = 10.0
 
 
-def least_shift(norm: Any, dtype: Any) -> Any:
-    """The least shift with which the inverse of a matrix of this norm is right to a tenth."""
-    return _LEAST_SHIFT * float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) * norm
+def least_shift(norm: Any, dtype: Any, times: float = _LEAST_SHIFT) -> Any:
+    """So many times the precision of a matrix of this norm; by default its inverse is then right to a tenth."""
+    return times * float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) * norm
 
 
 def enough(shifts: np.ndarray, matrices: np.ndarray) -> np.ndarray:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kfisher._common.checks import probability
 from kfisher._common.vectors import Tensors, dot, norm
 from kfisher.curvature._base import OfOneBatch, last_solution
-from kfisher.curvature._factorisation import cholesky_solve
+from kfisher.curvature._factorisation import cholesky_solve, least_shift
 
 # A part of the gradient outside the row space of A below this many machine epsilons is rounding.
 _ROUNDING = 1000.0
-# The least damping, in those of the norm of the Gram matrix: its own rounding is less.
+# The least damping, in precisions of the Gram matrix: its own rounding is less.
 _LEAST = 2.0
 
 
@@ -98,11 +97,10 @@ class Gram(OfOneBatch):
         """The solution for a gradient Aᵀ c + ridge_gradient + what neither explains."""
         damping64 = tf.cast(damping, tf.float64)
         s = [_shrinkage(damping, ridge, g.dtype) for ridge, g in zip(root.ridge, gradient)]
-        kernel = root.gram(s)
+        product = root.gram(s)
+        kernel = tf.cast(product, tf.float64)
         # With less the system is not positive but for rounding. The ridge grows with it.
-        epsilon = float(np.finfo(kernel.dtype.as_numpy_dtype).eps)
-        least = _LEAST * epsilon * tf.norm(tf.cast(kernel, tf.float64))
-        damping64, kernel = tf.maximum(damping64, least), tf.cast(kernel, tf.float64)
+        damping64 = tf.maximum(damping64, least_shift(tf.norm(kernel), product.dtype, _LEAST))
         kernel = tf.linalg.set_diag(kernel, tf.linalg.diag_part(kernel) + damping64)
 
         def solution(c: Any, h: Any) -> Any:
