@@ -82,7 +82,7 @@ _LEAST_SHIFT = 10.0
 
 
 def least_shift(norm: Any, dtype: Any, times: float = _LEAST_SHIFT) -> Any:
-    """So many times the precision of a matrix of this norm; by default its inverse is then right to a tenth."""
+    """So many precisions of a matrix of this norm; by default its inverse is then right to a tenth."""
     return times * float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) * norm
 
 
