@@ -53,10 +53,10 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
             f"{name} is not getting on: the last {row} steps were skipped or taken back. So far "
             f"{' and '.join(counts)}. {advice}"
         )
-    region = optimizer.guard and optimizer.guard.region
-    if region is not None and int(region.judged.numpy()) > 0:
-        start, now = float(region.start.numpy()), float(region.level.numpy())
-        if is_far(start, now, float(region.best_size.numpy())):
+    past = optimizer.guard and optimizer.guard.memory.read()
+    if past is not None and float(past.judged) > 0:
+        start, now = float(past.start), float(past.level)
+        if is_far(start, now, float(past.best_size)):
             loss = "loss above the least that its labels allow" if counts_from_least else "loss"
             return f"{name} diverges: the {loss} is {now:.3g} on average, and began at {start:.3g}. {advice}"
     return None
@@ -79,8 +79,8 @@ def warn_once(optimizer: Any, xla: bool) -> None:
         return
     wanted = tf.equal(optimizer.failed_steps.value, IN_A_ROW)
     if optimizer.guard is not None:
-        region = optimizer.guard.region
-        wanted |= is_far(region.start.value, region.level.value, region.best_size.value)
+        past = optimizer.guard.memory.read()
+        wanted |= is_far(past.start, past.level, past.best_size)
     reference = weakref.ref(optimizer)
 
     def say() -> int:
@@ -110,9 +110,7 @@ def _looked_at(optimizer: Any) -> list[Any]:
     counts = [optimizer.failed_steps, optimizer.skips, optimizer.rejected_steps]
     counts += [optimizer.damping, optimizer.iterations]
     if optimizer.guard is not None:
-        region = optimizer.guard.region
-        counts += [region.judged, region.start, region.level, region.spread]
-        counts += [region.best, region.best_size, region.confidence]
+        counts.append(optimizer.guard.memory.variable)
     return [v for v in counts if v is not None]
 
 

@@ -13,12 +13,15 @@ from kfisher.curvature import Curvature
 from kfisher.fisher import Fisher
 from kfisher.jacobian.batch import Batch
 from kfisher.optimizers._judgement import Judgement
+from kfisher.optimizers._past import Memory, Past
 from kfisher.optimizers._region import TrustRegion
 
 # A loss that exceeds its average by so many times its size is no batch of this problem ...
 _OUTLIER = 100.0
 # ... unless so many come in a row, and twice as many as ever did by accident: then the problem has changed.
 _PATIENCE = 10
+# A step that is taken back shortens the next ones.
+_LOSS_OF_CONFIDENCE = 0.25
 _HEAVY = 1e6  # A spoilt batch counts as one of no more than so many times its size.
 
 
@@ -55,15 +58,7 @@ class Guard:
 
     def build(self, add_variable: Callable, weights: list, others: list) -> None:
         """Makes all state. A step that is taken back leaves the weights, and these others, as they were."""
-
-        def scalar(name: str, value: float = 0.0, dtype: str = "float64") -> keras.Variable:
-            first = lambda shape, dtype: tf.cast(value, dtype)  # noqa: E731
-            return add_variable((), first, dtype=dtype, name=name)
-
-        self.region.build(scalar)
-        self.outliers = scalar("outliers_in_a_row", dtype="int32")
-        self.accident = scalar("most_outliers_by_accident", dtype="int32")
-        self.can_return = scalar("can_return", dtype="int32")
+        self.memory = Memory(add_variable)
         self._weights, self._others, self._packing = weights, others, Packing(weights)
         at_start = "weights_at_start"
         self._at_start = self._packing.variables(add_variable, at_start) if self._bounded else []
@@ -72,14 +67,18 @@ class Guard:
             add_variable(v.shape, "zeros", dtype=v.dtype, name=f"{path_of(v)}_previous") for v in others
         ]
 
-    def radius(self, first: tf.Tensor | float = 0.0) -> tf.Tensor | None:
+    def radius(self, past: Past, first: tf.Tensor | float = 0.0) -> tf.Tensor | None:
         """c of the next step, float64, if it is bounded: see `TrustRegion.radius`."""
-        return self.region.radius(first) if self._bounded else None
+        return self.region.radius(past, first) if self._bounded else None
 
     def surprise(self, squared_norm: tf.Tensor, judgement: Judgement) -> tf.Tensor:
         """Of a gradient, as that of the region; 0 where it mends what earlier steps have spoilt."""
-        surprise = self.region.surprise(squared_norm, judgement.loss)
+        surprise = self.region.surprise(judgement.past, squared_norm, judgement.loss)
         return tf.where(judgement.spoilt, tf.zeros_like(surprise), surprise)
+
+    def length(self, share: tf.Tensor) -> tf.Tensor:
+        """Of a step that is taken now, as that of the region."""
+        return self.region.length(self.memory.read(), share)
 
     # --- what the batch after it says -------------------------------------------------------------
 
@@ -100,34 +99,33 @@ class Guard:
             blame: Whether to find out what has made it an outlier.
         """
         loss, own = tf.cast(loss, tf.float64), tf.cast(own, tf.float64)
-        region = self.region
-        size, level, known = region.size(), region.level, region.judged.value > 0
+        past = self.memory.read()
+        size, known = past.size, past.judged > 0
         # NaN is far. Not `~(loss <= ...)`: in a graph TensorFlow makes `loss > ...` of that.
-        far = known & (~tf.math.is_finite(loss) | (loss > level.value + size))
-        can_return = self.can_return.value > 0
+        far = known & (~tf.math.is_finite(loss) | (loss > past.level + size))
+        can_return = past.can_return > 0
         old = self._loss_with(self._previous, batch, can_return & (far | ask))
         no, one = tf.constant(False), tf.ones_like(loss)
         if not self._bounded:
-            return Judgement(no, no, no, one, loss, old, no)
-        c = region.usual()
+            return Judgement(no, no, no, one, loss, old, no, past)
+        c = self.region.usual(past)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
         own_size = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
         tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * own_size
         failed = far & can_return & tf.math.is_finite(old)
         failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
-        large = far & self._is_patient() & (size > 0) & (loss - level.value > _OUTLIER * size)
+        large = far & _is_patient(past) & (size > 0) & (loss - past.level > _OUTLIER * size)
         outlier = (~tf.math.is_finite(loss) | large) & ~failed
-        spoilt = self._is_spoilt(batch, loss, outlier) if blame else no
+        spoilt = self._is_spoilt(batch, loss, outlier, past) if blame else no
         weight = tf.where(spoilt & (loss > _HEAVY * size), _HEAVY * size / loss, one)
         return Judgement(
-            outlier & ~spoilt, spoilt, failed, weight, loss, old, known & (loss < region.last.value)
+            outlier & ~spoilt, spoilt, failed, weight, loss, old, known & (loss < past.last), past
         )
 
-    def _is_spoilt(self, batch: Batch, loss: tf.Tensor, outlier: tf.Tensor) -> tf.Tensor:
+    def _is_spoilt(self, batch: Batch, loss: tf.Tensor, outlier: tf.Tensor, past: Past) -> tf.Tensor:
         then = self._loss_with(self._at_start, batch, outlier)
-        start = tf.convert_to_tensor(self.region.start.value)
-        ordinary = then - start <= _OUTLIER * tf.maximum(self.region.size(), tf.abs(start))
-        return outlier & ordinary & (loss - then > (loss - self.region.level.value) / 2)
+        ordinary = then - past.start <= _OUTLIER * tf.maximum(past.size, tf.abs(past.start))
+        return outlier & ordinary & (loss - then > (loss - past.level) / 2)
 
     def _loss_with(self, weights: list[keras.Variable], batch: Batch, asked: tf.Tensor) -> tf.Tensor:
         """The loss of a batch with other weights, NaN unless `asked`."""
@@ -153,34 +151,34 @@ class Guard:
                 first.assign(value)
 
         if self._at_start:
-            replicas.cond(self.region.judged.value > 0, lambda: None, at_start)
+            replicas.cond(self.memory.read().judged > 0, lambda: None, at_start)
 
     def accept(self, judgement: Judgement) -> None:
         """Called when a step was taken."""
-        patient, outliers = self._is_patient(), tf.convert_to_tensor(self.outliers.value)
-        self.accident.assign(
-            tf.where(patient, tf.maximum(self.accident.value, outliers), self.accident.value)
-        )
-        self.region.take_in(judgement.loss, ~patient)
-        self.outliers.assign(0)
-        self.can_return.assign(1)
+        past = self.memory.read()
+        patient = _is_patient(past)
+        accident = tf.where(patient, tf.maximum(past.accident, past.outliers), past.accident)
+        past = self.region.taken_in(past, judgement.loss, ~patient)
+        self.memory.keep(past._replace(accident=accident, outliers=0, can_return=1))
 
     def repair(self) -> None:
         """Called when a step was taken for a batch that earlier ones have spoilt."""
-        self.can_return.assign(1)
-
-    def _is_patient(self) -> tf.Tensor:
-        """False if so many batches were left out in a row that the problem has changed."""
-        return self.outliers.value < tf.maximum(2 * self.accident.value, _PATIENCE)
+        self.memory.change(can_return=1)
 
     def count_outlier(self, judgement: Judgement) -> None:
         """Called when a batch was left out."""
-        self.outliers.assign_add(tf.cast(judgement.outlier, tf.int32))
+        past = self.memory.read()
+        self.memory.keep(past._replace(outliers=past.outliers + tf.cast(judgement.outlier, tf.float64)))
 
     def take_back(self) -> None:
         """Everything as it was before the last step, and less far from now on."""
         before = [*self._packing.unpack(self._previous), *self._others_before]
         for variable, value in zip([*self._weights, *self._others], before):
             replicas.assign(variable, tf.convert_to_tensor(value))
-        self.can_return.assign(0)
-        self.region.lose_confidence()
+        past = self.memory.read()
+        self.memory.keep(past._replace(confidence=past.confidence * _LOSS_OF_CONFIDENCE, can_return=0))
+
+
+def _is_patient(past: Past) -> tf.Tensor:
+    """False if so many batches were left out in a row that the problem has changed."""
+    return past.outliers < tf.maximum(2 * past.accident, _PATIENCE)

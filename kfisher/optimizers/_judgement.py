@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from kfisher.optimizers._past import Past
+
 
 class Judgement(NamedTuple):
     """Judgement of a batch, before its step: boolean scalars, and the loss with what it is compared to.
@@ -18,6 +20,7 @@ class Judgement(NamedTuple):
         loss: Of this step's batches with the weights as they are, float64.
         before: Of the last of them with the weights before the last step; NaN where nobody asked.
         fell: Whether the loss is below that of the step before.
+        past: What it was judged by.
     """
 
     outlier: tf.Tensor
@@ -27,6 +30,7 @@ class Judgement(NamedTuple):
     loss: tf.Tensor
     before: tf.Tensor
     fell: tf.Tensor
+    past: Past
 
     @property
     def harmless(self) -> tf.Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
 from kfisher.curvature import Curvature
 from kfisher.fisher import Expected, Fisher
+from kfisher.optimizers._past import Past
 
 # The KL divergence of one step, as a share of the loss.
 SHARE = 0.003
@@ -17,8 +16,8 @@ _EXPLAINED = 40.0
 _WINDOW = 20.0
 # Over how many steps the best average loss is forgotten, where it does not come back.
 _MEMORY = 1000.0
-# A step that is taken back shortens the next ones; they grow again by a twentieth each.
-_LOSS_OF_CONFIDENCE, _RECOVERY = 0.25, 1.05
+# Steps that are shorter after one that was taken back grow again by a twentieth each.
+_RECOVERY = 1.05
 
 
 class TrustRegion:
@@ -54,54 +53,40 @@ class TrustRegion:
     def __init__(self, radius: str | float | None, fisher: Fisher, curvature: Curvature):
         self._radius, self._fisher, self._curvature = radius, fisher, curvature
 
-    def build(self, scalar: Callable) -> None:
-        """Makes all state; `scalar` makes a variable from a name, a value and a dtype."""
-        self.level, self.spread = scalar("loss_level"), scalar("loss_spread")
-        self.start, self.last = scalar("first_loss"), scalar("last_loss")
-        self.best, self.best_size = scalar("best_loss_level"), scalar("size_at_best_loss_level")
-        self.judged = scalar("judged_steps", dtype="int32")
-        self.confidence = scalar("confidence", 1.0)
-
     # --- how large the loss is --------------------------------------------------------------------
 
-    def size(self, first: tf.Tensor | float | None = None) -> tf.Tensor:
-        """s, float64; of the `first` loss, if that is given, before there is an average."""
-        size = tf.maximum(tf.abs(self.level.value), self.spread.value)
-        if first is None:
-            return size
-        return tf.where(self.judged.value > 0, size, tf.abs(tf.cast(first, tf.float64)))
-
-    def take_in(self, loss: tf.Tensor, anew: tf.Tensor) -> None:
-        """Averages the loss of a step that was taken; `anew` if those before are of another problem."""
-        anew |= tf.equal(self.judged.value, 0)
-        none = tf.zeros_like(loss)
-        self.last.assign(loss)
-        level, spread = tf.where(anew, loss, self.level.value), tf.where(anew, none, self.spread.value)
-        steps = tf.where(anew, 0, self.judged.value) + 1
-        rate = 1 / tf.minimum(tf.cast(steps, tf.float64), _WINDOW)
-        self.spread.assign(spread + rate * (tf.abs(loss - level) - spread))
-        self.level.assign(level + rate * (loss - level))
-        self.judged.assign(steps)
+    def taken_in(self, past: Past, loss: tf.Tensor, anew: tf.Tensor) -> Past:
+        """The past with the loss of a step that was taken; `anew` if those before are of another problem."""
+        anew |= tf.equal(past.judged, 0)
+        level, spread = tf.where(anew, loss, past.level), tf.where(anew, tf.zeros_like(loss), past.spread)
+        steps = tf.where(anew, tf.zeros_like(loss), past.judged) + 1
+        rate = 1 / tf.minimum(steps, _WINDOW)
+        now = past._replace(
+            judged=steps,
+            level=level + rate * (loss - level),
+            spread=spread + rate * (tf.abs(loss - level) - spread),
+            last=loss,
+            confidence=tf.minimum(past.confidence * _RECOVERY, 1),
+        )
         # Until then the average is over fewer steps than it will be, and may be small by luck.
-        begins = tf.cast(steps, tf.float64) <= _WINDOW
-        self.start.assign(tf.where(begins, self.level.value, self.start.value))
-        is_best = begins | (self.level.value <= self.best.value)
-        pace = tf.where(is_best, tf.ones_like(rate), 1 / _MEMORY)
-        self.best.assign_add(pace * (self.level.value - self.best.value))
-        self.best_size.assign_add(pace * (self.size() - self.best_size.value))
-        grown = self.confidence.value * _RECOVERY
-        self.confidence.assign(tf.minimum(grown, tf.ones_like(grown)))
+        begins = steps <= _WINDOW
+        pace = tf.where(begins | (now.level <= past.best), tf.ones_like(rate), 1 / _MEMORY)
+        return now._replace(
+            start=tf.where(begins, now.level, past.start),
+            best=past.best + pace * (now.level - past.best),
+            best_size=past.best_size + pace * (now.size - past.best_size),
+        )
 
     # --- how far a step may go --------------------------------------------------------------------
 
-    def radius(self, first: tf.Tensor | float = 0.0) -> tf.Tensor:
+    def radius(self, past: Past, first: tf.Tensor | float = 0.0) -> tf.Tensor:
         """c of the next step, float64; before there is an average, from the `first` loss."""
         if self._radius != "auto":
-            return tf.constant(self._radius, tf.float64) * self.confidence.value
-        size = self._size_at_best(first)
-        return SHARE * self._divergence(size) * self._shorter() ** 2 * self.confidence.value
+            return tf.constant(self._radius, tf.float64) * past.confidence
+        size = _size_at_best(past, first)
+        return SHARE * self._divergence(size) * _shorter(past) ** 2 * past.confidence
 
-    def reach(self, first: tf.Tensor | float = 0.0) -> tf.Tensor | float:
+    def reach(self, past: Past, first: tf.Tensor | float = 0.0) -> tf.Tensor | float:
         """By how many times the learning rate a step may go, float64; before there is an average, as above.
 
         1, but for errors above 1 in the units of an F that takes any for one of 1 (EF, and F under absolute
@@ -109,39 +94,32 @@ class TrustRegion:
         """
         if self._radius != "auto":
             return 1.0
-        size = self._size_at_best(first)
+        size = _size_at_best(past, first)
         share = tf.math.divide_no_nan(self._fisher.divergence(size, self._curvature.weights), size)
         return tf.maximum(share, 1)
 
-    def _size_at_best(self, first: tf.Tensor | float) -> tf.Tensor:
-        known = self.judged.value > 0
-        return tf.where(known, tf.minimum(self.size(), self.best_size.value), self.size(first))
-
-    def surprise(self, squared_norm: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
+    def surprise(self, past: Past, squared_norm: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
         """u, float64.
 
         Args:
+            past: What is known of the loss.
             squared_norm: mᵀ (F + damping I)⁻¹ m.
             loss: Of the batch, whose size is s where it is larger.
         """
-        size = tf.maximum(self.size(), tf.abs(tf.cast(loss, tf.float64)))
+        size = tf.maximum(past.size, tf.abs(tf.cast(loss, tf.float64)))
         return tf.math.divide_no_nan(squared_norm * self._divergence(size), _EXPLAINED * size**2)
 
-    def length(self, share: tf.Tensor) -> tf.Tensor:
+    def length(self, past: Past, share: tf.Tensor) -> tf.Tensor:
         """The length of a step as a share of what the loss allows as it is, from that of what c allows."""
         share = tf.minimum(share, 1)
         if self._radius != "auto":
             return share
-        size, best = self.size(), tf.convert_to_tensor(self.best_size.value)
-        return share * self._shorter() * tf.sqrt(tf.where(best < size, best / size, tf.ones_like(size)))
+        size, best = past.size, past.best_size
+        return share * _shorter(past) * tf.sqrt(tf.where(best < size, best / size, tf.ones_like(size)))
 
-    def usual(self) -> tf.Tensor:
+    def usual(self, past: Past) -> tf.Tensor:
         """c of a loss that has not risen, as a change of the loss is judged by."""
-        return SHARE * self.size() if self._radius == "auto" else tf.constant(self._radius, tf.float64)
-
-    def lose_confidence(self) -> None:
-        """Called when a step was taken back: the next ones are shorter."""
-        self.confidence.assign(self.confidence.value * _LOSS_OF_CONFIDENCE)
+        return SHARE * past.size if self._radius == "auto" else tf.constant(self._radius, tf.float64)
 
     def _divergence(self, size: tf.Tensor) -> tf.Tensor:
         """D of a size."""
@@ -149,9 +127,14 @@ class TrustRegion:
         kind = self._fisher if self._curvature.averages_batches else Expected()
         return kind.divergence(size, self._curvature.weights)
 
-    def _shorter(self) -> tf.Tensor:
-        """r, by how much a loss above its best shortens steps."""
-        best = tf.convert_to_tensor(self.best_size.value)
-        risen = tf.maximum(self.level.value - self.best.value, 0)
-        ratio = tf.math.divide_no_nan(best, best + risen)
-        return tf.where(self.judged.value > 0, ratio, tf.ones_like(ratio))
+
+def _size_at_best(past: Past, first: tf.Tensor | float) -> tf.Tensor:
+    """s of the best average; of the `first` loss before there is one."""
+    size = tf.minimum(past.size, past.best_size)
+    return tf.where(past.judged > 0, size, tf.abs(tf.cast(first, tf.float64)))
+
+
+def _shorter(past: Past) -> tf.Tensor:
+    """r, by how much a loss above its best shortens steps."""
+    ratio = tf.math.divide_no_nan(past.best_size, past.best_size + tf.maximum(past.level - past.best, 0))
+    return tf.where(past.judged > 0, ratio, tf.ones_like(ratio))

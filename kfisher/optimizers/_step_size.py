@@ -70,41 +70,42 @@ def bounded(
     if optimizer.step == "quadratic_model":
         step, length, used = quadratic_model(batch.exact_linearization, m, solution, last, damping)
         rate = tf.ones((), tf.float64)
-    radius = None if judgement is None else guard.radius(judgement.loss)
+    radius = None if judgement is None else guard.radius(judgement.past, judgement.loss)
     if radius is None:
         return Bounded(step, used, radius, length)
     if optimizer.step == "fixed" and not optimizer.knows_errors:
-        rate *= guard.region.reach(judgement.loss)
+        rate *= guard.region.reach(judgement.past, judgement.loss)
         used = rate, used[1]
+    far = norm(solution)
     measured, surprise, times = None, tf.zeros((), tf.float64), 1.0
     if curvature.averages_batches:
         measured = curvature.squared_length(batch, m, solution, damping)
     elif estimates(optimizer) and not fisher.needs_labels:  # labels of the data explain their gradient
         measured = dot(m, solution)
     if measured is not None:
-        measured = at_least(measured, solution, damping)
+        measured = at_least(measured, far, damping)
         surprise = guard.surprise(measured, judgement)
     if estimates(optimizer) and (length is None or fisher.needs_labels):
         length = damped_length(batch.measure, step, damping)
     elif length is None and measured is None:
-        length = at_least(curvature.squared_length(batch, m, solution, damping), solution, damping)
+        length = at_least(curvature.squared_length(batch, m, solution, damping), far, damping)
     elif length is None:
         length, times = measured, tf.maximum(surprise, 1)  # F may be so many times too small
     squared_length = times * length * rate**2
     factor, share = within(squared_length, radius)
     # λ δᵀδ is part of it: a bound in float64, where squares of δ overflow.
     longest = tf.sqrt(tf.maximum(squared_length, 0) / tf.cast(damping, tf.float64))
-    own = tf.minimum(tf.abs(rate) * norm(step), longest)
+    own = tf.minimum(tf.abs(rate) * (far if step is solution else norm(step)), longest)
     factor = tf.minimum(factor, close(own, batch.model.trainable_variables))
     return Bounded(step, used, radius, length, factor, share, surprise)
 
 
-def at_least(squared_length: tf.Tensor, x: Tensors, damping: tf.Tensor) -> tf.Tensor:
-    """xᵀ (F + damping I) x as it was found, or damping xᵀx, where it is so far below that it is rounding.
+def at_least(squared_length: tf.Tensor, far: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
+    """xᵀ (F + damping I) x as it was found, or damping ‖x‖², where it is so far below that it is rounding.
 
     Not wherever it is below: inverses may have a damping of before, a third of this one.
     """
-    least = tf.cast(damping, tf.float64) * norm(x) ** 2
+    least = tf.cast(damping, tf.float64) * far**2
     return tf.where(tf.math.is_finite(least) & (squared_length < 0.1 * least), least, squared_length)
 
 

@@ -178,7 +178,7 @@ class NaturalGradient(ObservingOptimizer):
         """c of the trust region in use: the KL divergence that the next step may have, at most."""
         if self.guard is None or self.trust_region is None:
             raise AttributeError(f"{type(self).__name__} has no trust region (yet).")
-        return self.guard.radius()
+        return self.guard.radius(self.guard.memory.read())
 
     # --- one step -------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class NaturalGradient(ObservingOptimizer):
             self.curvature.remember(solution)
             self.apply_steps(steps, variables)
             if share is not None:
-                self.curvature.moved(self.guard.region.length(share))
+                self.curvature.moved(self.guard.length(share))
 
         def move_and_measure() -> None:
             before = [tf.convert_to_tensor(v.value) for v in variables]

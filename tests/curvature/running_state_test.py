@@ -148,7 +148,7 @@ def test_a_batch_that_is_not_finite_leaves_all_averages_alone(curvature, mode):
     curvature = {"kfac": KFAC, "ekfac": EKFAC, "diagonal": Diagonal}[curvature](update_every=1)
     model = perceptron(NaturalGradient(0.5, "exact", curvature, damping=0.05, momentum=0.9), **MODES[mode])
     train(model, [0, 1], 8)
-    counts = "iteration", "skipped_steps", "failed_steps_in_a_row", "outliers_in_a_row", "skipped_by_cause"
+    counts = "iteration", "skipped_steps", "failed_steps_in_a_row", "past", "skipped_by_cause"
     counts += "factorisations", "path_since_factorisation"  # of averages that are the same
     own = [v for v in model.optimizer.variables if v.path.rpartition("/")[2] not in counts]
     before = arrays(own + model.weights)

@@ -158,12 +158,12 @@ def test_after_a_rejection_steps_are_shorter_and_damping_is_larger():
     spoil(model)
     model.train_on_batch(X, LABELS)
     assert float(optimizer.damping) == pytest.approx(10 * before)
-    assert float(optimizer.guard.region.confidence.numpy()) == pytest.approx(0.25)
+    assert float(optimizer.guard.memory.read().confidence) == pytest.approx(0.25)
     for _ in range(140):
         model.train_on_batch(X, LABELS)
     # That of the policy for as many examples as the averages hold.
     assert float(optimizer.damping) == pytest.approx(16 * 5e-3 / float(optimizer.curvature.examples))
-    assert float(optimizer.guard.region.confidence.numpy()) == pytest.approx(1.0)
+    assert float(optimizer.guard.memory.read().confidence) == pytest.approx(1.0)
 
 
 DEFAULTS = {
@@ -319,9 +319,8 @@ def test_fit_can_end_instead(capsys):
 def test_a_loss_far_above_its_start_is_said_in_the_middle_of_fit_once(mode):
     model = network(NaturalGradient(seed=0), **MODES[mode])
     model.train_on_batch(X, LABELS)
-    guard = model.optimizer.guard
-    guard.region.judged.assign(100)
-    guard.region.level.assign(1000 * guard.region.start.value)
+    memory = model.optimizer.guard.memory
+    memory.change(judged=100, level=1000 * memory.read().start)
     with pytest.warns(UserWarning, match="diverges: the loss is .* on average, and began at") as caught:
         for _ in range(3):
             model.train_on_batch(X, LABELS)
@@ -334,12 +333,12 @@ def test_a_loss_far_above_its_start_is_said():
     model = network(optimizer, **EAGER)
     model.train_on_batch(X, LABELS)
     assert optimizer.trouble() is None
-    guard = optimizer.guard
-    guard.region.level.assign(12 * guard.region.start.value)
+    memory = optimizer.guard.memory
+    memory.change(level=12 * memory.read().start)
     assert "diverges" in optimizer.trouble()
-    guard.region.start.assign(0.001)  # of a loss that is not positive: the start alone says nothing
+    memory.change(start=0.001)  # of a loss that is not positive: the start alone says nothing
     for level, said in ((0.9, False), (11.0, True)):
-        guard.region.level.assign(level * guard.region.best_size.value)
+        memory.change(level=level * memory.read().best_size)
         assert bool(optimizer.trouble()) == said
 
 

@@ -11,20 +11,21 @@ import kfisher
 from kfisher.fisher import Empirical, Exact
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient, _region
 from kfisher.optimizers._guard import Guard
+from kfisher.optimizers._past import Past
 from kfisher.optimizers._region import TrustRegion
 
 RNG = np.random.default_rng(0)
 
 
 def region(fisher, weights=(1.0, 0.0, 1.0), level=2.0, radius="auto"):
-    """One whose loss has been `level` for long."""
+    """One, and a past in which the loss was `level` for long."""
     made = TrustRegion(
         radius, fisher, types.SimpleNamespace(averages_batches=True, weights=tf.constant(weights))
     )
-    made.build(lambda name, value=0.0, dtype="float64": keras.Variable(value, dtype=dtype))
+    past = Past(*(tf.constant(0.0, tf.float64) for _ in Past._fields))
     for _ in range(3):
-        made.take_in(tf.constant(level, tf.float64), tf.constant(False))
-    return made
+        past = made.taken_in(past, tf.constant(level, tf.float64), tf.constant(False))
+    return made, past
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,8 @@ def region(fisher, weights=(1.0, 0.0, 1.0), level=2.0, radius="auto"):
 )
 @pytest.mark.parametrize("radius", ["auto", 0.01])
 def test_a_surprise_is_forty_times_what_a_batch_explains_itself(fisher, weights, most, radius):
-    found = region(fisher, weights, radius=radius).surprise(tf.constant(80.0, tf.float64), 1.0)
+    found, past = region(fisher, weights, radius=radius)
+    found = found.surprise(past, tf.constant(80.0, tf.float64), 1.0)
     assert float(found) == pytest.approx(80.0 / (40 * most))
 
 
@@ -55,24 +57,27 @@ def test_a_surprise_is_forty_times_what_a_batch_explains_itself(fisher, weights,
     ],
 )
 def test_where_f_takes_any_error_for_one_of_1_steps_reach_as_far_as_errors_are_large(fisher, weights, times):
-    assert float(region(fisher, weights).reach()) == pytest.approx(times)
-    assert region(fisher, weights, radius=0.1).reach() == 1.0  # c is in the units of the loss
+    found, past = region(fisher, weights)
+    assert float(found.reach(past)) == pytest.approx(times)
+    assert region(fisher, weights, radius=0.1)[0].reach(past) == 1.0  # c is in the units of the loss
 
 
 @pytest.mark.parametrize("spoilt, times", [(False, 1.0), (True, 0.0)])
 def test_a_step_that_mends_what_earlier_ones_spoilt_is_no_surprise(spoilt, times):
     """It is one where F knows nothing, and has to be taken all the same."""
     guard = Guard("auto", Exact(), None)
-    guard.region = region(Exact(), level=2.0)
-    judgement = types.SimpleNamespace(spoilt=tf.constant(spoilt), loss=tf.constant(1.0, tf.float64))
+    guard.region, past = region(Exact(), level=2.0)
+    loss = tf.constant(1.0, tf.float64)
+    judgement = types.SimpleNamespace(spoilt=tf.constant(spoilt), loss=loss, past=past)
     found = guard.surprise(tf.constant(160.0, tf.float64), judgement)
     assert float(found) == pytest.approx(2.0 * times)
 
 
 def test_a_batch_with_a_larger_loss_may_have_a_larger_gradient():
     squared = tf.constant(80.0, tf.float64)
-    assert float(region(Exact(), level=2.0).surprise(squared, 4.0)) == pytest.approx(0.5)
-    assert float(region(Exact(), level=0.0).surprise(squared, 0.0)) == 0.0  # a loss of zero has no gradient
+    for level, loss, expected in ((2.0, 4.0, 0.5), (0.0, 0.0, 0.0)):  # a loss of zero has no gradient
+        found, past = region(Exact(), level=level)
+        assert float(found.surprise(past, squared, loss)) == pytest.approx(expected)
 
 
 @pytest.mark.usefixtures("float64")

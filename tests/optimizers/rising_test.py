@@ -21,12 +21,13 @@ def test_steps_become_shorter_as_the_average_loss_rises_above_its_best():
     model = network(optimizer)
     for _ in range(25):
         model.train_on_batch(X, LABELS)
-    guard, best = optimizer.guard, float(optimizer.guard.region.best_size.numpy())
-    guard.region.level.assign(guard.region.best.value)
+    memory = optimizer.guard.memory
+    best, size = memory.read().best, float(memory.read().best_size)
+    memory.change(level=best)
     at_best = float(optimizer.radius)
-    assert at_best == pytest.approx(0.003 * best)
+    assert at_best == pytest.approx(0.003 * size)
     for times in (2, 3, 1000):
-        guard.region.level.assign(times * guard.region.best.value)
+        memory.change(level=times * best)
         # In length, which is the root of it.
         assert float(optimizer.radius) == pytest.approx(at_best / times**2)
 
@@ -36,13 +37,13 @@ def test_the_best_average_is_forgotten_in_time():
     model = network(optimizer)
     for _ in range(25):
         model.train_on_batch(X, LABELS)
-    guard = optimizer.guard
-    for variable in (guard.region.best, guard.region.best_size):
-        variable.assign(1e-6 * variable.value)
-    lucky, level = float(optimizer.radius), float(guard.region.level.numpy())
+    memory = optimizer.guard.memory
+    past = memory.read()
+    memory.change(best=1e-6 * past.best, best_size=1e-6 * past.best_size)
+    lucky, level = float(optimizer.radius), float(past.level)
     for _ in range(10):
         model.train_on_batch(X, LABELS)
-    assert 0.008 * level < float(guard.region.best.numpy()) < 0.01 * level
+    assert 0.008 * level < float(memory.read().best) < 0.01 * level
     assert float(optimizer.radius) > 100 * lucky
 
 
@@ -58,7 +59,7 @@ def test_single_examples_train():
 def test_a_damping_at_its_largest_comes_down_again():
     """However many steps were taken back before, and in the units of the loss."""
     no, one = tf.constant(False), tf.constant(1.0, tf.float64)
-    judgement = Judgement(no, no, no, one, one, one, no)
+    judgement = Judgement(no, no, no, one, one, one, no, past=None)
     policy, curvature = Cautious(), type("Known", (), {"averages_batches": True, "weight": 1e6})
     adaptive = AdaptiveDamping(policy, True, NaturalGradient().add_variable)
     for _ in range(60):

@@ -27,7 +27,7 @@ def model():
     kernel = model.layers[0].kernel
     kernel.assign(np.where(np.arange(4)[:, None] == 3, 100.0, kernel.numpy()))
     model.train_on_batch(X, Y)  # so that the last step is not to blame
-    assert model.evaluate(RARE, Y, verbose=0) > 200 * float(model.optimizer.guard.region.size())
+    assert model.evaluate(RARE, Y, verbose=0) > 200 * float(model.optimizer.guard.memory.read().size)
     return model
 
 
@@ -44,7 +44,7 @@ def test_it_is_mended(model):
 def test_momentum_averages_and_the_running_loss_take_no_notice(model):
     optimizer = model.optimizer
     kept = [*optimizer._average.variables, *(v for pair in optimizer.curvature.averages for v in pair)]
-    kept += [optimizer.guard.region.level, optimizer.guard.region.spread]
+    kept.append(optimizer.guard.memory.variable)
     before, weights = [v.numpy() for v in kept], model.get_weights()
     model.train_on_batch(RARE, Y)
     assert all(np.array_equal(v, b) for v, b in zip(kept, before))
@@ -65,7 +65,7 @@ def test_squares_of_its_gradient_do_not_overflow(model):
 def test_a_bad_label_is_still_left_out(model):
     kernel, start = model.layers[0].kernel, model.optimizer.guard._at_start[0].numpy()
     kernel.assign(start[: math.prod(kernel.shape)].reshape(kernel.shape))
-    model.optimizer.guard.can_return.assign(0)
+    model.optimizer.guard.memory.change(can_return=0)
     before = model.get_weights()
     model.train_on_batch(X, np.where(np.arange(16)[:, None] == 2, 1e4, Y))
     assert int(model.optimizer.skipped_steps) == 1
