@@ -114,8 +114,8 @@ class TrustRegion:
         share = tf.minimum(share, 1)
         if self._radius != "auto":
             return share
-        size, best = past.size, past.best_size
-        return share * _shorter(past) * tf.sqrt(tf.where(best < size, best / size, tf.ones_like(size)))
+        best, now = (self._divergence(s) for s in (tf.minimum(past.best_size, past.size), past.size))
+        return share * _shorter(past) * tf.sqrt(tf.where(best < now, best / now, tf.ones_like(now)))
 
     def usual(self, past: Past) -> tf.Tensor:
         """c of a loss that has not risen, as a change of the loss is judged by."""

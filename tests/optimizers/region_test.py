@@ -62,6 +62,21 @@ def test_where_f_takes_any_error_for_one_of_1_steps_reach_as_far_as_errors_are_l
     assert region(fisher, weights, radius=0.1)[0].reach(past) == 1.0  # c is in the units of the loss
 
 
+@pytest.mark.parametrize(
+    "fisher, weights, share",
+    [
+        (Exact(), (3.0, 0.0, 3.0), 0.5**0.5),  # D is s
+        (Exact(), (1.0, 0.5, 0.0), 0.5),  # s² / B
+        (Empirical(), (0.5, 0.0, 0.5), 0.5),  # s² / W
+    ],
+)
+def test_a_step_of_full_length_is_short_beside_a_loss_that_has_spread(fisher, weights, share):
+    """c goes by the best size, 2, and how far the weights have moved by what the loss of 4 would allow."""
+    found, past = region(fisher, weights)
+    past = past._replace(spread=tf.constant(4.0, tf.float64))
+    assert float(found.length(past, tf.constant(3.0, tf.float64))) == pytest.approx(share)
+
+
 @pytest.mark.parametrize("spoilt, times", [(False, 1.0), (True, 0.0)])
 def test_a_step_that_mends_what_earlier_ones_spoilt_is_no_surprise(spoilt, times):
     """It is one where F knows nothing, and has to be taken all the same."""
