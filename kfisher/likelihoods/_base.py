@@ -20,6 +20,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kfisher._common.checks import checked
+
 register = keras.saving.register_keras_serializable("kfisher")
 
 
@@ -153,6 +155,26 @@ def logits_behind(outputs: tf.Tensor, operation: str) -> tf.Tensor | None:
     if logits is None and not tf.executing_eagerly() and outputs.op.type == operation:
         logits = outputs.op.inputs[0]
     return logits
+
+
+# How far from [0, 1] rounding, in half precision too, may take a probability.
+_ROUNDING = 1e-2
+
+
+def probabilities(p: tf.Tensor, loss: str, activation: str, at_most: float = 1.0) -> tf.Tensor:
+    """Outputs of a model, or an error where they are none: Keras clips them, and has no gradient there.
+
+    Args:
+        p: The outputs.
+        loss, activation: What the message calls the loss, and what makes outputs fit for it.
+        at_most: The largest, `inf` where Keras normalises them.
+    """
+    return checked(
+        p,
+        tf.math.is_nan(p) | ((p >= -_ROUNDING) & (p <= at_most + _ROUNDING)),
+        f"Outputs of a model with {loss} must be probabilities. Give its last layer the activation "
+        f"{activation!r}, or the loss `from_logits=True`.",
+    )
 
 
 def clip(p: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kfisher._common.checks import boolean, checked, share
 from kfisher._keras.requirements import distributions as tfd
-from kfisher.likelihoods._base import Independent, clip, logits_behind, register
+from kfisher.likelihoods._base import Independent, clip, logits_behind, probabilities, register
 
 
 @register
@@ -31,7 +31,7 @@ class Bernoulli(Independent):
         logits = logits_behind(outputs, "Sigmoid")
         if self.from_logits or logits is not None:
             return outputs if logits is None else logits
-        p = clip(outputs)
+        p = clip(probabilities(outputs, "binary cross-entropy", "sigmoid"))
         return tf.math.log(p) - tf.math.log1p(-p)
 
     def distribution(self, eta: tf.Tensor) -> Any:

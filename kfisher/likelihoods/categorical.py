@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kfisher._common.checks import boolean, checked, integer, share
 from kfisher._keras.requirements import distributions as tfd
-from kfisher.likelihoods._base import Likelihood, clip, logits_behind, register
+from kfisher.likelihoods._base import Likelihood, clip, logits_behind, probabilities, register
 
 
 @register
@@ -65,8 +65,9 @@ class Categorical(Likelihood):
         if self.from_logits or logits is not None:
             return outputs
         # softmax(log p) = p / sum p, so the logarithm is a logit; the sparse loss relies on that.
-        p = outputs if self.sparse else outputs / tf.reduce_sum(outputs, -1, keepdims=True)
-        return tf.math.log(clip(p))
+        most = 1.0 if self.sparse else float("inf")
+        p = probabilities(outputs, "a categorical cross-entropy", "softmax", most)
+        return tf.math.log(clip(p if self.sparse else p / tf.reduce_sum(p, -1, keepdims=True)))
 
     def distribution(self, eta: tf.Tensor) -> Any:
         return tfd().OneHotCategorical(logits=eta, dtype=eta.dtype)

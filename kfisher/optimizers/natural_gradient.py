@@ -226,6 +226,8 @@ class NaturalGradient(ObservingOptimizer):
             self.succeeded()
 
         if self.guard is None:
+            # Where Keras clips its outputs, XLA makes a gradient of 0 of a loss that is NaN.
+            finite &= tf.math.is_finite(losses[0])
             replicas.cond(finite, go, lambda: self.skip(batch, losses[0], seen, solved))
             return
 

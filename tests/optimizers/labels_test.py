@@ -127,3 +127,69 @@ def test_no_metric_and_no_evaluation_is_checked():
     model.compile(NaturalGradient(0.01, seed=0), "binary_crossentropy", metrics=[keras.losses.Huber()])
     model.train_on_batch(X, GOOD["binary"])
     assert np.isfinite(model.evaluate(X, 2 * GOOD["binary"], verbose=0)).all()
+
+
+# The loss, its labels, what the last layer may be, and what it must not be.
+OUTPUTS = {
+    "binary": ("binary_crossentropy", 1, ("sigmoid", "hard_sigmoid"), ("linear", "relu")),
+    "classes": ("categorical_crossentropy", 3, ("softmax", "softplus"), ("linear", "tanh")),
+    "sparse": ("sparse_categorical_crossentropy", 3, ("softmax", "sigmoid"), ("linear", "softplus")),
+}
+
+
+def with_last(name, activation, optimizer=None, **settings):
+    loss, units, _, _ = OUTPUTS[name]
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(units, activation)])
+    model.layers[0].kernel.assign(np.linspace(-3, 3, 3 * units).reshape(3, units))
+    model.compile(optimizer or NaturalGradient(seed=0), loss, **settings)
+    return model
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_that_are_no_probabilities_are_refused_at_once(name):
+    """Keras clips them, where its loss has no gradient and F is not that of the model."""
+    for activation in OUTPUTS[name][3]:
+        model = with_last(name, activation, run_eagerly=True)
+        before = model.get_weights()
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be probabilities.*from_logits"):
+            model.train_on_batch(3 * X, GOOD[name])
+        assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_that_are_probabilities_or_become_some_are_not(name):
+    for activation in OUTPUTS[name][2]:
+        model = with_last(name, activation, run_eagerly=True)
+        model.train_on_batch(3 * X, GOOD[name])
+        assert int(model.optimizer.iterations) == 1 and int(model.optimizer.skipped_steps) == 0
+
+
+STEADY = {
+    "diagonal": lambda: NaturalGradient(1e-3, curvature="diagonal", trust_region=None),
+    "kfac": lambda: NaturalGradient(1e-3, seed=0),
+    "sophia": lambda: SophiaG(1e-3, seed=0),
+}
+
+
+@pytest.mark.parametrize("optimizer", STEADY)
+@pytest.mark.parametrize(
+    "mode", [pytest.param("graph", marks=pytest.mark.slow), pytest.param("xla", marks=pytest.mark.by_hand)]
+)
+def test_outputs_that_stop_being_probabilities_are_refused_at_any_step(mode, optimizer):
+    """Also where no factor is due; XLA, which has no assertions, leaves the step out."""
+    model = with_last("binary", "linear", STEADY[optimizer](), jit_compile=mode == "xla")
+    kernel, bias = model.trainable_variables
+    kernel.assign(0 * kernel)
+    bias.assign([0.5])
+    for _ in range(3):  # the next update of the curvature is the fifth
+        model.train_on_batch(X[:4], GOOD["binary"][:4])
+    bias.assign([2.0])
+    if mode == "graph":
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be probabilities"):
+            model.train_on_batch(X[:4], GOOD["binary"][:4])
+        assert bias.numpy() == 2.0
+    else:
+        model.train_on_batch(X[:4], GOOD["binary"][:4])
+        taken_back = int(getattr(model.optimizer, "rejected_steps", 0))
+        assert int(model.optimizer.skipped_steps) + taken_back == 1
+        assert bias.numpy() < 0.6 if taken_back else bias.numpy() == 2.0
