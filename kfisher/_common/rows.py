@@ -39,6 +39,11 @@ def flatten_positions(t: tf.Tensor, leading: int, trailing: int) -> tf.Tensor:
     return tf.ensure_shape(tf.reshape(t, tf.concat(parts, 0)), [*t.shape[:leading], middle, *last])
 
 
+def at_positions(t: tf.Tensor, leading: int, shape: Sequence[int]) -> tf.Tensor:
+    """`(..., S.., C)` as `(..., S, *shape)`: all axes behind the `leading` first in one, the last one split."""
+    return reshape_behind(t, leading, [t.shape[leading:-1].num_elements(), *shape])
+
+
 def of_shape(t: tf.Tensor, shape: Any) -> tf.Tensor:
     """`tf.ensure_shape`, which is an operation of its own, where something of the shape is not known yet."""
     shape = tf.TensorShape(shape)

@@ -45,7 +45,8 @@ class Packing:
         """Tensors in the shapes of the variables, as vectors in their dtypes."""
         line, found = tf.constant([-1]), []
         for dtype, places in self._vectors:
-            parts = [tf.reshape(tf.cast(tensors[i], dtype), line) for i in places]
+            parts = [tf.cast(tf.convert_to_tensor(tensors[i]), dtype) for i in places]
+            parts = [p if p.shape.rank == 1 else tf.reshape(p, line) for p in parts]
             found.append(parts[0] if len(parts) == 1 else tf.concat(parts, 0))
         return found
 

@@ -84,6 +84,11 @@ KINDS = {
     "conv1d causal": on((7, 2), Conv1D, 3, 3, padding="causal", dilation_rate=2),
     "conv1d strides": on((7, 2), Conv1D, 3, 2, strides=2, use_bias=False),
     "conv2d groups": on(PICTURE, Conv2D, 4, 2, groups=2, padding="same", strides=2),
+    "conv1d window of 1": on((7, 2), Conv1D, 3, 1, strides=2),
+    "conv2d window of 1": on(PICTURE, Conv2D, 3, 1),
+    "conv2d window of 1, strides, groups": on(
+        PICTURE, Conv2D, 4, 1, groups=2, strides=(2, 1), padding="same"
+    ),
     "conv2d dilated": on(PICTURE, Conv2D, 2, (3, 2), dilation_rate=(2, 1)),
     "conv3d dilated": on(SPACE, Conv3D, 2, 2, dilation_rate=(2, 1, 2)),
     "conv3d strides": on(SPACE, Conv3D, 2, (3, 2, 2), strides=(2, 1, 3)),

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.rows import flatten_positions, reshape_behind
+from kfisher._common.rows import at_positions, reshape_behind
 from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.blocks import Piece
 from kfisher.jacobian.layers.dense import MatrixRule
@@ -52,11 +52,13 @@ class ConvolutionRule(MatrixRule):
         return tuple(map(str, options))
 
     def inputs(self, layer_call: LayerCall) -> tf.Tensor:
-        patches = patches_of(layer_call.layer, layer_call.args[0])
-        groups = layer_call.layer.groups
-        k, channels = patches.shape[2:]
-        split = reshape_behind(patches, 2, [k, groups, channels // groups])
-        return reshape_behind(tf.transpose(split, [0, 1, 3, 2, 4]), 2, [groups, k * channels // groups])
+        layer, x = layer_call.layer, layer_call.args[0]
+        *window, channels, _ = layer.kernel.shape  # of one group
+        groups, k = layer.groups, math.prod(window)
+        if groups == 1:
+            return patches_of(layer, x, [1, k * channels])
+        split = patches_of(layer, x, [k, groups, channels])
+        return reshape_behind(tf.transpose(split, [0, 1, 3, 2, 4]), 2, [groups, k * channels])
 
     def gradients(self, layer_call: LayerCall) -> tf.Tensor:
         groups = layer_call.layer.groups
@@ -66,8 +68,7 @@ class ConvolutionRule(MatrixRule):
         g = layer_call.grads[0]
         if layer_call.layer.data_format == "channels_first":
             g = tf.transpose(g, [0, 1, *range(3, g.shape.rank), 2])
-        g = flatten_positions(g, 2, 1)
-        return reshape_behind(g, 3, [groups, outputs])
+        return at_positions(g, 2, [groups, outputs])
 
 
 class DepthwiseConvolutionRule(ConvolutionRule):
@@ -83,14 +84,16 @@ class DepthwiseConvolutionRule(ConvolutionRule):
         return Piece(layer.kernel, (inputs, channels, outputs), (1, 0, 2), (channels, inputs, outputs))
 
     def inputs(self, layer_call: LayerCall) -> tf.Tensor:
-        return tf.transpose(patches_of(layer_call.layer, layer_call.args[0]), [0, 1, 3, 2])
+        *window, channels, _ = layer_call.layer.kernel.shape
+        patches = patches_of(layer_call.layer, layer_call.args[0], [math.prod(window), channels])
+        return tf.transpose(patches, [0, 1, 3, 2])
 
     def gradients(self, layer_call: LayerCall) -> tf.Tensor:
         return self._split_gradients(layer_call, *layer_call.layer.kernel.shape[-2:])
 
 
-def patches_of(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
-    """Patches that the kernel sees, shape `(N, S, k, channels)`; one dimension is a row of a picture."""
+def patches_of(layer: keras.layers.Layer, x: tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Patches that the kernel sees, `(N, S, *shape)`, k · channels each; one dimension is a row of a picture."""
     if layer.data_format == "channels_first":
         x = tf.transpose(x, [0, *range(2, x.shape.rank), 1])
     padding = layer.padding
@@ -98,6 +101,9 @@ def patches_of(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
         reach = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
         x, padding = tf.pad(x, [[0, 0], [reach, 0], [0, 0]]), "valid"
     sizes, strides, rates = layer.kernel_size, layer.strides, layer.dilation_rate
+    if max(sizes) == 1:  # no copy, of these there are many
+        steps = [slice(None, None, stride) for stride in strides]
+        return at_positions(x if max(strides) == 1 else x[(slice(None), *steps)], 1, shape)
     if layer.rank == 1:
         x = x[:, tf.newaxis]
         sizes, strides, rates = (1, *sizes), (1, *strides), (1, *rates)
@@ -107,9 +113,7 @@ def patches_of(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
         patches = tf.image.extract_patches(
             x, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], padding.upper()
         )
-    flat = flatten_positions(patches, 1, 1)
-    k = math.prod(sizes)
-    return reshape_behind(flat, 2, [k, x.shape[-1]])
+    return at_positions(patches, 1, shape)
 
 
 def _windows(x: tf.Tensor, sizes: Any, strides: Any, rates: Any, padding: str) -> tf.Tensor:

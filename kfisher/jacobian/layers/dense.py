@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kfisher._common.rows import flatten_positions, reshape_behind
+from kfisher._common.rows import at_positions, reshape_behind
 from kfisher.jacobian.layer_calls import LayerCall
 from kfisher.jacobian.layers.base import AffineRule, formed, outer
 from kfisher.jacobian.layers.blocks import Block, Piece, matrix
@@ -153,11 +153,10 @@ class DenseRule(MatrixRule):
         return matrix(layer.kernel)
 
     def inputs(self, layer_call: LayerCall) -> tf.Tensor:
-        a = layer_call.args[0]
-        return flatten_positions(a[..., tf.newaxis, :], 1, 2)
+        return at_positions(layer_call.args[0], 1, [1, layer_call.args[0].shape[-1]])
 
     def gradients(self, layer_call: LayerCall) -> tf.Tensor:
-        return flatten_positions(layer_call.grads[0][..., tf.newaxis, :], 2, 2)
+        return at_positions(layer_call.grads[0], 2, [1, layer_call.grads[0].shape[-1]])
 
 
 def _scale_blocks(gram: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:

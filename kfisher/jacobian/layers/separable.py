@@ -43,16 +43,17 @@ class SeparableRule(AffineRule):
 
     def outer_products(self) -> Any:
         layer = self.layer_calls[0].layer
+        *window, channels, multiplier = layer.depthwise_kernel.shape
         patches, grads = [], []
         for layer_call in self.layer_calls:
-            patches.append(tf.transpose(patches_of(layer, layer_call.args[0]), [0, 1, 3, 2]))
+            read = patches_of(layer, layer_call.args[0], [math.prod(window), channels])
+            patches.append(tf.transpose(read, [0, 1, 3, 2]))
             g = layer_call.grads[0]
             if layer.data_format == "channels_first":
                 g = tf.transpose(g, [0, 1, *range(3, g.shape.rank), 2])
             grads.append(flatten_positions(g, 2, 1))
         a, g = tf.concat(patches, 1), tf.concat(grads, 2)  # (N, S, C, k), (R, N, S, F)
         a = tf.cast(a, g.dtype)
-        *_, channels, multiplier = layer.depthwise_kernel.shape
         hidden, outputs = channels * multiplier, layer.filters
         first = tf.reshape(tf.cast(layer.depthwise_kernel.value, g.dtype), [-1, channels, multiplier])
         second = tf.reshape(tf.cast(layer.pointwise_kernel.value, g.dtype), [hidden, outputs])
