@@ -40,7 +40,7 @@ def flatten_positions(t: tf.Tensor, leading: int, trailing: int) -> tf.Tensor:
 
 
 def at_positions(t: tf.Tensor, leading: int, shape: Sequence[int]) -> tf.Tensor:
-    """`(..., S.., C)` as `(..., S, *shape)`: all axes behind the `leading` first in one, the last one split."""
+    """`(..., S.., C)` as `(..., S, *shape)`: axes behind the `leading` first in one, the last split."""
     return reshape_behind(t, leading, [t.shape[leading:-1].num_elements(), *shape])
 
 

@@ -93,7 +93,7 @@ class DepthwiseConvolutionRule(ConvolutionRule):
 
 
 def patches_of(layer: keras.layers.Layer, x: tf.Tensor, shape: list[int]) -> tf.Tensor:
-    """Patches that the kernel sees, `(N, S, *shape)`, k · channels each; one dimension is a row of a picture."""
+    """Patches that the kernel sees, `(N, S, *shape)`; one dimension is a row of a picture."""
     if layer.data_format == "channels_first":
         x = tf.transpose(x, [0, *range(2, x.shape.rank), 1])
     padding = layer.padding
