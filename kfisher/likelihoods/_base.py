@@ -15,12 +15,11 @@ Source: Kunstner, Balles, Hennig 2019, section 3; Martens 2020, section 9.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
-
-from kfisher._common.checks import checked
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -157,24 +156,42 @@ def logits_behind(outputs: tf.Tensor, operation: str) -> tf.Tensor | None:
     return logits
 
 
-# How far from [0, 1] rounding, in half precision too, may take a probability.
-_ROUNDING = 1e-2
+# Operations that leave values as they are; those of a layer without an activation; where it has its weights from.
+_SAME = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose")
+_LINEAR = ("BiasAdd", "AddV2", "Add", "MatMul", "BatchMatMulV2", "Conv1D", "Conv2D", "Einsum")
+_WEIGHTS = ("ReadVariableOp", "Placeholder")
 
 
-def probabilities(p: tf.Tensor, loss: str, activation: str, at_most: float = 1.0) -> tf.Tensor:
-    """Outputs of a model, or an error where they are none: Keras clips them, and has no gradient there.
+def warn_of_logits(outputs: tf.Tensor, loss: str, activation: str) -> None:
+    """Warns where outputs of a model are taken for probabilities, and are none.
+
+    Keras clips them, so that neither its loss nor F knows of what is outside of [0, 1]: the model trains,
+    more or less, and is not what was meant. A graph has no values yet: there it shows in what has made them.
 
     Args:
-        p: The outputs.
+        outputs: f.
         loss, activation: What the message calls the loss, and what makes outputs fit for it.
-        at_most: The largest, `inf` where Keras normalises them.
     """
-    return checked(
-        p,
-        tf.math.is_nan(p) | ((p >= -_ROUNDING) & (p <= at_most + _ROUNDING)),
-        f"Outputs of a model with {loss} must be probabilities. Give its last layer the activation "
-        f"{activation!r}, or the loss `from_logits=True`.",
-    )
+    if tf.executing_eagerly():
+        wrong = bool(tf.reduce_any((outputs < -0.01) | (outputs > 1.01)))  # not by rounding in half precision
+    else:
+        made = _behind(outputs)
+        wrong = made.type in _LINEAR and any(_behind(t).type in _WEIGHTS for t in made.inputs)
+    if wrong:
+        warnings.warn(
+            f"The outputs of the model are no probabilities, as which its {loss} takes them: it clips them to "
+            f"[0, 1], and has no gradient beyond. Give the last layer the activation {activation!r}, or the "
+            "loss `from_logits=True`.",
+            stacklevel=2,
+        )
+
+
+def _behind(t: tf.Tensor) -> Any:
+    """The operation that has made the values of a tensor."""
+    made = t.op
+    while made.type in _SAME:
+        made = made.inputs[0].op
+    return made
 
 
 def clip(p: tf.Tensor) -> tf.Tensor:

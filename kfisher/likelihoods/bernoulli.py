@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kfisher._common.checks import boolean, checked, share
 from kfisher._keras.requirements import distributions as tfd
-from kfisher.likelihoods._base import Independent, clip, logits_behind, probabilities, register
+from kfisher.likelihoods._base import Independent, clip, logits_behind, register, warn_of_logits
 
 
 @register
@@ -31,7 +31,8 @@ class Bernoulli(Independent):
         logits = logits_behind(outputs, "Sigmoid")
         if self.from_logits or logits is not None:
             return outputs if logits is None else logits
-        p = clip(probabilities(outputs, "binary cross-entropy", "sigmoid"))
+        warn_of_logits(outputs, "binary cross-entropy", "sigmoid")
+        p = clip(outputs)
         return tf.math.log(p) - tf.math.log1p(-p)
 
     def distribution(self, eta: tf.Tensor) -> Any:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kfisher._common.checks import boolean, checked, integer, share
 from kfisher._keras.requirements import distributions as tfd
-from kfisher.likelihoods._base import Likelihood, clip, logits_behind, probabilities, register
+from kfisher.likelihoods._base import Likelihood, clip, logits_behind, register, warn_of_logits
 
 
 @register
@@ -64,10 +64,10 @@ class Categorical(Likelihood):
         outputs = _axis_to_last(outputs if logits is None else logits, self.axis)
         if self.from_logits or logits is not None:
             return outputs
+        warn_of_logits(outputs, "categorical cross-entropy", "softmax")
         # softmax(log p) = p / sum p, so the logarithm is a logit; the sparse loss relies on that.
-        most = 1.0 if self.sparse else float("inf")
-        p = probabilities(outputs, "a categorical cross-entropy", "softmax", most)
-        return tf.math.log(clip(p if self.sparse else p / tf.reduce_sum(p, -1, keepdims=True)))
+        p = outputs if self.sparse else outputs / tf.reduce_sum(outputs, -1, keepdims=True)
+        return tf.math.log(clip(p))
 
     def distribution(self, eta: tf.Tensor) -> Any:
         return tfd().OneHotCategorical(logits=eta, dtype=eta.dtype)

@@ -12,7 +12,6 @@ import tensorflow as tf
 from kfisher._common.checks import checked
 from kfisher._keras.compiled_loss import Term, multiplied, with_least
 from kfisher._keras.patching import shared
-from kfisher._keras.private import compiled_by_xla
 from kfisher.likelihoods import Likelihood, from_loss
 
 
@@ -88,11 +87,10 @@ def labels_checked(
 
     def one_or_nan(term: Term, sample_weight: Any) -> tf.Tensor:
         found = likelihood or from_loss(term.loss)
-        outputs, labels = tf.cast(term.outputs, term.loss.dtype), tf.convert_to_tensor(term.labels)
-        eta = found.coordinates(found.aligned(outputs, labels))
-        spoilt = found.spoilt(labels, eta)
-        if compiled_by_xla():
-            spoilt |= tf.reduce_any(tf.math.is_nan(eta))
+        # Only shape and dtype matter, not what is behind these outputs.
+        outputs = tf.stop_gradient(tf.cast(term.outputs, term.loss.dtype))
+        labels = tf.convert_to_tensor(term.labels)
+        spoilt = found.spoilt(labels, found.coordinates(found.aligned(outputs, labels)))
         if sample_weight is not None:
             weights = _not_negative(tf.cast(sample_weight, outputs.dtype))
             spoilt |= tf.reduce_any(tf.math.is_nan(weights))

@@ -114,7 +114,7 @@ class TrustRegion:
         share = tf.minimum(share, 1)
         if self._radius != "auto":
             return share
-        best, now = (self._divergence(s) for s in (tf.minimum(past.best_size, past.size), past.size))
+        best, now = self._divergence(past.best_size), self._divergence(past.size)
         return share * _shorter(past) * tf.sqrt(tf.where(best < now, best / now, tf.ones_like(now)))
 
     def usual(self, past: Past) -> tf.Tensor:

@@ -219,6 +219,7 @@ class NaturalGradient(ObservingOptimizer):
         # 2. The update, as long as F describes the model.
         prepared = self._prepared(batch, m, solution, damping, judgement, variables, missing)
         finite, solved, surprise, move = prepared
+        finite &= tf.math.is_finite(losses[0])  # of one that is NaN, XLA can make a gradient of 0
 
         def go() -> None:
             self._average.keep(kept)
@@ -226,8 +227,6 @@ class NaturalGradient(ObservingOptimizer):
             self.succeeded()
 
         if self.guard is None:
-            # Where Keras clips its outputs, XLA makes a gradient of 0 of a loss that is NaN.
-            finite &= tf.math.is_finite(losses[0])
             replicas.cond(finite, go, lambda: self.skip(batch, losses[0], seen, solved))
             return
 

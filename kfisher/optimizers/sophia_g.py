@@ -108,11 +108,10 @@ class SophiaG(ObservingOptimizer):
         self.averages = self.add_optimizer_variables(variables, "average")
 
     def take_step(self, batch: Any, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
-        # What a step is divided by, too: the clip makes nothing finite of a NaN. And the loss: where Keras
-        # clips its outputs, XLA makes a gradient of 0 of one that is NaN.
+        # What a step is divided by, too: the clip makes nothing finite of a NaN.
         kept = [h.value for averages in self.curvature.averages for h in averages]
-        finite = tf.math.is_finite(norm([*gradient, *kept])) & tf.math.is_finite(losses[0])
-        finite &= self.curvature.ready()
+        finite = tf.math.is_finite(norm([*gradient, *kept])) & self.curvature.ready()
+        finite &= tf.math.is_finite(losses[0])  # of one that is NaN, XLA can make a gradient of 0
         steps = [None if id(v) in missing else g for v, g in zip(variables, gradient)]
         longest = tf.abs(tf.cast(self.learning_rate, tf.float64))  # of each entry
         finite = replicas.everywhere(finite & stays_finite(self, steps, variables, longest))

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from helpers import models
 
+import kfisher
 from kfisher.optimizers import NaturalGradient, SophiaG
 
 X = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
@@ -145,3 +146,35 @@ def test_bad_first_batches_cost_their_own_steps_alone(curvature):
     with pytest.warns(UserWarning, match="skipped 3 of 4 steps"):
         model.fit(x, np.tile(Y, (4, 1)), batch_size=8, shuffle=False, verbose=0)
     assert int(model.optimizer.skipped_steps) == 3
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: NaturalGradient(curvature="diagonal", trust_region=None),
+        lambda: NaturalGradient(trust_region=None, damping=kfisher.damping.LevenbergMarquardt()),
+        lambda: SophiaG(),
+    ],
+    ids=["no guard", "a guard that bounds nothing", "sophia"],
+)
+def test_a_loss_that_is_nan_with_a_gradient_that_is_not_is_skipped(optimizer):
+    """As XLA makes of one that is multiplied by NaN where Keras has clipped its outputs."""
+
+    @tf.custom_gradient
+    def spoilt(loss):
+        return loss * float("nan"), lambda upstream: 0 * loss
+
+    class Spoilt(keras.losses.MeanSquaredError):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            loss = super().__call__(y_true, y_pred, sample_weight)
+            return tf.cond(tf.reduce_any(y_true > 9), lambda: spoilt(loss), lambda: loss)
+
+    model = models.network(optimizer(), loss=Spoilt(), outputs=1, **models.EAGER)
+    for _ in range(2):
+        model.train_on_batch(X, Y)
+    before = model.get_weights()
+    model.train_on_batch(X, Y + 10)
+    assert int(model.optimizer.skipped_steps) == 1
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
+    if model.optimizer.guard is not None:
+        assert all(np.isfinite(float(number)) for number in model.optimizer.guard.memory.read())
