@@ -91,7 +91,7 @@ class Cautious(Damping):
 
     Args:
         initial: Positive float, λ in the units of F (loss / parameter²) for up to 16 examples. Defaults
-            to `5e-3`.
+            to `5e-3`, or the nearest between the two below.
         minimum, maximum: Bounds of λ. Default to `1e-4` and `1e3`.
 
     Example:
@@ -99,9 +99,9 @@ class Cautious(Damping):
     >>> optimizer = kfisher.optimizers.NaturalGradient(damping=kfisher.damping.Cautious(1e-1))
     """
 
-    def __init__(self, initial: float = 5e-3, minimum: float = 1e-4, maximum: float = 1e3):
+    def __init__(self, initial: float | None = None, minimum: float = 1e-4, maximum: float = 1e3):
+        initial, self.minimum, self.maximum = bounds(initial, 5e-3, minimum, maximum)
         super().__init__(initial)
-        self.minimum, self.maximum = bounds(self.initial, minimum, maximum)
 
     def cautious(self, caution: Any, examples: Any) -> Any:
         base = self.initial * tf.minimum(1.0, 16.0 / tf.maximum(examples, 1.0))
@@ -126,7 +126,7 @@ class LevenbergMarquardt(Damping):
     J v every T steps. Where the model predicts no decrease, or the loss is not finite, λ grows.
 
     Args:
-        initial: Positive float, the first λ. Defaults to `1e-2`.
+        initial: Positive float, the first λ. Defaults to `1e-2`, or the nearest between the two below.
         omega: Float in (0, 1). Defaults to `0.95`.
         every: Positive integer T. Defaults to `5`.
         minimum, maximum: Bounds of λ. Default to `1e-8` and `1e3`.
@@ -142,15 +142,15 @@ class LevenbergMarquardt(Damping):
 
     def __init__(
         self,
-        initial: float = 1e-2,
+        initial: float | None = None,
         omega: float = 0.95,
         every: int = 5,
         minimum: float = 1e-8,
         maximum: float = 1e3,
     ):
+        initial, self.minimum, self.maximum = bounds(initial, 1e-2, minimum, maximum)
         super().__init__(initial)
         self.omega, self.every = between_0_and_1("omega", omega), positive_integer("every", every)
-        self.minimum, self.maximum = bounds(self.initial, minimum, maximum)
 
     def adapted(self, damping: Any, ratio: Any) -> Any:
         factor = tf.constant(self.omega**self.every, damping.dtype)
@@ -185,12 +185,15 @@ def get(identifier: Any) -> Damping | keras.optimizers.schedules.LearningRateSch
     return Constant(positive("damping", identifier, kind))
 
 
-def bounds(initial: float, minimum: Any, maximum: Any) -> tuple[float, float]:
-    """`minimum` and `maximum`, with `initial` between them."""
+def bounds(initial: Any, default: float, minimum: Any, maximum: Any) -> tuple[float, float, float]:
+    """`initial`, `minimum` and `maximum`, in order; for an `initial` of `None` the nearest to a `default`."""
     minimum, maximum = positive("minimum", minimum), positive("maximum", maximum)
+    if initial is None and minimum <= maximum:
+        return min(max(default, minimum), maximum), minimum, maximum
+    initial = positive("initial", default if initial is None else initial)
     if not minimum <= initial <= maximum:
         raise ValueError(
             "`initial` must be between `minimum` and `maximum`. Received: "
             f"initial={initial}, minimum={minimum}, maximum={maximum}"
         )
-    return minimum, maximum
+    return initial, minimum, maximum

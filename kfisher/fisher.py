@@ -68,9 +68,9 @@ class Fisher:
 
         Args:
             size: Of the loss, a scalar.
-            weights: What its values weigh together, B, and what those under other errors weigh, `(3,)`.
+            weights: What its values weigh together, B, and what those under other errors weigh, first.
         """
-        _, bounded, others = tf.unstack(tf.cast(weights, size.dtype))
+        _, bounded, others = tf.unstack(tf.cast(weights, size.dtype))[:3]
         unknown = tf.math.divide_no_nan(size**2, bounded)
         unknown = tf.where(others > 0, tf.minimum(size, unknown), unknown)
         return tf.where(bounded > 0, unknown, size)

@@ -159,8 +159,8 @@ wrong("coverage", lambda **a: kfisher.coverage(**{"model": MODEL, **a}), x=NO_EX
 
 wrong("Constant", damping.Constant, initial=[*NOT_POSITIVE_32, None])
 for label, make in POLICIES.items():
-    wrong(label, make, initial=[*NOT_POSITIVE_32, 1e4, 1e-20], minimum=[*NOT_POSITIVE_32, 1.0])
-    wrong(label, make, maximum=[*NOT_POSITIVE_32, 1e-3])
+    wrong(label, make, initial=[*NOT_POSITIVE_32, 1e4, 1e-20], minimum=[*NOT_POSITIVE_32, 1e4])
+    wrong(label, make, maximum=[*NOT_POSITIVE_32, 1e-9])
 wrong("LevenbergMarquardt", damping.LevenbergMarquardt, omega=BETWEEN_0_AND_1, every=NOT_POSITIVE_INTEGER)
 
 wrong("Sampled", kfisher.Sampled, num_samples=NOT_POSITIVE_INTEGER)

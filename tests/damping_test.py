@@ -141,3 +141,14 @@ def test_of_an_estimate_from_one_batch_the_damping_goes_by_its_examples(fisher, 
     for _ in range(2):
         model.train_on_batch(x, y)
     assert float(model.optimizer.damping) == pytest.approx(damping, rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", [Cautious, LevenbergMarquardt])
+def test_bounds_alone_move_the_first_damping_between_them(policy):
+    default = policy().initial
+    assert policy(minimum=2 * default).initial == 2 * default
+    assert policy(maximum=default / 2).initial == default / 2
+    assert policy(minimum=default / 2, maximum=2 * default).initial == default
+    assert policy.from_config(policy(minimum=2 * default).get_config()).minimum == 2 * default
+    with pytest.raises(ValueError, match="between `minimum` and `maximum`"):
+        policy(default, minimum=2 * default)  # what is given is not changed

@@ -1,5 +1,7 @@
 """The README's first example runs as written and does what the README says."""
 
+import ast
+import inspect
 import pathlib
 import re
 
@@ -41,6 +43,28 @@ def test_the_first_example_ends_where_the_readme_says_and_adam_does_not(tmp_path
     exec(reading, names)
     assert len(names["log"].steps["step"]) == 300 and names["log"].measurements and names["log"].verdicts
     assert (tmp_path / "overview.png").stat().st_size > 10_000
+
+
+def test_every_setting_that_it_names_can_be_made():
+    """What stands in a line of text as code, and names nothing but what kfisher and Keras have."""
+    rooms = (kfisher.optimizers, kfisher.curvature, kfisher.damping, kfisher.losses, kfisher.callbacks)
+    names = {"kfisher": kfisher, "keras": keras}
+    names |= {name: value for room in rooms for name, value in vars(room).items() if name[0] != "_"}
+    prose, made = re.sub(r"^```.*?^```", "", README, flags=re.S | re.M), 0
+    for code in re.findall(r"`([^`\n]+)`", prose):
+        settings = re.match(r"\w+=[^=]", code)
+        try:
+            tree = ast.parse(f"dict({code})" if settings else code, mode="eval").body
+        except SyntaxError:
+            continue
+        known = all(n.id in names for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id != "dict")
+        if not (isinstance(tree, ast.Call) and known) or "..." in code:
+            continue
+        found = eval(ast.unparse(tree), dict(names))
+        if settings and set(found) <= set(inspect.signature(kfisher.optimizers.NaturalGradient).parameters):
+            kfisher.optimizers.NaturalGradient(**found)
+        made += 1
+    assert made > 30
 
 
 def test_the_coverage_table_is_what_is_printed():

@@ -102,13 +102,21 @@ class Curvature:
     @property
     def weights(self) -> tf.Tensor:
         """What the values of the loss on a batch weigh together, on average; outputs under absolute error;
-        and the values under no absolute error, `(3,)`: see `Fisher.divergence`."""
-        return tf.constant([1.0, 0.0, 1.0]) if self._weights is None else self._weights.value
+        the values under no absolute error; and roots of the errors, `(4,)`: see `Fisher.divergence`."""
+        return tf.constant([1.0, 0.0, 1.0, 0.0]) if self._weights is None else self._weights.value
 
     @property
     def weight(self) -> tf.Tensor | float:
         """The first of them: 1 where the loss is a mean."""
         return self.weights[0]
+
+    @property
+    def usual_size(self) -> tf.Tensor:
+        """How large a loss of absolute errors is where these are as most are, W (mean |y - f|^¼)⁴, float64;
+        infinite beside other losses."""
+        weight, _, rest, roots = tf.unstack(tf.cast(self.weights, tf.float64))
+        size = weight * tf.math.divide_no_nan(roots, weight) ** 4
+        return tf.where(rest > 0, tf.constant(float("inf"), tf.float64), size)
 
     def moved(self, share: tf.Tensor) -> None:
         """Called when a step was taken.
@@ -139,12 +147,12 @@ class OfOneBatch(Curvature):
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         self.claim()
-        self._weights = add_variable((3,), "zeros", dtype="float32", name="weights_of_batch")
+        self._weights = add_variable((4,), "zeros", dtype="float32", name="weights_of_batch")
 
     def weigh(self, heads: list[Head]) -> None:
         """Notes what the values of the loss weigh, from a batch whose weights are finite."""
         (weights,) = replicas.total([weights_of(heads)])
-        usable = tf.math.is_finite(weights[0]) & (weights[0] > 0)
+        usable = tf.reduce_all(tf.math.is_finite(weights)) & (weights[0] > 0)
         self._weights.assign(tf.where(usable, weights, self._weights.value))
 
 

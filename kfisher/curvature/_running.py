@@ -69,7 +69,7 @@ class Running(Curvature):
         self._add_variable = add_variable
         self.updates = self.add((), tf.int32, "updates")
         self._examples = self.add((), tf.float32, "examples")
-        self._weights = self.add((3,), tf.float32, "weights_of_batch")
+        self._weights = self.add((4,), tf.float32, "weights_of_batch")
         self._path = self.add((), tf.float32, "path_since_update")
         self.names = [path_of(variables[block.variables[0]]) for block in blocks]
         self.averages = [

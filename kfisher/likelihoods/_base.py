@@ -156,7 +156,7 @@ def logits_behind(outputs: tf.Tensor, operation: str) -> tf.Tensor | None:
     return logits
 
 
-# Operations that leave values as they are; those of a layer without an activation; where it has its weights from.
+# Operations that leave values as they are; those of a layer without an activation; what holds its weights.
 _SAME = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose")
 _LINEAR = ("BiasAdd", "AddV2", "Add", "MatMul", "BatchMatMulV2", "Conv1D", "Conv2D", "Einsum")
 _WEIGHTS = ("ReadVariableOp", "Placeholder")
@@ -173,15 +173,15 @@ def warn_of_logits(outputs: tf.Tensor, loss: str, activation: str) -> None:
         loss, activation: What the message calls the loss, and what makes outputs fit for it.
     """
     if tf.executing_eagerly():
-        wrong = bool(tf.reduce_any((outputs < -0.01) | (outputs > 1.01)))  # not by rounding in half precision
+        wrong = bool(tf.reduce_any((outputs < -0.01) | (outputs > 1.01)))  # further than rounding
     else:
         made = _behind(outputs)
         wrong = made.type in _LINEAR and any(_behind(t).type in _WEIGHTS for t in made.inputs)
     if wrong:
         warnings.warn(
-            f"The outputs of the model are no probabilities, as which its {loss} takes them: it clips them to "
-            f"[0, 1], and has no gradient beyond. Give the last layer the activation {activation!r}, or the "
-            "loss `from_logits=True`.",
+            f"The outputs of the model are no probabilities, as which its {loss} takes them: it clips them "
+            f"to [0, 1], and has no gradient beyond. Give the last layer the activation {activation!r}, or "
+            "the loss `from_logits=True`.",
             stacklevel=2,
         )
 

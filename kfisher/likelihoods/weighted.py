@@ -131,13 +131,23 @@ def _not_negative(weights: tf.Tensor) -> tf.Tensor:
 
 
 def weights_of(heads: list[Head]) -> tf.Tensor:
-    """What the values of the loss on a batch weigh together, outputs under absolute error, and values under
-    no absolute error, `(3,)`."""
+    """What the values of the loss on a batch weigh together, outputs under absolute error, values under no
+    absolute error, and the others times a mean of their errors to the power of 1/4, `(4,)`."""
     found = []
     for head in heads:
-        rest = tf.zeros_like(head.weight) if head.likelihood.bounded else head.weight
-        found.append(tf.cast(tf.stack([head.weight, head.bounded, rest]), tf.float32))
+        none = tf.zeros_like(head.weight)
+        known = head.likelihood.bounded and head.labels is not None
+        roots = head.weight * _mean_root(head) if known else none
+        rest = none if head.likelihood.bounded else head.weight
+        found.append(tf.cast(tf.stack([head.weight, head.bounded, rest, roots]), tf.float32))
     return tf.add_n(found)
+
+
+def _mean_root(head: Head) -> tf.Tensor:
+    """The mean of |y - f|^(1/4) over outputs that are not exact: a few large errors hardly move it."""
+    errors = tf.abs(head.labels - head.eta)
+    weights = tf.square(head.root_weights) * tf.cast(errors > 0, errors.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(weights * errors**0.25), tf.reduce_sum(weights))
 
 
 def mean_weights(heads: list[Head]) -> tf.Tensor:

@@ -44,6 +44,12 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
         counts += [f"{taken_back} taken back (the loss jumped)"] if taken_back else []
         if not taken_back and not skipped[_skips.OF_DATA :].any():
             advice = "Look at the data: no setting of the optimizer changes that."
+        elif skipped[_skips.OUTLIER] == skipped.sum() and not taken_back:
+            advice = (
+                "Look for outliers among inputs, labels and weights. If these are other data than before, "
+                "compile the model with a new optimizer, or go on: after ten such steps in a row, or twice "
+                "as many as ever before, they are taken for a new problem."
+            )
         elif skipped[_skips.LOSS] == int(optimizer.iterations.numpy()):
             advice = (
                 "It is so with the weights at the start: look at the scale of the inputs and at the "

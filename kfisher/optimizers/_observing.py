@@ -39,8 +39,8 @@ _UNBOUND = (
     "{name} has seen no batch, and the gradient alone does not say what the Fisher matrix is. Use one of:\n"
     "  1. a model made with `kfisher.Model` or `kfisher.Sequential` (or a class with "
     "`kfisher.FisherMixin` before `keras.Model`),\n"
-    "  2. `kfisher.attach(model)` before `fit`, for a model that is there already (again for one of a class "
-    "of your own that was loaded, cloned, copied or unpickled: the copy is not attached),\n"
+    "  2. `kfisher.attach(model)` before `fit`, for a model that is there already (again for a clone "
+    "of a Sequential, and for a copy of one of a class of your own, loaded or unpickled),\n"
     "  3. `optimizer.observe(model, x, y, sample_weight)` before `apply_gradients`, in a training loop of "
     "your own."
 )

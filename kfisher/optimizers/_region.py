@@ -12,6 +12,9 @@ from kfisher.optimizers._past import Past
 SHARE = 0.003
 # From how many times what F of its own batch would explain the gradient is a surprise.
 _EXPLAINED = 40.0
+# How many times the size that most absolute errors have a step may go by: 1.5 for errors of a normal
+# distribution, more where they have fallen since it was measured. A few outliers in the labels make s larger.
+_USUAL = 3.0
 # Over how many steps the loss is averaged.
 _WINDOW = 20.0
 # Over how many steps the best average loss is forgotten, where it does not come back.
@@ -31,6 +34,10 @@ class TrustRegion:
         c = 0.003 D r²   bounds   max(1, u) δᵀ (F + damping I) δ / 2,   u = mᵀ (F + damping I)⁻¹ m D / (40 s²)
 
     (without u where F is that of the batch).
+
+    Absolute errors are often taken where a few labels are far off, which then make most of s. Steps for all
+    the others would be as much too long, so s is at most three times what it would be, were all errors as
+    most are: W (mean |y - f|^¼)⁴.
 
     Many steps, each too small to be judged, can still carry the loss away, where gradients are mostly noise
     or F misses rare examples. So c goes by the best average, l' of the size s', not by one that has risen:
@@ -83,7 +90,7 @@ class TrustRegion:
         """c of the next step, float64; before there is an average, from the `first` loss."""
         if self._radius != "auto":
             return tf.constant(self._radius, tf.float64) * past.confidence
-        size = _size_at_best(past, first)
+        size = self._size_at_best(past, first)
         return SHARE * self._divergence(size) * _shorter(past) ** 2 * past.confidence
 
     def reach(self, past: Past, first: tf.Tensor | float = 0.0) -> tf.Tensor | float:
@@ -94,7 +101,7 @@ class TrustRegion:
         """
         if self._radius != "auto":
             return 1.0
-        size = _size_at_best(past, first)
+        size = self._size_at_best(past, first)
         share = tf.math.divide_no_nan(self._fisher.divergence(size, self._curvature.weights), size)
         return tf.maximum(share, 1)
 
@@ -121,17 +128,18 @@ class TrustRegion:
         """c of a loss that has not risen, as a change of the loss is judged by."""
         return SHARE * past.size if self._radius == "auto" else tf.constant(self._radius, tf.float64)
 
+    def _size_at_best(self, past: Past, first: tf.Tensor | float) -> tf.Tensor:
+        """s of the best average, of the `first` loss before there is one; of absolute errors no more than
+        `_USUAL` times that of most."""
+        size = tf.minimum(past.size, past.best_size)
+        size = tf.where(past.judged > 0, size, tf.abs(tf.cast(first, tf.float64)))
+        return tf.minimum(size, _USUAL * self._curvature.usual_size)
+
     def _divergence(self, size: tf.Tensor) -> tf.Tensor:
         """D of a size."""
         # A curvature of one batch is measured by its F, whatever the kind.
         kind = self._fisher if self._curvature.averages_batches else Expected()
         return kind.divergence(size, self._curvature.weights)
-
-
-def _size_at_best(past: Past, first: tf.Tensor | float) -> tf.Tensor:
-    """s of the best average; of the `first` loss before there is one."""
-    size = tf.minimum(past.size, past.best_size)
-    return tf.where(past.judged > 0, size, tf.abs(tf.cast(first, tf.float64)))
 
 
 def _shorter(past: Past) -> tf.Tensor:

@@ -13,7 +13,7 @@ from kfisher._common import replicas
 from kfisher.jacobian.batch import Batch
 
 # The first that holds is counted. Of the first two no setting of an optimizer is the cause.
-OF_DATA, LOSS, OVERFLOW = 2, 2, 3
+OF_DATA, LOSS, OVERFLOW, OUTLIER = 2, 2, 3, 6
 CAUSES = (
     "the inputs, labels or sample weights were not finite",
     "all sample weights were zero",
@@ -21,7 +21,7 @@ CAUSES = (
     "the gradient was not finite, although the loss was (an overflow)",
     "the solve was not finite or had no curvature yet (raise `damping`)",
     "the update was not finite (look at the learning rate and the weight decay)",
-    "the loss was out of all proportion (look for outliers among inputs, labels and weights)",
+    "the loss was out of all proportion (outliers among inputs, labels or weights, or other data)",
 )
 
 

@@ -303,6 +303,21 @@ def test_settings_are_named_where_the_data_are_not_to_blame():
     assert all(words in message for words in named)
 
 
+def test_other_data_than_before_are_said_to_be_some_and_then_followed():
+    """Shorter steps would be the opposite of what is needed."""
+    model = network(NaturalGradient(seed=0), loss="mse", outputs=1)
+    y = X[:, :1]
+    model.fit(np.tile(X, (10, 1)), np.tile(y, (10, 1)), batch_size=16, verbose=0)
+    far = 1e4 + 1e3 * y
+    start = model.evaluate(X, far, verbose=0)
+    with pytest.warns(UserWarning, match="not getting on") as caught:
+        model.fit(np.tile(X, (30, 1)), np.tile(far, (30, 1)), batch_size=16, verbose=0)
+    (message,) = [str(w.message) for w in caught if "not getting on" in str(w.message)]
+    assert "If these are other data than before" in message and "learning_rate" not in message
+    assert int(model.optimizer.skipped_steps) == 10
+    assert model.evaluate(X, far, verbose=0) < 0.5 * start
+
+
 def test_fit_can_end_instead(capsys):
     x = X.copy()
     x[16:] = np.nan

@@ -17,12 +17,12 @@ from kfisher.optimizers._region import TrustRegion
 RNG = np.random.default_rng(0)
 
 
-def region(fisher, weights=(1.0, 0.0, 1.0), level=2.0, radius="auto"):
+def region(fisher, weights=(1.0, 0.0, 1.0), level=2.0, radius="auto", usual=np.inf):
     """One, and a past in which the loss was `level` for long."""
-    made = TrustRegion(
-        radius, fisher, types.SimpleNamespace(averages_batches=True, weights=tf.constant(weights))
-    )
-    past = Past(*(tf.constant(0.0, tf.float64) for _ in Past._fields))
+    known = {"weights": tf.constant(weights), "usual_size": tf.constant(usual, tf.float64)}
+    made = TrustRegion(radius, fisher, types.SimpleNamespace(averages_batches=True, **known))
+    zero, one = tf.constant([0.0, 1.0], tf.float64)
+    past = Past(*(zero for _ in Past._fields))._replace(confidence=one)
     for _ in range(3):
         past = made.taken_in(past, tf.constant(level, tf.float64), tf.constant(False))
     return made, past
@@ -75,6 +75,13 @@ def test_a_step_of_full_length_is_short_beside_a_loss_that_has_spread(fisher, we
     found, past = region(fisher, weights)
     past = past._replace(spread=tf.constant(4.0, tf.float64))
     assert float(found.length(past, tf.constant(3.0, tf.float64))) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("usual, size", [(0.1, 0.3), (1.0, 2.0)])
+def test_no_step_goes_by_more_than_three_times_the_usual_size_of_absolute_errors(usual, size):
+    found, past = region(Exact(), (1.0, 0.25, 0.0), usual=usual)
+    assert float(found.radius(past)) == pytest.approx(0.003 * size**2 / 0.25)
+    assert float(found.reach(past)) == pytest.approx(size / 0.25)
 
 
 @pytest.mark.parametrize("spoilt, times", [(False, 1.0), (True, 0.0)])

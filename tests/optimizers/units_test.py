@@ -72,6 +72,35 @@ def test_errors_in_large_units_are_followed_as_small_ones_are(kind, loss, curvat
     assert shares[0] < 0.7 and shares[1] < 0.7
 
 
+@pytest.mark.parametrize("kind", [NaturalGradient, EmpiricalNaturalGradient])
+@pytest.mark.parametrize("curvature", ["kfac", "gram"])
+@pytest.mark.parametrize("far", [1e2, 1e4])
+def test_a_few_outliers_do_not_set_the_pace_of_absolute_errors(kind, curvature, far):
+    """They are what people take them for. With steps as long as the mean error the others grew tenfold."""
+    y = X[:, :1] * X[:, 1:2] + X[:, 2:]
+    is_ordinary = np.arange(len(X)) % 32 > 0
+    model = network(kind(curvature=curvature, seed=0), keras.layers.Dense(16, "relu"), loss="mae", outputs=1)
+    start = model.evaluate(X[is_ordinary], y[is_ordinary], verbose=0)
+    bad = np.where(is_ordinary[:, None], y, y + far)
+    model.fit(np.tile(X, (30, 1)), np.tile(bad, (30, 1)), batch_size=16, verbose=0)
+    assert model.evaluate(X[is_ordinary], y[is_ordinary], verbose=0) < 0.5 * start
+
+
+def test_the_usual_size_of_errors_is_that_of_most():
+    """Whatever they weigh; outputs that are exact say nothing, and other losses make it infinite."""
+    model = network(NaturalGradient(seed=0), keras.layers.Identity(), loss="mae", outputs=2, **EAGER)
+    for v in model.trainable_variables:
+        v.assign(0 * v)
+    errors = np.ones((64, 2))
+    errors[::32], errors[1::4] = 1e4, 0
+    model.train_on_batch(X, errors, sample_weight=np.full(64, 3.0))
+    # Of 48 rows two are outliers.
+    assert float(model.optimizer.curvature.usual_size) == pytest.approx(3 * (1 + 2 / 48 * 9) ** 4, rel=1e-4)
+    other = network(NaturalGradient(seed=0), keras.layers.Identity(), loss="mse", outputs=2, **EAGER)
+    other.train_on_batch(X, errors)
+    assert np.isinf(float(other.optimizer.curvature.usual_size))
+
+
 @pytest.mark.parametrize("loss", ["mse", "mae", "poisson", "binary_crossentropy"])
 @pytest.mark.parametrize("shape", [(5,), (2, 5)])
 def test_a_mean_over_outputs_and_places_weighs_1(loss, shape):
