@@ -63,3 +63,14 @@ def test_squares_that_overflow_stop_no_step():
     model.train_on_batch(x, y)
     moved = length_of([a - b for a, b in zip(model.get_weights(), before)])
     assert 0.01 < moved < 0.501 * size
+
+
+def test_of_a_quadratic_model_its_own_update_is_bounded():
+    """It has a rate of its own, and is no multiple of the learning rate."""
+    optimizer = kfisher.optimizers.NaturalGradient(step="quadratic_model", trust_region=1e15, seed=0)
+    model, x, y = network(1e6, optimizer)
+    for _ in range(3):
+        before, size = model.get_weights(), length_of(model.get_weights())
+        model.train_on_batch(x, y)
+        moved = length_of([a - b for a, b in zip(model.get_weights(), before)])
+        assert 0.4 * size < moved < 0.501 * size

@@ -46,7 +46,8 @@ def test_momentum_averages_and_the_running_loss_take_no_notice(model):
     kept = [*optimizer._average.variables, *(v for pair in optimizer.curvature.averages for v in pair)]
     kept.append(optimizer.guard.memory.variable)
     before, weights = [v.numpy() for v in kept], model.get_weights()
-    model.train_on_batch(RARE, Y)
+    optimizer.guard.memory.change(can_return=0)
+    model.train_on_batch(RARE, Y)  # and can be taken back
     assert all(np.array_equal(v, b) for v, b in zip(kept, before))
     assert not np.array_equal(model.get_weights()[0], weights[0])
 
