@@ -81,8 +81,8 @@ def from_loss(loss: Any) -> Likelihood:
             f"so it has no Fisher matrix. Supported are {', '.join(sorted(_FROM_KERAS))} and "
             "kfisher.losses.NegativeLogLikelihood, which makes any tfp.distributions.Distribution a loss; "
             "or pass `likelihood=` to say which to use, as NaturalGradient(likelihood="
-            "kfisher.likelihoods.Normal()) does for a loss of numbers, Categorical() or Bernoulli() for one of "
-            f"probabilities. Received: loss={shown(loss)}"
+            "kfisher.likelihoods.Normal()) does for a loss of numbers, Categorical() or Bernoulli() for one "
+            f"of probabilities. Received: loss={shown(loss)}"
         )
     return _FROM_KERAS[name](**options(resolved))
 
