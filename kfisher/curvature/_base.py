@@ -12,7 +12,7 @@ from kfisher._common import replicas
 from kfisher._common.vectors import Tensors, dot, path_of
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
-from kfisher.likelihoods.weighted import Head, weights_of
+from kfisher.likelihoods.weighted import ROOT, Head, weights_of
 
 
 class Curvature:
@@ -112,11 +112,11 @@ class Curvature:
 
     @property
     def usual_size(self) -> tf.Tensor:
-        """How large a loss of absolute errors is where these are as most are, W (mean |y - f|^¼)⁴, float64;
-        infinite beside other losses."""
+        """How large a loss of absolute errors is where these are as most are, W times their median, float64;
+        infinite beside other losses, and where no error is known."""
         weight, _, rest, roots = tf.unstack(tf.cast(self.weights, tf.float64))
-        size = weight * tf.math.divide_no_nan(roots, weight) ** 4
-        return tf.where(rest > 0, tf.constant(float("inf"), tf.float64), size)
+        size = weight * tf.math.divide_no_nan(roots, weight) ** ROOT
+        return tf.where((rest > 0) | (roots <= 0), tf.constant(float("inf"), tf.float64), size)
 
     def moved(self, share: tf.Tensor) -> None:
         """Called when a step was taken.

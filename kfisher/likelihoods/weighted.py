@@ -15,6 +15,10 @@ from kfisher._keras.patching import shared
 from kfisher.likelihoods import Likelihood, from_loss
 
 
+# Medians of batches are averaged as roots, which hardly see it where that of a small one is an outlier.
+ROOT = 8
+
+
 class Head:
     """One term of the loss.
 
@@ -132,22 +136,26 @@ def _not_negative(weights: tf.Tensor) -> tf.Tensor:
 
 def weights_of(heads: list[Head]) -> tf.Tensor:
     """What the values of the loss on a batch weigh together, outputs under absolute error, values under no
-    absolute error, and the others times a mean of their errors to the power of 1/4, `(4,)`."""
+    absolute error, and the others times the root `ROOT` of the median of their errors, `(4,)`."""
     found = []
     for head in heads:
         none = tf.zeros_like(head.weight)
         known = head.likelihood.bounded and head.labels is not None
-        roots = head.weight * _mean_root(head) if known else none
+        roots = head.weight * _median(head) ** (1 / ROOT) if known else none
         rest = none if head.likelihood.bounded else head.weight
         found.append(tf.cast(tf.stack([head.weight, head.bounded, rest, roots]), tf.float32))
     return tf.add_n(found)
 
 
-def _mean_root(head: Head) -> tf.Tensor:
-    """The mean of |y - f|^(1/4) over outputs that are not exact: a few large errors hardly move it."""
+def _median(head: Head) -> tf.Tensor:
+    """That of |y - f| over outputs that are not exact, each with its weight; NaN if one has none."""
     errors = tf.abs(head.labels - head.eta)
     weights = tf.square(head.root_weights) * tf.cast(errors > 0, errors.dtype)
-    return tf.math.divide_no_nan(tf.reduce_sum(weights * errors**0.25), tf.reduce_sum(weights))
+    errors = tf.reshape(errors, [-1])
+    order = tf.argsort(errors)
+    sums = tf.cumsum(tf.gather(tf.reshape(weights, [-1]), order))
+    below = tf.reduce_sum(tf.cast(sums < sums[-1] / 2, tf.int32))
+    return tf.where(tf.math.is_finite(sums[-1]), tf.gather(errors, order[below]), sums[-1])
 
 
 def mean_weights(heads: list[Head]) -> tf.Tensor:

@@ -12,7 +12,7 @@ from kfisher.optimizers._past import Past
 SHARE = 0.003
 # From how many times what F of its own batch would explain the gradient is a surprise.
 _EXPLAINED = 40.0
-# How many times the size that most absolute errors have a step may go by: 1.5 for errors of a normal
+# How many times the size that most absolute errors have a step may go by: 1.2 for errors of a normal
 # distribution, more where they have fallen since it was measured. A few outliers in the labels make s larger.
 _USUAL = 3.0
 # Over how many steps the loss is averaged.
@@ -37,7 +37,7 @@ class TrustRegion:
 
     Absolute errors are often taken where a few labels are far off, which then make most of s. Steps for all
     the others would be as much too long, so s is at most three times what it would be, were all errors as
-    most are: W (mean |y - f|^¼)⁴.
+    most are: W times their median.
 
     Many steps, each too small to be judged, can still carry the loss away, where gradients are mostly noise
     or F misses rare examples. So c goes by the best average, l' of the size s', not by one that has risen:
