@@ -15,6 +15,10 @@ from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods.weighted import ROOT, Head, weights_of
 
 
+# Of averages over about twenty batches.
+_RATE = 0.05
+
+
 class Curvature:
     """A representation of F that can solve (F + damping I) x = gradient.
 
@@ -27,7 +31,7 @@ class Curvature:
     needs_blocks = False
     averages_batches = False
     accumulates = False
-    _weights: Any = None  # (3,)
+    _weights: Any = None  # (4,)
 
     def build(
         self, add_variable: Callable, variables: list[keras.Variable], blocks: list[Block] | None, parts: int
@@ -150,10 +154,17 @@ class OfOneBatch(Curvature):
         self._weights = add_variable((4,), "zeros", dtype="float32", name="weights_of_batch")
 
     def weigh(self, heads: list[Head]) -> None:
-        """Notes what the values of the loss weigh, from a batch whose weights are finite."""
+        """Notes what the values of the loss weigh, from a batch whose weights are finite.
+
+        Roots of errors are averaged, as the loss is that steps go by: its errors fall in the meantime.
+        """
         (weights,) = replicas.total([weights_of(heads)])
+        before = tf.convert_to_tensor(self._weights.value)
         usable = tf.reduce_all(tf.math.is_finite(weights)) & (weights[0] > 0)
-        self._weights.assign(tf.where(usable, weights, self._weights.value))
+        root, own = tf.math.divide_no_nan(before[3], before[0]), tf.math.divide_no_nan(weights[3], weights[0])
+        root = tf.where(before[0] > 0, root + _RATE * (own - root), own)
+        weights = tf.concat([weights[:3], [root * weights[0]]], 0)
+        self._weights.assign(tf.where(usable, weights, before))
 
 
 def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:

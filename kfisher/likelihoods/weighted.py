@@ -14,7 +14,6 @@ from kfisher._keras.compiled_loss import Term, multiplied, with_least
 from kfisher._keras.patching import shared
 from kfisher.likelihoods import Likelihood, from_loss
 
-
 # Medians of batches are averaged as roots, which hardly see it where that of a small one is an outlier.
 ROOT = 8
 
