@@ -14,7 +14,6 @@ from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
 from kfisher.likelihoods.weighted import ROOT, Head, weights_of
 
-
 # Of averages over about twenty batches.
 _RATE = 0.05
 
