@@ -78,10 +78,12 @@ class Running(Curvature):
         ]
         self._partial, self._counts = [], []
         if parts > 1:
-            self._partial = [[self.add_like(v, "partial") for v in vs] for vs in self.averages]
+            kept = [*self.averages, [self._weights]]
+            self._partial = [[self.add_like(v, "partial") for v in vs] for vs in kept]
             self._counts = [
-                [self.add((), tf.as_dtype(v.dtype), f"{v.name}_count") for v in vs] for vs in self.averages
+                [self.add((), tf.as_dtype(v.dtype), f"{v.name}_count") for v in vs] for vs in kept
             ]
+            self._shared = self.add((2,), tf.float64, "weight_and_squares")
 
     def add(self, shape: Any, dtype: tf.DType, name: str) -> keras.Variable:
         """A variable of zeros that is saved with the optimizer."""
@@ -164,36 +166,38 @@ class Running(Curvature):
                 found = self.measure(block, examples, shares, cache)
                 found = [of_shape(t, v.shape) for t, v in zip(found, averages)]
                 measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
-        size, loss = tf.cast(tf.size(shares), tf.float32), root.loss.above_least
-        if batch.counts is not None:
-            size *= tf.cast(batch.counts, size.dtype)
+        squares, loss = tf.cast(tf.reduce_sum(tf.square(shares)), tf.float32), root.loss.above_least
         if replicas.count() > 1:
             crossing = [
                 [None] * len(terms) if p is None else self.examples_of(block, p, shares, batch)
                 for block, p, terms in zip(self.blocks, products, measured)
             ]
-            measured, size, loss = self._of_all(measured, crossing, size, loss)
+            measured, squares, loss = self._of_all(measured, crossing, squares, loss)
+        measured.append([weights])
         if self._partial:
             measured = self._accumulated(measured, total_weight, part)
+            squares = self._squares_of_all(squares, total_weight, part)
         usable = all_finite([self.telling(t) for terms in measured for t in terms])
         usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
         usable &= last & batch.accepts(loss)
+        # As many examples of equal weight would make an average as certain; few, where few weigh most.
+        size = tf.math.divide_no_nan(1.0, squares)
         if self.parts == 1:  # a branch more is a long list of tensors handed into it
-            self._take_in(usable, [*measured, [weights]], size)
+            self._take_in(usable, measured, size)
         else:
-            replicas.cond(usable, lambda: self._take_in(usable, [*measured, [weights]], size), lambda: None)
+            replicas.cond(usable, lambda: self._take_in(usable, measured, size), lambda: None)
         if self.refines:
             replicas.cond(usable, lambda: self.refine(products, step, batch.xla), lambda: None)
 
     def _take_in(self, usable: tf.Tensor, measured: list[Tensors], size: tf.Tensor) -> None:
-        """The averages and counts with a batch of this size taken in, if it is usable."""
+        """The averages and counts with a batch of so many examples taken in, if it is usable."""
         self.updates.assign_add(tf.cast(usable, tf.int32))
         self._path.assign(tf.where(usable, 0.0, self._path.value))
         examples = tf.convert_to_tensor(self._examples.value)
         self._examples.assign(tf.where(usable, self.decay * examples + size, examples))
         self.mix([*self.averages, [self._weights]], measured, usable)
 
-    def _of_all(self, measured: list[Tensors], crossing: list, size: tf.Tensor, loss: tf.Tensor) -> tuple:
+    def _of_all(self, measured: list[Tensors], crossing: list, squares: tf.Tensor, loss: tf.Tensor) -> tuple:
         """Statistics of the whole batch from those of its parts on all replicas, and the sums of the rest."""
         parts, kinds = [], []
         for block, terms, own in zip(self.blocks, measured, crossing):
@@ -203,7 +207,7 @@ class Running(Curvature):
                 else:
                     parts += [term] if share is None else [tf.cast(share, term.dtype) * term, share]
                 kinds.append("examples" if instead is not None else "sum" if share is None else "mean")
-        *crossed, size, loss = replicas.total([*parts, size, loss], self.symmetric)
+        *crossed, squares, loss = replicas.total([*parts, squares, loss], self.symmetric)
         sums, kind = iter(crossed), iter(kinds)
 
         def whole() -> tf.Tensor:
@@ -212,7 +216,7 @@ class Running(Curvature):
                 return moment_of(term)
             return tf.math.divide_no_nan(term, tf.cast(next(sums), term.dtype)) if of == "mean" else term
 
-        return [[whole() for _ in terms] for terms in measured], size, loss
+        return [[whole() for _ in terms] for terms in measured], squares, loss
 
     def _accumulated(self, measured: list[Tensors], weight: tf.Tensor, part: tf.Tensor) -> list[Tensors]:
         """The statistics of all batches of a step so far: those of one large batch, after the last.
@@ -222,9 +226,10 @@ class Running(Curvature):
         means: they are those of the large batch only as far as its parts are alike.
         """
         found = []
-        for block, sums, counts, terms in zip(self.blocks, self._partial, self._counts, measured):
+        of_blocks = [self.shares(block, terms, weight) for block, terms in zip(self.blocks, measured)]
+        for sums, counts, terms, shares in zip(self._partial, self._counts, measured, [*of_blocks, [None]]):
             row = []
-            for total, count, term, share in zip(sums, counts, terms, self.shares(block, terms, weight)):
+            for total, count, term, share in zip(sums, counts, terms, shares):
                 share = tf.ones((), term.dtype) if share is None else tf.cast(share, term.dtype)
                 # Not a product with 0, which would keep the NaN of an earlier step.
                 total.assign(tf.where(part > 0, total.value, tf.zeros_like(term)) + share * term)
@@ -232,6 +237,14 @@ class Running(Curvature):
                 row.append(tf.math.divide_no_nan(tf.convert_to_tensor(total.value), count.value))
             found.append(row)
         return found
+
+    def _squares_of_all(self, squares: tf.Tensor, weight: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+        """Of shares in all batches of a step so far, from those in this one, the sum of the squares."""
+        weight = tf.cast(weight, tf.float64)  # whose squares float32 may not hold
+        sums = tf.stack([weight, tf.cast(squares, tf.float64) * weight**2])
+        sums += tf.where(part > 0, self._shared.value, tf.zeros_like(sums))
+        self._shared.assign(sums)
+        return tf.cast(tf.math.divide_no_nan(sums[1], sums[0] ** 2), squares.dtype)
 
     def examples_of(self, block: Block, products: Any, weights: tf.Tensor, batch: Batch) -> list:
         """For each statistic of this part of a batch what crosses instead (see `_examples`), or `None`."""

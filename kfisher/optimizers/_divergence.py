@@ -42,7 +42,7 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
         skipped, taken_back = optimizer.skips.numpy(), int(_number(optimizer.rejected_steps))
         counts = [f"{skipped.sum()} were skipped ({_skips.told(skipped)})"] if skipped.any() else []
         counts += [f"{taken_back} taken back (the loss jumped)"] if taken_back else []
-        if not taken_back and not skipped[_skips.OF_DATA :].any():
+        if not taken_back and not skipped[_skips.LOSS :].any():
             advice = "Look at the data: no setting of the optimizer changes that."
         elif skipped[_skips.OUTLIER] == skipped.sum() and not taken_back:
             advice = (

@@ -22,7 +22,7 @@ _OUTLIER = 100.0
 _PATIENCE = 10
 # A step that is taken back shortens the next ones.
 _LOSS_OF_CONFIDENCE = 0.25
-_HEAVY = 1e6  # A spoilt batch counts as one of no more than so many times its size.
+_HEAVY = 1e6  # A batch that was left behind counts as one of no more than so many times its size.
 
 
 class Guard:
@@ -37,14 +37,14 @@ class Guard:
     loss does not jump: Keras has it already. Within c a quadratic loss changes by less than 2 √(c s) + c
     on the batch of the step, so that four times that, and half the loss besides, is out of proportion.
 
-    A batch of another size than the loss, l_t > l + 100 s, is left out. Where a share p of batches is bad, k
-    in a row come once in p⁻ᵏ / (1 - p) batches; a row that an ordinary batch ended was an accident. Only
-    one of ten or more (once in 90 000 for a third), and twice as long as any accident, is a new problem.
+    A batch of another size than most, l_t > l + 100 max(|l|, d), is left out. Where a share p of batches is
+    bad, k in a row come once in p⁻ᵏ / (1 - p) batches; a row that an ordinary batch ended was an accident.
+    Only one of ten or more (once in 90 000 for a third), and twice as long as any accident, is a new problem.
 
-    But if its loss with the weights at the start was no outlier, and not halfway from the average to what it
-    is now, then earlier steps, whose batches had no such example, have spoilt it. Left out it would never be
-    mended, nor be seen in the average. So a step is taken for it, within c as any other; momentum, F and the
-    average take no notice of it.
+    But if its loss with the weights at the start was no outlier, it is of this problem: the others were
+    learnt without it, or at its cost. Left out it would never be learnt, nor be seen in the average. So a
+    step is taken for it, within c as any other; momentum, F and the average of most take no notice of it, and
+    c grows by its share of the loss. Ten and more in a row are a new problem, too.
 
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
@@ -72,9 +72,9 @@ class Guard:
         return self.region.radius(past, first) if self._bounded else None
 
     def surprise(self, squared_norm: tf.Tensor, judgement: Judgement) -> tf.Tensor:
-        """Of a gradient, as that of the region; 0 where it mends what earlier steps have spoilt."""
+        """Of a gradient, as that of the region; 0 for what was left behind."""
         surprise = self.region.surprise(judgement.past, squared_norm, judgement.loss)
-        return tf.where(judgement.spoilt, tf.zeros_like(surprise), surprise)
+        return tf.where(judgement.behind, tf.zeros_like(surprise), surprise)
 
     def length(self, share: tf.Tensor) -> tf.Tensor:
         """Of a step that is taken now, as that of the region."""
@@ -100,9 +100,9 @@ class Guard:
         """
         loss, own = tf.cast(loss, tf.float64), tf.cast(own, tf.float64)
         past = self.memory.read()
-        size, known = past.size, past.judged > 0
+        size, most, known = past.size, past.own_size, past.judged > 0
         # NaN is far. Not `~(loss <= ...)`: in a graph TensorFlow makes `loss > ...` of that.
-        far = known & (~tf.math.is_finite(loss) | (loss > past.level + size))
+        far = known & (~tf.math.is_finite(loss) | (loss > past.level + most))
         can_return = past.can_return > 0
         old = self._loss_with(self._previous, batch, can_return & (far | ask))
         no, one = tf.constant(False), tf.ones_like(loss)
@@ -114,18 +114,18 @@ class Guard:
         tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * own_size
         failed = far & can_return & tf.math.is_finite(old)
         failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
-        large = far & _is_patient(past) & (size > 0) & (loss - past.level > _OUTLIER * size)
+        large = far & _is_patient(past) & (most > 0) & (loss - past.level > _OUTLIER * most)
         outlier = (~tf.math.is_finite(loss) | large) & ~failed
-        spoilt = self._is_spoilt(batch, loss, outlier, past) if blame else no
-        weight = tf.where(spoilt & (loss > _HEAVY * size), _HEAVY * size / loss, one)
+        behind = self._is_behind(batch, outlier & tf.math.is_finite(loss), past) if blame else no
+        weight = tf.where(behind & (loss > _HEAVY * size), _HEAVY * size / loss, one)
         return Judgement(
-            outlier & ~spoilt, spoilt, failed, weight, loss, old, known & (loss < past.last), past
+            outlier & ~behind, behind, failed, weight, loss, old, known & (loss < past.last), past
         )
 
-    def _is_spoilt(self, batch: Batch, loss: tf.Tensor, outlier: tf.Tensor, past: Past) -> tf.Tensor:
+    def _is_behind(self, batch: Batch, outlier: tf.Tensor, past: Past) -> tf.Tensor:
+        """True for an outlier that was none with the weights at the start."""
         then = self._loss_with(self._at_start, batch, outlier)
-        ordinary = then - past.start <= _OUTLIER * tf.maximum(past.size, tf.abs(past.start))
-        return outlier & ordinary & (loss - then > (loss - past.level) / 2)
+        return outlier & (then - past.start <= _OUTLIER * tf.maximum(past.own_size, tf.abs(past.start)))
 
     def _loss_with(self, weights: list[keras.Variable], batch: Batch, asked: tf.Tensor) -> tf.Tensor:
         """The loss of a batch with other weights, NaN unless `asked`."""
@@ -153,17 +153,18 @@ class Guard:
         if self._at_start:
             replicas.cond(self.memory.read().judged > 0, lambda: None, at_start)
 
-    def accept(self, judgement: Judgement) -> None:
-        """Called when a step was taken."""
+    def accept(self, judgement: Judgement, needed: tf.Tensor) -> None:
+        """Called when a step was taken, with the squared length that it would have without a region."""
         past = self.memory.read()
         patient = _is_patient(past)
         accident = tf.where(patient, tf.maximum(past.accident, past.outliers), past.accident)
-        past = self.region.taken_in(past, judgement.loss, ~patient)
+        past = self.region.taken_in(past, judgement.loss, needed, ~patient)
         self.memory.keep(past._replace(accident=accident, outliers=0, can_return=1))
 
-    def repair(self) -> None:
-        """Called when a step was taken for a batch that earlier ones have spoilt."""
-        self.memory.change(can_return=1)
+    def catch_up(self, judgement: Judgement, needed: tf.Tensor) -> None:
+        """Called when a step was taken for a batch that was left behind; with the same."""
+        past = self.region.with_rare(self.memory.read(), judgement.loss, needed)
+        self.memory.keep(past._replace(outliers=past.outliers + 1, can_return=1))
 
     def count_outlier(self, judgement: Judgement) -> None:
         """Called when a batch was left out."""

@@ -14,7 +14,7 @@ class Judgement(NamedTuple):
 
     Attributes:
         outlier: Whether the batch itself is out of all proportion: it is left out.
-        spoilt: Whether earlier steps have brought it there: a step is taken for it alone.
+        behind: Whether it is one that was none at the start: a step is taken for it alone.
         failed: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
         weight: By which its gradient is multiplied, so that squares of it do not overflow.
         loss: Of this step's batches with the weights as they are, float64.
@@ -24,7 +24,7 @@ class Judgement(NamedTuple):
     """
 
     outlier: tf.Tensor
-    spoilt: tf.Tensor
+    behind: tf.Tensor
     failed: tf.Tensor
     weight: tf.Tensor
     loss: tf.Tensor
@@ -35,4 +35,4 @@ class Judgement(NamedTuple):
     @property
     def harmless(self) -> tf.Tensor:
         """None of the three."""
-        return ~(self.outlier | self.spoilt | self.failed)
+        return ~(self.outlier | self.behind | self.failed)

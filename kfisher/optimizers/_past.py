@@ -18,7 +18,9 @@ class Past(NamedTuple):
         start: The average over the first steps.
         last: The loss of the last step.
         best: The lowest average, forgotten over 1000 steps.
-        best_size: The size of the loss there.
+        best_size: The size of the loss there, without what is rare.
+        rare: By how much batches that were left behind exceed the average, over 1000 steps.
+        needed: The squared length that steps would have without the region, over 20 steps.
         confidence: 1, less after steps that were taken back.
         outliers: Batches that were left out, in a row until now.
         accident: The longest row of them that an ordinary batch ended.
@@ -32,15 +34,27 @@ class Past(NamedTuple):
     last: Any
     best: Any
     best_size: Any
+    rare: Any
+    needed: Any
     confidence: Any
     outliers: Any
     accident: Any
     can_return: Any
 
     @property
-    def size(self) -> tf.Tensor:
-        """s, how large the loss is: the average or its spread, whichever is larger."""
+    def own_size(self) -> tf.Tensor:
+        """How large the loss of most batches is: the average or its spread, whichever is larger."""
         return tf.maximum(tf.abs(self.level), self.spread)
+
+    @property
+    def size(self) -> tf.Tensor:
+        """s, how large the loss is, with what is rare."""
+        return self.own_size + self.rare
+
+    @property
+    def size_at_best(self) -> tf.Tensor:
+        """s', where the average was lowest, with what is rare now."""
+        return self.best_size + self.rare
 
 
 _NONE = Past(*(0.0,) * len(Past._fields))._replace(confidence=1.0)

@@ -15,6 +15,9 @@ _EXPLAINED = 40.0
 # How many times the size that most absolute errors have a step may go by: 1.2 for errors of a normal
 # distribution, more where they have fallen since it was measured. A few outliers in the labels make s larger.
 _USUAL = 3.0
+# No step is shortened by less than a sixth, the root of this, of what the average of the last ones is; an
+# average in which one counts as no more than so many times the others.
+_ALIKE, _SPIKE = 0.03, 100.0
 # Over how many steps the loss is averaged.
 _WINDOW = 20.0
 # Over how many steps the best average loss is forgotten, where it does not come back.
@@ -27,13 +30,22 @@ class TrustRegion:
     """Bounds the KL divergence of steps by a share of the running loss.
 
     With l the average of the loss over 20 steps and d that of its distance from it, the size of the loss is
-    s = max(|l|, d); Poisson's, often negative, counts from the least that its labels allow. With D = s, or
-    s² / W for averages of EF, or s² / B for outputs under absolute error (`Fisher.divergence`), and m the
+    s = max(|l|, d) + e; Poisson's, often negative, counts from the least that its labels allow. With D = s,
+    or s² / W for averages of EF, or s² / B for outputs under absolute error (`Fisher.divergence`), and m the
     gradient that is preconditioned,
 
         c = 0.003 D r²   bounds   max(1, u) δᵀ (F + damping I) δ / 2,   u = mᵀ (F + damping I)⁻¹ m D / (40 s²)
 
     (without u where F is that of the batch).
+
+    Shortened one by one, batches with a gradient that is rare and large would count for less than they do in
+    the loss, and be outvoted by the others, however small the gradients of these: a hard example would never
+    be learnt. So steps are shortened alike: with q what δᵀ (F + damping I) δ was before, on average over the
+    last 20 steps, each is taken for one of 0.03 q at least.
+
+    e is by how much batches that were left behind, once most are learnt, exceed the average, themselves
+    averaged over 1000 steps: of a few hard examples, which can be most of the loss. Without it c would go to
+    zero with the loss of the others. One batch at most doubles s.
 
     Absolute errors are often taken where a few labels are far off, which then make most of s. Steps for all
     the others would be as much too long, so s is at most three times what it would be, were all errors as
@@ -62,8 +74,9 @@ class TrustRegion:
 
     # --- how large the loss is --------------------------------------------------------------------
 
-    def taken_in(self, past: Past, loss: tf.Tensor, anew: tf.Tensor) -> Past:
-        """The past with the loss of a step that was taken; `anew` if those before are of another problem."""
+    def taken_in(self, past: Past, loss: tf.Tensor, needed: tf.Tensor, anew: tf.Tensor) -> Past:
+        """The past with the loss of a step that was taken, and the squared length that it needed; `anew` if
+        those before are of another problem."""
         anew |= tf.equal(past.judged, 0)
         level, spread = tf.where(anew, loss, past.level), tf.where(anew, tf.zeros_like(loss), past.spread)
         steps = tf.where(anew, tf.zeros_like(loss), past.judged) + 1
@@ -73,6 +86,8 @@ class TrustRegion:
             level=level + rate * (loss - level),
             spread=spread + rate * (tf.abs(loss - level) - spread),
             last=loss,
+            rare=tf.where(anew, tf.zeros_like(loss), past.rare) * (1 - 1 / tf.minimum(steps, _MEMORY)),
+            needed=past.needed + rate * (needed - past.needed),
             confidence=tf.minimum(past.confidence * _RECOVERY, 1),
         )
         # Until then the average is over fewer steps than it will be, and may be small by luck.
@@ -81,8 +96,14 @@ class TrustRegion:
         return now._replace(
             start=tf.where(begins, now.level, past.start),
             best=past.best + pace * (now.level - past.best),
-            best_size=past.best_size + pace * (now.size - past.best_size),
+            best_size=past.best_size + pace * (now.own_size - past.best_size),
         )
+
+    def with_rare(self, past: Past, loss: tf.Tensor, needed: tf.Tensor) -> Past:
+        """The past with the loss of a batch that was left behind, and the squared length that it needed."""
+        excess = (loss - past.level) / tf.minimum(past.judged + 1, _MEMORY)
+        longer = past.needed + (needed - past.needed) / tf.minimum(past.judged + 1, _WINDOW)
+        return past._replace(rare=past.rare + tf.minimum(excess, past.size), needed=longer)
 
     # --- how far a step may go --------------------------------------------------------------------
 
@@ -121,8 +142,16 @@ class TrustRegion:
         share = tf.minimum(share, 1)
         if self._radius != "auto":
             return share
-        best, now = self._divergence(past.best_size), self._divergence(past.size)
+        best, now = self._divergence(past.size_at_best), self._divergence(past.size)
         return share * _shorter(past) * tf.sqrt(tf.where(best < now, best / now, tf.ones_like(now)))
+
+    def longer(self, past: Past) -> tf.Tensor:
+        """What δᵀ (F + damping I) δ is taken for at least, before it is brought within c."""
+        return _ALIKE * past.needed
+
+    def needed(self, past: Past, squared_length: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
+        """As what a δᵀ (F + damping I) δ counts in the average."""
+        return tf.minimum(squared_length, _SPIKE * tf.maximum(past.needed, 2 * radius))
 
     def usual(self, past: Past) -> tf.Tensor:
         """c of a loss that has not risen, as a change of the loss is judged by."""
@@ -131,7 +160,7 @@ class TrustRegion:
     def _size_at_best(self, past: Past, first: tf.Tensor | float) -> tf.Tensor:
         """s of the best average, of the `first` loss before there is one; of absolute errors no more than
         `_USUAL` times that of most."""
-        size = tf.minimum(past.size, past.best_size)
+        size = tf.minimum(past.size, past.size_at_best)
         size = tf.where(past.judged > 0, size, tf.abs(tf.cast(first, tf.float64)))
         return tf.minimum(size, _USUAL * self._curvature.usual_size)
 
@@ -144,5 +173,6 @@ class TrustRegion:
 
 def _shorter(past: Past) -> tf.Tensor:
     """r, by how much a loss above its best shortens steps."""
-    ratio = tf.math.divide_no_nan(past.best_size, past.best_size + tf.maximum(past.level - past.best, 0))
+    size = past.size_at_best
+    ratio = tf.math.divide_no_nan(size, size + tf.maximum(past.level - past.best, 0))
     return tf.where(past.judged > 0, ratio, tf.ones_like(ratio))

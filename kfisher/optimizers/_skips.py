@@ -12,10 +12,12 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher.jacobian.batch import Batch
 
-# The first that holds is counted. Of the first two no setting of an optimizer is the cause.
-OF_DATA, LOSS, OVERFLOW, OUTLIER = 2, 2, 3, 6
+# The first that holds is counted. Of those before the loss no setting of an optimizer is the cause.
+NO_WEIGHT, LOSS, OVERFLOW, OUTLIER = 3, 4, 5, 8
 CAUSES = (
-    "the inputs, labels or sample weights were not finite",
+    "the inputs were not finite",
+    "the labels were not finite",
+    "the sample weights were not finite",
     "all sample weights were zero",
     "the loss was not finite, although the batch was",
     "the gradient was not finite, although the loss was (an overflow)",
@@ -69,9 +71,11 @@ def cause(
         outlier: Whether the guard left it out.
     """
     weights = keras.tree.flatten(batch.sample_weight)
-    no_weight = [tf.reduce_all(tf.equal(w, 0)) for w in weights if w is not None]
+    no_weight = [~tf.reduce_any(tf.cast(w, tf.bool)) for w in weights if w is not None]
     seen = (
-        ~_finite([batch.x, batch.y, batch.sample_weight]),
+        ~_finite(batch.x),
+        ~_finite(batch.y),
+        ~_finite(batch.sample_weight),
         tf.reduce_all(no_weight) if no_weight else tf.constant(False),
         ~tf.math.is_finite(loss),
         ~_finite(gradient),
@@ -80,7 +84,7 @@ def cause(
     )
     if replicas.count() > 1:  # what spoils a part spoils the step; it takes all parts to have no weight
         somewhere = replicas.total([tf.cast(seen, tf.int32)])[0]
-        needed = tf.one_hot(1, len(seen), replicas.count(), 1, dtype=tf.int32)
+        needed = tf.one_hot(NO_WEIGHT, len(seen), replicas.count(), 1, dtype=tf.int32)
         seen = tuple(tf.unstack(somewhere >= needed, len(seen)))
     found = tf.constant(len(CAUSES) - 1)
     for place, holds in reversed(list(enumerate(seen))):
@@ -106,4 +110,4 @@ def told(counts: np.ndarray) -> str:
 
 def _finite(structure: Any) -> tf.Tensor:
     tensors = [t for t in keras.tree.flatten(structure) if t is not None and t.dtype.is_floating]
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors] or True)

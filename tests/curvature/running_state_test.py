@@ -56,6 +56,29 @@ def test_steps_in_parts_are_those_on_the_whole_batch(make, fisher, weighted):
     assert int(parts.optimizer.iterations) == 3
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_steps_in_parts_are_those_on_the_whole_batch_without_any_argument(weighted):
+    """Also by how many examples F is known, and what the values of the loss weigh."""
+    parts = perceptron(NaturalGradient(fisher="exact", gradient_accumulation_steps=4))
+    whole = perceptron(NaturalGradient(fisher="exact"))
+    found, expected = train(parts, range(12), 4, weighted), train(whole, range(3), 16, weighted)
+    assert np.linalg.norm(expected - flat(perceptron(None).get_weights())) > 0.03
+    assert np.max(np.abs(found - expected)) < 1e-6
+    both = [float(m.optimizer.damping) for m in (parts, whole)]
+    assert both[0] == pytest.approx(both[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("curvature", [KFAC(), Diagonal()])
+def test_examples_of_little_weight_hardly_count(curvature):
+    """F is known as well as from (Σ w)² / Σ w² examples of the same weight."""
+    model = perceptron(NaturalGradient(curvature=curvature))
+    model.train_on_batch(X[:16], LABELS[:16], WEIGHTS[:16])
+    expected = WEIGHTS[:16].sum() ** 2 / np.square(WEIGHTS[:16]).sum()
+    assert float(curvature.examples) == pytest.approx(expected, rel=1e-6)
+    model.train_on_batch(X[16:32], LABELS[16:32], np.eye(16)[3])
+    assert float(curvature.examples) == pytest.approx(curvature.decay * expected + 1, rel=1e-6)
+
+
 @pytest.mark.parametrize("curvature", ["gram", "dense", "ekfac", "matrix_free"])
 def test_curvature_of_one_batch_refuses_steps_in_parts(curvature):
     model = perceptron(NaturalGradient(0.5, curvature=curvature, gradient_accumulation_steps=2))

@@ -24,7 +24,7 @@ def region(fisher, weights=(1.0, 0.0, 1.0), level=2.0, radius="auto", usual=np.i
     zero, one = tf.constant([0.0, 1.0], tf.float64)
     past = Past(*(zero for _ in Past._fields))._replace(confidence=one)
     for _ in range(3):
-        past = made.taken_in(past, tf.constant(level, tf.float64), tf.constant(False))
+        past = made.taken_in(past, tf.constant(level, tf.float64), zero, tf.constant(False))
     return made, past
 
 
@@ -84,13 +84,13 @@ def test_no_step_goes_by_more_than_three_times_the_usual_size_of_absolute_errors
     assert float(found.reach(past)) == pytest.approx(size / 0.25)
 
 
-@pytest.mark.parametrize("spoilt, times", [(False, 1.0), (True, 0.0)])
-def test_a_step_that_mends_what_earlier_ones_spoilt_is_no_surprise(spoilt, times):
+@pytest.mark.parametrize("behind, times", [(False, 1.0), (True, 0.0)])
+def test_a_step_that_is_for_what_was_left_behind_is_no_surprise(behind, times):
     """It is one where F knows nothing, and has to be taken all the same."""
     guard = Guard("auto", Exact(), None)
     guard.region, past = region(Exact(), level=2.0)
     loss = tf.constant(1.0, tf.float64)
-    judgement = types.SimpleNamespace(spoilt=tf.constant(spoilt), loss=loss, past=past)
+    judgement = types.SimpleNamespace(behind=tf.constant(behind), loss=loss, past=past)
     found = guard.surprise(tf.constant(160.0, tf.float64), judgement)
     assert float(found) == pytest.approx(2.0 * times)
 
