@@ -76,14 +76,14 @@ class Cautious(Damping):
         λ = W clip(initial min(1, 16 / n) caution, minimum, maximum)
 
     with W what the values of the loss on a batch weigh together, on average over batches: 1 where Keras takes
-    their mean, so that a loss in other units is trained alike. n is how many examples F is known from: those
-    that its running averages hold, at first those of one batch, among whose gradients most directions of a
-    large network are not, at most B / (1 - decay) for batches of B; or those of the batch, where F is an
-    estimate from it alone. A step that is taken back multiplies the caution by 10, each good one takes 5 % of
-    it back. A gradient m that F does not explain, one whose mᵀ (F + λI)⁻¹ m is u > 1 times 40 times what the
-    F of its own batch would let it be, multiplies it by ∛u, at least by 1.5 and at most by 10. So it grows
-    where more than one step in nine is like that, as with many inputs and few examples, until F with the
-    damping explains them. `damping="auto"` means this with its defaults.
+    their mean, so that a loss in other units is trained alike. n is how many examples F is known from, as
+    many as (Σ w)² / Σ w² of equal weight: those that its running averages hold, at first those of one batch,
+    among whose gradients most directions of a large network are not, at most B / (1 - decay) for batches of
+    B; or those of the batch, where F is an estimate from it alone. A step that is taken back multiplies the
+    caution by 10, each good one takes 5 % of it back. A gradient m that F does not explain, one whose mᵀ (F +
+    λI)⁻¹ m is u > 1 times 40 times what the F of its own batch would let it be, multiplies it by ∛u, at least
+    by 1.5 and at most by 10. So it grows where more than one step in nine is like that, as with many inputs
+    and few examples, until F with the damping explains them. `damping="auto"` means this with its defaults.
 
     For the exact F of a single batch `initial` is `minimum`. There, in float64, the damping follows a loss
     that falls steadily, as that of a whole data set does, down to a ten thousandth: each loss below the one

@@ -43,7 +43,8 @@ class NaturalGradient(ObservingOptimizer):
 
        So the mean square by which the outputs move, in the units of the likelihood and as far as F is
        known, is at most 0.6 % of s. Steps become shorter as the loss rises above its best, and where the
-       gradient is larger than F can explain, as that of many inputs and few examples is.
+       gradient is larger than F can explain, as that of many inputs and few examples is; and no step is
+       shortened by less than a sixth of what the last 20 were on average, so that batches keep their weights.
     2. Curvature that is averaged over batches is never staler than the weights have moved: factors and
        inverses are made anew after half as many steps of full length as their periods say.
     3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
