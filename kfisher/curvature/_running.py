@@ -166,7 +166,7 @@ class Running(Curvature):
                 found = self.measure(block, examples, shares, cache)
                 found = [of_shape(t, v.shape) for t, v in zip(found, averages)]
                 measured.append([tf.cast(t, v.dtype) for t, v in zip(found, averages)])
-        squares, loss = tf.cast(tf.reduce_sum(tf.square(shares)), tf.float32), root.loss.above_least
+        squares, loss = tf.reduce_sum(tf.square(tf.cast(shares, tf.float32))), root.loss.above_least
         if replicas.count() > 1:
             crossing = [
                 [None] * len(terms) if p is None else self.examples_of(block, p, shares, batch)
@@ -178,7 +178,7 @@ class Running(Curvature):
             measured = self._accumulated(measured, total_weight, part)
             squares = self._squares_of_all(squares, total_weight, part)
         usable = all_finite([self.telling(t) for terms in measured for t in terms])
-        usable &= tf.greater(total_weight, 0)  # a batch in which no example counts says nothing
+        usable &= squares > 0  # a batch in which no example counts says nothing
         usable &= last & batch.accepts(loss)
         # As many examples of equal weight would make an average as certain; few, where few weigh most.
         size = tf.math.divide_no_nan(1.0, squares)

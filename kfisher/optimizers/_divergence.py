@@ -61,7 +61,7 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
         )
     past = optimizer.guard and optimizer.guard.memory.read()
     if past is not None and float(past.judged) > 0:
-        start, now = float(past.start), float(past.level)
+        start, now = float(past.start), float(past.level + past.rare)  # of all batches
         if is_far(start, now, float(past.best_size)):
             loss = "loss above the least that its labels allow" if counts_from_least else "loss"
             return f"{name} diverges: the {loss} is {now:.3g} on average, and began at {start:.3g}. {advice}"
@@ -86,7 +86,7 @@ def warn_once(optimizer: Any, xla: bool) -> None:
     wanted = tf.equal(optimizer.failed_steps.value, IN_A_ROW)
     if optimizer.guard is not None:
         past = optimizer.guard.memory.read()
-        wanted |= is_far(past.start, past.level, past.best_size)
+        wanted |= is_far(past.start, past.level + past.rare, past.best_size)
     reference = weakref.ref(optimizer)
 
     def say() -> int:

@@ -30,7 +30,7 @@ class Guard:
 
     With l, s and c of its `TrustRegion`,
 
-        l_t > l + s                  has the last step judged: the same batch with the weights before it,
+        l_t > l + max(|l|, d)        has the last step judged: the same batch with the weights before it,
         l_t - before > (s / 2 + 8 √(c s) + 4 c) max(1, |before| / s)     takes it back.
 
     The judge has seen neither the examples nor the labels that made the step, and costs nothing where the
@@ -44,7 +44,7 @@ class Guard:
     But if its loss with the weights at the start was no outlier, it is of this problem: the others were
     learnt without it, or at its cost. Left out it would never be learnt, nor be seen in the average. So a
     step is taken for it, within c as any other; momentum, F and the average of most take no notice of it, and
-    c grows by its share of the loss. Ten and more in a row are a new problem, too.
+    c (unless it is given) grows by its share of the loss. Ten and more in a row are a new problem, too.
 
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
@@ -110,8 +110,8 @@ class Guard:
             return Judgement(no, no, no, one, loss, old, no, past)
         c = self.region.usual(past)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
-        own_size = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
-        tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * own_size
+        times = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
+        tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * times  # most may lose while few are learnt
         failed = far & can_return & tf.math.is_finite(old)
         failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
         large = far & _is_patient(past) & (most > 0) & (loss - past.level > _OUTLIER * most)
@@ -169,7 +169,8 @@ class Guard:
     def count_outlier(self, judgement: Judgement) -> None:
         """Called when a batch was left out."""
         past = self.memory.read()
-        self.memory.keep(past._replace(outliers=past.outliers + tf.cast(judgement.outlier, tf.float64)))
+        counts = tf.cast(judgement.outlier | judgement.behind, tf.float64)
+        self.memory.keep(past._replace(outliers=past.outliers + counts))
 
     def take_back(self) -> None:
         """Everything as it was before the last step, and less far from now on."""
@@ -177,7 +178,8 @@ class Guard:
         for variable, value in zip([*self._weights, *self._others], before):
             replicas.assign(variable, tf.convert_to_tensor(value))
         past = self.memory.read()
-        self.memory.keep(past._replace(confidence=past.confidence * _LOSS_OF_CONFIDENCE, can_return=0))
+        confidence, outliers = past.confidence * _LOSS_OF_CONFIDENCE, tf.maximum(past.outliers - 1, 0)
+        self.memory.keep(past._replace(confidence=confidence, outliers=outliers, can_return=0))
 
 
 def _is_patient(past: Past) -> tf.Tensor:

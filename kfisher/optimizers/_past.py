@@ -20,9 +20,9 @@ class Past(NamedTuple):
         best: The lowest average, forgotten over 1000 steps.
         best_size: The size of the loss there, without what is rare.
         rare: By how much batches that were left behind exceed the average, over 1000 steps.
-        needed: The squared length that steps would have without the region, over 20 steps.
+        needed: The squared length (times the surprise) that steps would have without the region, over 20.
         confidence: 1, less after steps that were taken back.
-        outliers: Batches that were left out, in a row until now.
+        outliers: Batches out of proportion, left out or behind, in a row until now.
         accident: The longest row of them that an ordinary batch ended.
         can_return: Whether the last step can be taken back, 0 or 1.
     """

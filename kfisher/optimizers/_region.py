@@ -44,7 +44,7 @@ class TrustRegion:
     last 20 steps, each is taken for one of 0.03 q at least.
 
     e is by how much batches that were left behind, once most are learnt, exceed the average, themselves
-    averaged over 1000 steps: of a few hard examples, which can be most of the loss. Without it c would go to
+    averaged over 1000 others: of a few hard examples, which can be most of the loss. Without it c would go to
     zero with the loss of the others. One batch at most doubles s.
 
     Absolute errors are often taken where a few labels are far off, which then make most of s. Steps for all
@@ -103,6 +103,7 @@ class TrustRegion:
         """The past with the loss of a batch that was left behind, and the squared length that it needed."""
         excess = (loss - past.level) / tf.minimum(past.judged + 1, _MEMORY)
         longer = past.needed + (needed - past.needed) / tf.minimum(past.judged + 1, _WINDOW)
+        longer = tf.where(past.outliers > 0, past.needed, longer)  # of a row of them one is enough
         return past._replace(rare=past.rare + tf.minimum(excess, past.size), needed=longer)
 
     # --- how far a step may go --------------------------------------------------------------------
@@ -134,7 +135,7 @@ class TrustRegion:
             squared_norm: mᵀ (F + damping I)⁻¹ m.
             loss: Of the batch, whose size is s where it is larger.
         """
-        size = tf.maximum(past.size, tf.abs(tf.cast(loss, tf.float64)))
+        size = tf.maximum(past.own_size, tf.abs(tf.cast(loss, tf.float64)))
         return tf.math.divide_no_nan(squared_norm * self._divergence(size), _EXPLAINED * size**2)
 
     def length(self, past: Past, share: tf.Tensor) -> tf.Tensor:

@@ -110,4 +110,4 @@ def told(counts: np.ndarray) -> str:
 
 def _finite(structure: Any) -> tf.Tensor:
     tensors = [t for t in keras.tree.flatten(structure) if t is not None and t.dtype.is_floating]
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors] or True)
+    return tf.reduce_all([tf.constant(True), *(tf.reduce_all(tf.math.is_finite(t)) for t in tensors)])

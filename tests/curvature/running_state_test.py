@@ -68,6 +68,14 @@ def test_steps_in_parts_are_those_on_the_whole_batch_without_any_argument(weight
     assert both[0] == pytest.approx(both[1], rel=1e-6)
 
 
+def test_a_last_part_that_weighs_nothing_leaves_the_others_their_say():
+    curvature = KFAC()
+    model = perceptron(NaturalGradient(curvature=curvature, gradient_accumulation_steps=2))
+    model.train_on_batch(X[:16], LABELS[:16])
+    model.train_on_batch(X[16:32], LABELS[16:32], np.zeros(16))
+    assert int(curvature.updates) == 1 and float(curvature.examples) == pytest.approx(16, rel=1e-6)
+
+
 @pytest.mark.parametrize("curvature", [KFAC(), Diagonal()])
 def test_examples_of_little_weight_hardly_count(curvature):
     """F is known as well as from (Σ w)² / Σ w² examples of the same weight."""

@@ -137,3 +137,24 @@ def test_batches_of_gradients_that_differ_are_shortened_alike():
         assert float(needed) == counts
         now = region.taken_in(past, np.float64(1), needed, tf.constant(False))
         assert float(now.needed) == pytest.approx(2 + (counts - 2) / 20)
+
+
+def test_where_its_share_is_far_above_the_start_that_is_said(model):
+    guard = model.optimizer.guard
+    assert model.optimizer.trouble() is None
+    guard.memory.change(rare=20 * float(guard.memory.read().start))
+    assert "diverges" in model.optimizer.trouble()
+
+
+def test_in_a_row_are_those_that_were_left_out_or_stepped_for(model):
+    optimizer = model.optimizer
+    optimizer.guard.memory.change(can_return=0)
+    model.train_on_batch(RARE, Y)
+    assert float(optimizer.guard.memory.read().outliers) == 1
+    lengths = float(optimizer.guard.memory.read().needed)
+    optimizer.guard.memory.change(can_return=0)
+    model.train_on_batch(RARE, Y)
+    assert float(optimizer.guard.memory.read().outliers) == 2
+    assert float(optimizer.guard.memory.read().needed) == lengths  # of a row the first one counts
+    optimizer.guard.take_back()
+    assert float(optimizer.guard.memory.read().outliers) == 1
