@@ -51,8 +51,8 @@ class NaturalGradient(ObservingOptimizer):
        If that has jumped, the same batch is tried with the weights before the step; if these are better out
        of all proportion to c, the step is taken back, with all that it changed (weights, momentum, EMA,
        statistics of BatchNormalization), a damping that adapts is raised, and the next steps are shorter. A
-       batch out of all proportion itself is left out, until more come in a row than by accident, a new
-       problem; or unless it was ordinary at the start. Nothing judges the last step of a `fit`.
+       batch out of all proportion itself is left out, unless it was ordinary at the start, and until more
+       come in a row than by accident, a new problem. Nothing judges the last step of a `fit`.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule` instance, or a callable
