@@ -153,17 +153,17 @@ class Guard:
         if self._at_start:
             replicas.cond(self.memory.read().judged > 0, lambda: None, at_start)
 
-    def accept(self, judgement: Judgement, needed: tf.Tensor) -> None:
-        """Called when a step was taken, with the squared length that it would have without a region."""
+    def accept(self, judgement: Judgement) -> None:
+        """Called when a step was taken."""
         past = self.memory.read()
         patient = _is_patient(past)
         accident = tf.where(patient, tf.maximum(past.accident, past.outliers), past.accident)
-        past = self.region.taken_in(past, judgement.loss, needed, ~patient)
+        past = self.region.taken_in(past, judgement.loss, ~patient)
         self.memory.keep(past._replace(accident=accident, outliers=0, can_return=1))
 
-    def catch_up(self, judgement: Judgement, needed: tf.Tensor) -> None:
-        """Called when a step was taken for a batch that was left behind; with the same."""
-        past = self.region.with_rare(self.memory.read(), judgement.loss, needed)
+    def catch_up(self, judgement: Judgement) -> None:
+        """Called when a step was taken for a batch that was left behind."""
+        past = self.region.with_rare(self.memory.read(), judgement.loss)
         self.memory.keep(past._replace(outliers=past.outliers + 1, can_return=1))
 
     def count_outlier(self, judgement: Judgement) -> None:

@@ -20,7 +20,6 @@ class Past(NamedTuple):
         best: The lowest average, forgotten over 1000 steps.
         best_size: The size of the loss there, without what is rare.
         rare: By how much batches that were left behind exceed the average, over 1000 steps.
-        needed: The squared length (times the surprise) that steps would have without the region, over 20.
         confidence: 1, less after steps that were taken back.
         outliers: Batches out of proportion, left out or behind, in a row until now.
         accident: The longest row of them that an ordinary batch ended.
@@ -35,7 +34,6 @@ class Past(NamedTuple):
     best: Any
     best_size: Any
     rare: Any
-    needed: Any
     confidence: Any
     outliers: Any
     accident: Any

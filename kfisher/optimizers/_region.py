@@ -15,9 +15,6 @@ _EXPLAINED = 40.0
 # How many times the size that most absolute errors have a step may go by: 1.2 for errors of a normal
 # distribution, more where they have fallen since it was measured. A few outliers in the labels make s larger.
 _USUAL = 3.0
-# No step is shortened by less than a sixth, the root of this, of what the average of the last ones is; an
-# average in which one counts as no more than so many times the others.
-_ALIKE, _SPIKE = 0.03, 100.0
 # Over how many steps the loss is averaged.
 _WINDOW = 20.0
 # Over how many steps the best average loss is forgotten, where it does not come back.
@@ -37,11 +34,6 @@ class TrustRegion:
         c = 0.003 D r²   bounds   max(1, u) δᵀ (F + damping I) δ / 2,   u = mᵀ (F + damping I)⁻¹ m D / (40 s²)
 
     (without u where F is that of the batch).
-
-    Shortened one by one, batches with a gradient that is rare and large would count for less than they do in
-    the loss, and be outvoted by the others, however small the gradients of these: a hard example would never
-    be learnt. So steps are shortened alike: with q what δᵀ (F + damping I) δ was before, on average over the
-    last 20 steps, each is taken for one of 0.03 q at least.
 
     e is by how much batches that were left behind, once most are learnt, exceed the average, themselves
     averaged over 1000 others: of a few hard examples, which can be most of the loss. Without it c would go to
@@ -74,9 +66,8 @@ class TrustRegion:
 
     # --- how large the loss is --------------------------------------------------------------------
 
-    def taken_in(self, past: Past, loss: tf.Tensor, needed: tf.Tensor, anew: tf.Tensor) -> Past:
-        """The past with the loss of a step that was taken, and the squared length that it needed; `anew` if
-        those before are of another problem."""
+    def taken_in(self, past: Past, loss: tf.Tensor, anew: tf.Tensor) -> Past:
+        """The past with the loss of a step that was taken; `anew` if those before are of another problem."""
         anew |= tf.equal(past.judged, 0)
         level, spread = tf.where(anew, loss, past.level), tf.where(anew, tf.zeros_like(loss), past.spread)
         steps = tf.where(anew, tf.zeros_like(loss), past.judged) + 1
@@ -87,7 +78,6 @@ class TrustRegion:
             spread=spread + rate * (tf.abs(loss - level) - spread),
             last=loss,
             rare=tf.where(anew, tf.zeros_like(loss), past.rare) * (1 - 1 / tf.minimum(steps, _MEMORY)),
-            needed=past.needed + rate * (needed - past.needed),
             confidence=tf.minimum(past.confidence * _RECOVERY, 1),
         )
         # Until then the average is over fewer steps than it will be, and may be small by luck.
@@ -99,12 +89,10 @@ class TrustRegion:
             best_size=past.best_size + pace * (now.own_size - past.best_size),
         )
 
-    def with_rare(self, past: Past, loss: tf.Tensor, needed: tf.Tensor) -> Past:
-        """The past with the loss of a batch that was left behind, and the squared length that it needed."""
+    def with_rare(self, past: Past, loss: tf.Tensor) -> Past:
+        """The past with the loss of a batch that was left behind."""
         excess = (loss - past.level) / tf.minimum(past.judged + 1, _MEMORY)
-        longer = past.needed + (needed - past.needed) / tf.minimum(past.judged + 1, _WINDOW)
-        longer = tf.where(past.outliers > 0, past.needed, longer)  # of a row of them one is enough
-        return past._replace(rare=past.rare + tf.minimum(excess, past.size), needed=longer)
+        return past._replace(rare=past.rare + tf.minimum(excess, past.size))
 
     # --- how far a step may go --------------------------------------------------------------------
 
@@ -145,14 +133,6 @@ class TrustRegion:
             return share
         best, now = self._divergence(past.size_at_best), self._divergence(past.size)
         return share * _shorter(past) * tf.sqrt(tf.where(best < now, best / now, tf.ones_like(now)))
-
-    def longer(self, past: Past) -> tf.Tensor:
-        """What δᵀ (F + damping I) δ is taken for at least, before it is brought within c."""
-        return _ALIKE * past.needed
-
-    def needed(self, past: Past, squared_length: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
-        """As what a δᵀ (F + damping I) δ counts in the average."""
-        return tf.minimum(squared_length, _SPIKE * tf.maximum(past.needed, 2 * radius))
 
     def usual(self, past: Past) -> tf.Tensor:
         """c of a loss that has not risen, as a change of the loss is judged by."""

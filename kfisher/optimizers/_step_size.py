@@ -25,9 +25,8 @@ class Bounded(NamedTuple):
         radius: c, float64; `None` without a region.
         squared_length: Of `step`, float64; `None` where it is not known.
         factor: What brings the update into the trust region.
-        share: Its length then, as a share of the longest that is allowed; `None` without a region.
+        share: Its length before, as a share of the longest that is allowed; `None` without a region.
         surprise: u of `TrustRegion`, 0 where there is none.
-        needed: The squared length of the update before, for `Past.needed`; `None` without a region.
     """
 
     step: Tensors
@@ -37,7 +36,6 @@ class Bounded(NamedTuple):
     factor: tf.Tensor | float = 1.0
     share: tf.Tensor | None = None
     surprise: Any = 0.0
-    needed: Any = None
 
 
 def estimates(optimizer: Any) -> bool:
@@ -94,15 +92,12 @@ def bounded(
     elif length is None:
         length, times = measured, tf.maximum(surprise, 1)  # F may be so many times too small
     squared_length = tf.maximum(times * length * rate**2, 0)
-    longer = tf.maximum(squared_length, guard.region.longer(judgement.past))
-    factor, share = within(longer, radius)
-    share = tf.minimum(share, 1) * tf.sqrt(tf.math.divide_no_nan(squared_length, longer))
-    needed = guard.region.needed(judgement.past, squared_length, radius)
+    factor, share = within(squared_length, radius)
     # λ δᵀδ is part of it: a bound in float64, where squares of δ overflow.
     longest = tf.sqrt(squared_length / tf.cast(damping, tf.float64))
     own = tf.minimum(tf.abs(rate) * (far if step is solution else norm(step)), longest)
     factor = tf.minimum(factor, close(own, batch.model.trainable_variables))
-    return Bounded(step, used, radius, length, factor, share, surprise, needed)
+    return Bounded(step, used, radius, length, factor, share, surprise)
 
 
 def at_least(squared_length: tf.Tensor, far: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:

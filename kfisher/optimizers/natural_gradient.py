@@ -43,8 +43,7 @@ class NaturalGradient(ObservingOptimizer):
 
        So the mean square by which the outputs move, in the units of the likelihood and as far as F is
        known, is at most 0.6 % of s. Steps become shorter as the loss rises above its best, and where the
-       gradient is larger than F can explain, as that of many inputs and few examples is; and no step is
-       shortened by less than a sixth of what the last 20 were on average, so that batches keep their weights.
+       gradient is larger than F can explain, as that of many inputs and few examples is.
     2. Curvature that is averaged over batches is never staler than the weights have moved: factors and
        inverses are made anew after half as many steps of full length as their periods say.
     3. Each step is judged on the batch after it, which had no part in it, at no cost: Keras knows its loss.
@@ -219,7 +218,7 @@ class NaturalGradient(ObservingOptimizer):
         solution = self.solve(batch, m, damping)
         # 2. The update, as long as F describes the model.
         prepared = self._prepared(batch, m, solution, damping, judgement, variables, missing)
-        finite, solved, surprise, needed, move = prepared
+        finite, solved, surprise, move = prepared
         finite &= tf.math.is_finite(losses[0])  # of one that is NaN, XLA can make a gradient of 0
 
         def go() -> None:
@@ -233,7 +232,7 @@ class NaturalGradient(ObservingOptimizer):
 
         def accept() -> None:
             self._average.keep(kept)
-            self.guard.accept(judgement, needed)
+            self.guard.accept(judgement)
 
         def go_on() -> None:
             examples = batch.placed[1] if estimates(self) else self.curvature.examples
@@ -241,7 +240,7 @@ class NaturalGradient(ObservingOptimizer):
             self._adaptive.after_step(judgement, gradient, last, self.curvature, examples, surprise)
             self.guard.keep()
             move()
-            replicas.cond(judgement.behind, lambda: self.guard.catch_up(judgement, needed), accept)
+            replicas.cond(judgement.behind, lambda: self.guard.catch_up(judgement), accept)
             self.succeeded()
 
         def skip() -> None:
@@ -264,11 +263,10 @@ class NaturalGradient(ObservingOptimizer):
     def _prepared(
         self, batch: Batch, m: Any, solution: Any, damping: Any, judgement: Any, variables: Any, missing: Any
     ) -> Any:
-        """If there is a step, if there is a solution, its surprise, its length without a region, squared, and
-        the function that takes the step."""
+        """If there is a step, if there is a solution, its surprise, and the function that takes the step."""
         last = [tf.cast(v.value, x.dtype) for v, x in zip(self._last, solution)]
         found = bounded(self, batch, m, solution, last, damping, judgement)
-        steps, used, radius, length, factor, share, surprise, needed = found
+        steps, used, radius, length, factor, share, surprise = found
         rate = -used[0] if self.step == "fixed" else tf.ones((), tf.float64)
         size = norm(steps) if radius is None else length
         longest = longest_of(size, rate, damping, radius)
@@ -282,8 +280,8 @@ class NaturalGradient(ObservingOptimizer):
         self._scales = {d: tf.cast(factor * rate, d) for d in {tf.as_dtype(v.dtype) for v in variables}}
         steps = [None if id(v) in missing else s for v, s in zip(variables, steps)]
         finite &= solved & stays_finite(self, steps, variables, longest)
-        finite, numbers = replicas.settled(finite, [] if share is None else [share, surprise, needed])
-        share, surprise, needed = numbers or (None, None, tf.zeros((), tf.float64))
+        finite, numbers = replicas.settled(finite, [] if share is None else [share, surprise])
+        share, surprise = numbers or (None, None)
 
         def move() -> None:
             self.rate_in_use.assign(rate_in_use)
@@ -301,15 +299,9 @@ class NaturalGradient(ObservingOptimizer):
             self._adaptive.bent.assign(linearization.quadratic([delta])[0, 0])
 
         if self._adaptive.every is None:
-            return finite, solved, surprise, needed, move
+            return finite, solved, surprise, move
         due = self._adaptive.is_due(self.iterations.value)
-        return (
-            finite,
-            solved,
-            surprise,
-            needed,
-            lambda: replicas.cond(due, move_and_measure, move, apart=False),
-        )
+        return finite, solved, surprise, lambda: replicas.cond(due, move_and_measure, move, apart=False)
 
     def weighed(self, batch: Batch, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradient of L, or one in which examples count otherwise."""

@@ -24,7 +24,7 @@ def region(fisher, weights=(1.0, 0.0, 1.0), level=2.0, radius="auto", usual=np.i
     zero, one = tf.constant([0.0, 1.0], tf.float64)
     past = Past(*(zero for _ in Past._fields))._replace(confidence=one)
     for _ in range(3):
-        past = made.taken_in(past, tf.constant(level, tf.float64), zero, tf.constant(False))
+        past = made.taken_in(past, tf.constant(level, tf.float64), tf.constant(False))
     return made, past
 
 

@@ -79,26 +79,24 @@ def test_the_trust_region_shortens_the_whole_update_momentum_included(damping, r
     """delta_t = -k eta (F + lambda I)^{-1} m_t / (1 - mu^t), k <= 1 the largest that stays within.
 
     m_t = mu m_{t-1} + (1 - mu) g. F of a linear model is constant. With a large rate every update is as long
-    as is allowed, for one that needs no less than 0.03 times what those before did.
+    as is allowed.
     """
     c, mu = 0.1, 0.9
     options = {"damping": damping, "momentum": mu, "trust_region": c}
     model = linear(NaturalGradient(rate, "exact", "dense", **options))
     matrix = dense(model, TARGETS) + damping * np.eye(8)
-    m, used, average = np.zeros(8), [], 0.0
+    m, used = np.zeros(8), []
     for t in range(12):
         m = mu * m + (1 - mu) * gradient(model, y=TARGETS)
         delta = -rate * np.linalg.solve(matrix, m / (1 - mu ** (t + 1)))
-        needed = delta @ matrix @ delta
-        factor = min(1, np.sqrt(2 * c / max(needed, 0.03 * average)))
-        average += (min(needed, 100 * max(average, 2 * c)) - average) / (t + 1)
+        factor = min(1, np.sqrt(2 * c / (delta @ matrix @ delta)))
         delta *= factor
         assert distance(step(model, TARGETS), delta) < 1e-8
         assert float(model.optimizer.rate_in_use) == pytest.approx(rate * factor)
         assert float(model.optimizer.momentum_in_use) == mu
         used.append(delta @ matrix @ delta / 2 / c)
     assert max(used) == pytest.approx(1)
-    assert (min(used[:6]) > 0.99) == (rate == 64)
+    assert (min(used) > 0.99) == (rate == 64)
     assert int(model.optimizer.rejected_steps) == 0
 
 
