@@ -141,6 +141,12 @@ def test_of_an_estimate_from_one_batch_the_damping_goes_by_its_examples(fisher, 
     for _ in range(2):
         model.train_on_batch(x, y)
     assert float(model.optimizer.damping) == pytest.approx(damping, rel=1e-5)
+    # 20 with four times the weight of the others: 50² / 85 of equal weight, whose mean is 50 / 40.
+    model, x, y = line("float32", NaturalGradient(fisher=fisher, curvature="gram", seed=0))
+    for _ in range(2):
+        model.train_on_batch(x, y, np.repeat([2.0, 0.5], 20))
+    known = 1.25 * (damping if fisher == "exact" else 0.08 / (50**2 / 85))
+    assert float(model.optimizer.damping) == pytest.approx(known, rel=1e-5)
 
 
 @pytest.mark.parametrize("policy", [Cautious, LevenbergMarquardt])

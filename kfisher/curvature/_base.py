@@ -12,7 +12,7 @@ from kfisher._common import replicas
 from kfisher._common.vectors import Tensors, dot, path_of
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
-from kfisher.likelihoods.weighted import ROOT, Head, weights_of
+from kfisher.likelihoods.weighted import ROOT, Head, example_weights, weights_of
 
 # Of averages over about twenty batches.
 _RATE = 0.05
@@ -98,9 +98,9 @@ class Curvature:
         return []
 
     @property
-    def examples(self) -> tf.Tensor | float:
-        """Over how many examples F is averaged; infinite where it is that of one batch, as it is."""
-        return float("inf")
+    def examples(self) -> tf.Tensor:
+        """From how many examples of equal weight F is known, (Σ w)² / Σ w²; 0 before there are any."""
+        raise NotImplementedError
 
     @property
     def weights(self) -> tf.Tensor:
@@ -151,19 +151,28 @@ class OfOneBatch(Curvature):
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         self.claim()
         self._weights = add_variable((4,), "zeros", dtype="float32", name="weights_of_batch")
+        self._examples = add_variable((), "zeros", dtype="float32", name="examples")
+
+    @property
+    def examples(self) -> Any:
+        return self._examples.value
 
     def weigh(self, heads: list[Head]) -> None:
-        """Notes what the values of the loss weigh, from a batch whose weights are finite.
+        """Notes what the values of the loss weigh, and how many examples, if the weights are finite.
 
         Roots of errors are averaged, as the loss is that steps go by: its errors fall in the meantime.
         """
-        (weights,) = replicas.total([weights_of(heads)])
+        shares, total = (tf.cast(t, tf.float64) for t in example_weights(heads))
+        squares = tf.reduce_sum(tf.square(shares)) * total**2
+        weights, total, squares = replicas.total([weights_of(heads), total, squares])
         before = tf.convert_to_tensor(self._weights.value)
         usable = tf.reduce_all(tf.math.is_finite(weights)) & (weights[0] > 0)
         root, own = tf.math.divide_no_nan(before[3], before[0]), tf.math.divide_no_nan(weights[3], weights[0])
         root = tf.where(before[0] > 0, root + _RATE * (own - root), own)
         weights = tf.concat([weights[:3], [root * weights[0]]], 0)
         self._weights.assign(tf.where(usable, weights, before))
+        examples = tf.cast(tf.math.divide_no_nan(total**2, squares), tf.float32)
+        self._examples.assign(tf.where(usable, examples, self._examples.value))
 
 
 def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:

@@ -14,6 +14,7 @@ from kfisher._common.rows import of_shape
 from kfisher._common.vectors import Tensors, all_finite, path_of
 from kfisher.curvature._base import Curvature
 from kfisher.curvature._examples import moment_of
+from kfisher.curvature._parts import Parts
 from kfisher.curvature._schedule import due, is_far
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
@@ -76,14 +77,7 @@ class Running(Curvature):
             [self.add(shape, dtype, f"{name}_{kind}") for kind, shape in self.statistics(block).items()]
             for block, dtype, name in zip(blocks, self._dtypes, self.names)
         ]
-        self._partial, self._counts = [], []
-        if parts > 1:
-            kept = [*self.averages, [self._weights]]
-            self._partial = [[self.add_like(v, "partial") for v in vs] for vs in kept]
-            self._counts = [
-                [self.add((), tf.as_dtype(v.dtype), f"{v.name}_count") for v in vs] for vs in kept
-            ]
-            self._shared = self.add((2,), tf.float64, "weight_and_squares")
+        self._so_far = Parts(self.add, [*self.averages, [self._weights]]) if parts > 1 else None
 
     def add(self, shape: Any, dtype: tf.DType, name: str) -> keras.Variable:
         """A variable of zeros that is saved with the optimizer."""
@@ -174,9 +168,10 @@ class Running(Curvature):
             ]
             measured, squares, loss = self._of_all(measured, crossing, squares, loss)
         measured.append([weights])
-        if self._partial:
-            measured = self._accumulated(measured, total_weight, part)
-            squares = self._squares_of_all(squares, total_weight, part)
+        if self._so_far is not None:
+            shares = [self.shares(block, terms, total_weight) for block, terms in zip(self.blocks, measured)]
+            measured = self._so_far.statistics(measured, [*shares, [None]], part)
+            squares = self._so_far.squares(squares, total_weight, part)
         usable = all_finite([self.telling(t) for terms in measured for t in terms])
         usable &= squares > 0  # a batch in which no example counts says nothing
         usable &= last & batch.accepts(loss)
@@ -217,34 +212,6 @@ class Running(Curvature):
             return tf.math.divide_no_nan(term, tf.cast(next(sums), term.dtype)) if of == "mean" else term
 
         return [[whole() for _ in terms] for terms in measured], squares, loss
-
-    def _accumulated(self, measured: list[Tensors], weight: tf.Tensor, part: tf.Tensor) -> list[Tensors]:
-        """The statistics of all batches of a step so far: those of one large batch, after the last.
-
-        Sums over examples carry the weights of a loss that is a mean over its batch, so they are averaged;
-        means over examples count by what they are a mean of. The factors of a matrix with several uses are no
-        means: they are those of the large batch only as far as its parts are alike.
-        """
-        found = []
-        of_blocks = [self.shares(block, terms, weight) for block, terms in zip(self.blocks, measured)]
-        for sums, counts, terms, shares in zip(self._partial, self._counts, measured, [*of_blocks, [None]]):
-            row = []
-            for total, count, term, share in zip(sums, counts, terms, shares):
-                share = tf.ones((), term.dtype) if share is None else tf.cast(share, term.dtype)
-                # Not a product with 0, which would keep the NaN of an earlier step.
-                total.assign(tf.where(part > 0, total.value, tf.zeros_like(term)) + share * term)
-                count.assign(tf.where(part > 0, count.value, tf.zeros_like(share)) + share)
-                row.append(tf.math.divide_no_nan(tf.convert_to_tensor(total.value), count.value))
-            found.append(row)
-        return found
-
-    def _squares_of_all(self, squares: tf.Tensor, weight: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-        """Of shares in all batches of a step so far, from those in this one, the sum of the squares."""
-        weight = tf.cast(weight, tf.float64)  # whose squares float32 may not hold
-        sums = tf.stack([weight, tf.cast(squares, tf.float64) * weight**2])
-        sums += tf.where(part > 0, self._shared.value, tf.zeros_like(sums))
-        self._shared.assign(sums)
-        return tf.cast(tf.math.divide_no_nan(sums[1], sums[0] ** 2), squares.dtype)
 
     def examples_of(self, block: Block, products: Any, weights: tf.Tensor, batch: Batch) -> list:
         """For each statistic of this part of a batch what crosses instead (see `_examples`), or `None`."""

@@ -91,10 +91,10 @@ def bounded(
         length = at_least(curvature.squared_length(batch, m, solution, damping), far, damping)
     elif length is None:
         length, times = measured, tf.maximum(surprise, 1)  # F may be so many times too small
-    squared_length = tf.maximum(times * length * rate**2, 0)
+    squared_length = times * length * rate**2
     factor, share = within(squared_length, radius)
     # λ δᵀδ is part of it: a bound in float64, where squares of δ overflow.
-    longest = tf.sqrt(squared_length / tf.cast(damping, tf.float64))
+    longest = tf.sqrt(tf.maximum(squared_length, 0) / tf.cast(damping, tf.float64))
     own = tf.minimum(tf.abs(rate) * (far if step is solution else norm(step)), longest)
     factor = tf.minimum(factor, close(own, batch.model.trainable_variables))
     return Bounded(step, used, radius, length, factor, share, surprise)

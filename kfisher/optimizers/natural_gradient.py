@@ -235,7 +235,8 @@ class NaturalGradient(ObservingOptimizer):
             self.guard.accept(judgement)
 
         def go_on() -> None:
-            examples = batch.placed[1] if estimates(self) else self.curvature.examples
+            whole = not (estimates(self) or self.curvature.averages_batches)  # F is that of the batch itself
+            examples = float("inf") if whole else self.curvature.examples
             last = self.guard.last_update
             self._adaptive.after_step(judgement, gradient, last, self.curvature, examples, surprise)
             self.guard.keep()

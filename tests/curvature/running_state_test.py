@@ -11,7 +11,7 @@ from helpers.models import flat
 from keras import layers
 
 import kfisher
-from kfisher.curvature import EKFAC, KFAC, Diagonal, Gram, MatrixFree, kfac
+from kfisher.curvature import EKFAC, KFAC, Dense, Diagonal, Gram, MatrixFree, kfac
 from kfisher.curvature._kronecker import Kronecker
 from kfisher.damping import LevenbergMarquardt
 from kfisher.optimizers import NaturalGradient, SophiaG
@@ -85,6 +85,15 @@ def test_examples_of_little_weight_hardly_count(curvature):
     assert float(curvature.examples) == pytest.approx(expected, rel=1e-6)
     model.train_on_batch(X[16:32], LABELS[16:32], np.eye(16)[3])
     assert float(curvature.examples) == pytest.approx(curvature.decay * expected + 1, rel=1e-6)
+
+
+@pytest.mark.parametrize("curvature", [Gram(), Dense(), MatrixFree()])
+def test_examples_of_little_weight_hardly_count_in_one_batch_either(curvature):
+    model = perceptron(NaturalGradient(curvature=curvature))
+    for weights in (WEIGHTS[:16], 1e-3 * WEIGHTS[:16], 0.5 * np.eye(16)[3]):
+        model.train_on_batch(X[:16], LABELS[:16], weights)
+        expected = weights.sum() ** 2 / np.square(weights).sum()
+        assert float(curvature.examples) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("curvature", ["gram", "dense", "ekfac", "matrix_free"])
