@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from kfisher._common.checks import positive
 from kfisher._common.vectors import flatten, unflatten
-from kfisher.damping import positive
 
 if TYPE_CHECKING:
     from kfisher.operator import FisherOperator

@@ -34,18 +34,8 @@ class Damping:
         """
         return damping
 
-    def cautious(self, caution: tf.Tensor, examples: tf.Tensor) -> tf.Tensor | None:
-        """λ of a policy that goes by how well F is known, or `None`.
-
-        Args:
-            caution: Scalar, 1 at first and again after enough good steps, ten times as large after each step
-                that is taken back, 1.5 to ten times after one with a gradient that F does not explain.
-            examples: Scalar, over how many examples F is averaged; 0 if it is not known yet.
-        """
-        return None
-
     def after_rejection(self, damping: tf.Tensor) -> tf.Tensor:
-        """The next λ of another policy, when a step was taken back."""
+        """The next λ, when a step was taken back."""
         return damping
 
     def get_config(self) -> dict[str, Any]:
@@ -73,7 +63,7 @@ class Constant(Damping):
 class Cautious(Damping):
     """Large while F is known from few examples or explains little, and after a step that is taken back.
 
-        λ = W clip(initial min(1, 16 / n) caution, minimum, maximum)
+        λ = W clip(max(initial min(1, 16 / n), minimum) caution, minimum, maximum)
 
     with W what the values of the loss on a batch weigh together, on average over batches: 1 where Keras takes
     their mean, so that a loss in other units is trained alike. n is how many examples F is known from, as
@@ -103,7 +93,14 @@ class Cautious(Damping):
         initial, self.minimum, self.maximum = bounds(initial, 5e-3, minimum, maximum)
         super().__init__(initial)
 
-    def cautious(self, caution: Any, examples: Any) -> Any:
+    def cautious(self, caution: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+        """λ / W.
+
+        Args:
+            caution: Scalar, 1 at first and again after enough good steps, ten times as large after each step
+                that is taken back, 1.5 to ten times after one with a gradient that F does not explain.
+            examples: Scalar n; 0 if it is not known yet.
+        """
         base = self.initial * tf.minimum(1.0, 16.0 / tf.maximum(examples, 1.0))
         return tf.clip_by_value(tf.maximum(base, self.minimum) * caution, self.minimum, self.maximum)
 
@@ -115,20 +112,20 @@ class Cautious(Damping):
 class LevenbergMarquardt(Damping):
     """Trusts the quadratic model as far as it predicts the loss.
 
-    Every T = `every` steps the step δ is judged on the batch after it, which had no part in it:
+    Every `every` steps the step δ is judged on the batch after it, which had no part in it:
 
         rho = [L(θ + δ) - L(θ)] / [∇L(θ + δ) . δ - δᵀ F δ / 2]
-        λ ← λ omegaᵀ   if rho > 3/4,      λ / omegaᵀ   if rho < 1/4
+        λ ← λ omega^every   if rho > 3/4,      λ / omega^every   if rho < 1/4
 
     with L of that batch, the exact F of the batch that made the step (the empirical one, if that is what the
     optimizer uses), and δ the whole change of the weights: momentum, clipping and weight decay included.
     This costs a forward pass with the weights before the step, with the same dropout masks, and one product
-    J v every T steps. Where the model predicts no decrease, or the loss is not finite, λ grows.
+    J v each time. Where the model predicts no decrease, and after a step that was taken back, λ grows.
 
     Args:
         initial: Positive float, the first λ. Defaults to `1e-2`, or the nearest between the two below.
         omega: Float in (0, 1). Defaults to `0.95`.
-        every: Positive integer T. Defaults to `5`.
+        every: Positive integer. Defaults to `5`.
         minimum, maximum: Bounds of λ. Default to `1e-8` and `1e3`.
 
     Reference:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kfisher import fisher as fishers
 from kfisher._common import checks, memory
-from kfisher._common.models import built, tensors
+from kfisher._common.models import built, has_loss, tensors
 from kfisher._common.vectors import alike, flatten, unflatten
 from kfisher._keras.private import no_strategy
 from kfisher.damped_operator import DampedFisherOperator
@@ -211,7 +211,7 @@ for _name in (
 def _compute_loss(model: keras.Model, loss: Any, y: Any) -> Any:
     """`compute_loss` for a loss of its own, or that of the model."""
     own = loss is None
-    if own and (not model.compiled or model.loss is None):
+    if own and not has_loss(model):
         raise ValueError(
             f"The model {model.name!r} is not compiled with a loss. Call `model.compile(loss=...)` or pass "
             "`loss=`. Received: loss=None"

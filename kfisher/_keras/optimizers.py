@@ -30,6 +30,13 @@ def inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def parts_of_step(optimizer: keras.optimizers.Optimizer) -> int:
+    """From how many batches each of its steps is accumulated, 1 if it is not."""
+    own = inner(optimizer)
+    # Ours accumulate by themselves: to Keras they take a step for every batch.
+    return getattr(own, "parts_of_step", None) or own.gradient_accumulation_steps or 1
+
+
 @contextlib.contextmanager
 def summed(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """A block in which Keras takes gradients as they are: equal on all replicas, and not to be added up."""

@@ -24,7 +24,7 @@ IN_USE = (schema.RATE_IN_USE, schema.MOMENTUM_IN_USE)
 
 def known(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> list[str]:
     """Those that it has."""
-    return [name for name in names if hasattr(optimizer, name)]
+    return [name for name in names if getattr(optimizer, name, None) is not None]
 
 
 def values_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> list[tf.Tensor]:
@@ -39,7 +39,8 @@ def knows_kl(optimizer: keras.optimizers.Optimizer) -> bool:
     """True if the update is the learning rate times the natural-gradient direction, and nothing else."""
     changed = ["momentum", "trust_region", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay"]
     plain = type(optimizer) in (NaturalGradient, EmpiricalNaturalGradient)
-    return plain and not any(getattr(optimizer, name) for name in [*changed, "use_ema"])
+    exact = plain and not optimizer.curvature.remembers  # then gᵀ x is xᵀ (F + λ I) x
+    return exact and not any(getattr(optimizer, name) for name in [*changed, "use_ema"])
 
 
 def layers_of(model: keras.Model) -> dict[str, set[int]]:

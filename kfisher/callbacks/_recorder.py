@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kfisher._common import replicas
 from kfisher._common.vectors import dot
-from kfisher._keras.optimizers import inner
+from kfisher._keras.optimizers import inner, parts_of_step
 from kfisher._keras.patching import replaced
 from kfisher.callbacks._known import HYPER_PARAMETERS, IN_USE, known, knows_kl, layers_of, values_of
 from kfisher.callbacks._replicas import is_first_here, plain
@@ -237,4 +237,4 @@ def _plain(value: tf.Tensor) -> tf.Variable:
 def parts_taken(optimizer: keras.optimizers.Optimizer) -> int:
     """Steps so far; of accumulated ones each part."""
     steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
-    return steps * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
+    return steps * parts_of_step(optimizer)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from kfisher._common import checks, replicas
+from kfisher._keras.optimizers import parts_of_step
 from kfisher.callbacks._due import FAILED, SHAPE, TIME, Due
 from kfisher.callbacks._harmless import harmless
 from kfisher.callbacks._open import Open
@@ -153,7 +154,7 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # With gradient accumulation each part is a step here, and Keras' count of whole ones lags behind.
         counted = parts_taken(self.model.optimizer)
-        accumulates = getattr(self.model.optimizer, "gradient_accumulation_steps", None)
+        accumulates = parts_of_step(self.model.optimizer) > 1
         self._step = max(self._step, counted) if accumulates else counted
         self._epoch_begins = True
 

@@ -15,7 +15,9 @@ class TerminateOnDivergence(keras.callbacks.Callback):
     """Stops `fit` where a kfisher optimizer would otherwise only warn that training diverges.
 
     That is: after five steps in a row that were skipped or taken back, or when the average loss has grown to
-    more than ten times its start above it. The reason is printed. With other optimizers it does nothing.
+    more than ten times its start above it. `SophiaG`, and `trust_region=None` with a damping other than
+    `LevenbergMarquardt`, keep no average: there it is the five steps alone. The reason is printed. With
+    other optimizers it does nothing.
 
     Example:
 

@@ -25,11 +25,13 @@ class Curvature:
         needs_blocks: Whether its state is made for the blocks of the model.
         averages_batches: Whether F is an average over batches; otherwise it is that of one, as drawn.
         accumulates: Whether it can average over several batches, as `gradient_accumulation_steps` asks.
+        remembers: Whether a solution depends on the one before.
     """
 
     needs_blocks = False
     averages_batches = False
     accumulates = False
+    remembers = False
     _weights: Any = None  # (4,)
 
     def build(
@@ -99,8 +101,8 @@ class Curvature:
 
     @property
     def examples(self) -> tf.Tensor:
-        """From how many examples of equal weight F is known, (Σ w)² / Σ w²; 0 before there are any."""
-        raise NotImplementedError
+        """From how many examples of equal weight F is known, (Σ w)² / Σ w²; 0 if that is not known."""
+        return tf.zeros(())
 
     @property
     def weights(self) -> tf.Tensor:
@@ -173,6 +175,18 @@ class OfOneBatch(Curvature):
         self._weights.assign(tf.where(usable, weights, before))
         examples = tf.cast(tf.math.divide_no_nan(total**2, squares), tf.float32)
         self._examples.assign(tf.where(usable, examples, self._examples.value))
+
+
+class OfRows(OfOneBatch):
+    """Curvature of a batch by the rows of its A."""
+
+    def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
+        self.weigh(batch.square_root.loss.heads)
+        batch.whole_square_root  # noqa: B018  its pass runs now
+
+    def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
+        own = batch.whole_square_root.squared_length(solution)
+        return own + tf.cast(damping, tf.float64) * dot(solution, solution)
 
 
 def last_solution(add_variable: Callable, variables: list[keras.Variable]) -> list[keras.Variable]:

@@ -174,7 +174,7 @@ class Running(Curvature):
             squares = self._so_far.squares(squares, total_weight, part)
         usable = all_finite([self.telling(t) for terms in measured for t in terms])
         usable &= squares > 0  # a batch in which no example counts says nothing
-        usable &= last & batch.accepts(loss)
+        usable &= last & batch.accepts(batch, loss)
         # As many examples of equal weight would make an average as certain; few, where few weigh most.
         size = tf.math.divide_no_nan(1.0, squares)
         if self.parts == 1:  # a branch more is a long list of tensors handed into it

@@ -9,14 +9,14 @@ import keras
 import tensorflow as tf
 
 from kfisher._common import memory
-from kfisher._common.vectors import dot, flatten, unflatten
-from kfisher.curvature._base import OfOneBatch
+from kfisher._common.vectors import flatten, unflatten
+from kfisher.curvature._base import OfRows
 from kfisher.curvature._factorisation import cholesky_solve
 from kfisher.jacobian.square_root import SquareRoot
 
 
 @keras.saving.register_keras_serializable("kfisher")
-class Dense(OfOneBatch):
+class Dense(OfRows):
     """The dense `(P, P)` matrix, solved by a Cholesky factorisation in float64.
 
         x = (F + damping I)⁻¹ gradient,   F = Aᵀ A + diag(ridge)
@@ -38,14 +38,6 @@ class Dense(OfOneBatch):
             parameters=size,
         )
         super().build(add_variable, variables, blocks, parts)
-
-    def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
-        self.weigh(batch.square_root.loss.heads)
-        batch.whole_square_root  # noqa: B018  its pass runs now
-
-    def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
-        own = batch.whole_square_root.squared_length(solution)
-        return own + tf.cast(damping, tf.float64) * dot(solution, solution)
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
         root = batch.whole_square_root

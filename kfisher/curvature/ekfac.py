@@ -156,7 +156,8 @@ class EKFAC(Kronecker):
 def _without_rounding(values: tf.Tensor) -> tf.Tensor:
     """Eigenvalues `(G, n)`, those that rounding alone may have left of zero set to it."""
     epsilon = 2.0**-52 if values.dtype == tf.float64 else 2.0**-23
-    return tf.where(values > _ROUNDING * epsilon * values[:, -1:], values, tf.zeros_like(values))
+    # Not where they are above: NaN, of a decomposition that failed, is to stay.
+    return tf.where(values <= _ROUNDING * epsilon * values[:, -1:], tf.zeros_like(values), values)
 
 
 def _mean_of_first(count: tf.Tensor, s: tf.Tensor) -> tf.Tensor:

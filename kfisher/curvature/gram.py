@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from kfisher._common.checks import probability
-from kfisher._common.vectors import Tensors, dot, norm
-from kfisher.curvature._base import OfOneBatch, last_solution
+from kfisher._common.vectors import Tensors, norm
+from kfisher.curvature._base import OfRows, last_solution
 from kfisher.curvature._factorisation import cholesky_solve, least_shift
 
 # A part of the gradient outside the row space of A below this many machine epsilons is rounding.
@@ -19,7 +19,7 @@ _LEAST = 2.0
 
 
 @keras.saving.register_keras_serializable("kfisher")
-class Gram(OfOneBatch):
+class Gram(OfRows):
     """Woodbury's identity on the Gram matrix of A: exact for the batch, and cheap when N R < P.
 
     With D = diag(ridge) + damping I, s = damping / D, and the gradient split as g = Aᵀ c + h,
@@ -52,6 +52,7 @@ class Gram(OfOneBatch):
 
     def __init__(self, momentum: float = 0.0):
         self.momentum = probability("momentum", momentum)
+        self.remembers = bool(self.momentum)
 
     def build(self, add_variable: Any, variables: Any, blocks: Any, parts: Any) -> None:
         super().build(add_variable, variables, blocks, parts)
@@ -67,16 +68,8 @@ class Gram(OfOneBatch):
     def remembered(self) -> Any:
         return self._previous if self.momentum else []
 
-    def squared_length(self, batch: Any, gradient: Any, solution: Any, damping: Any) -> Any:
-        own = batch.whole_square_root.squared_length(solution)
-        return own + tf.cast(damping, tf.float64) * dot(solution, solution)
-
     def get_config(self) -> dict[str, Any]:
         return {"momentum": self.momentum}
-
-    def observe(self, batch: Any, step: Any, damping: Any, part: Any) -> None:
-        self.weigh(batch.square_root.loss.heads)
-        batch.whole_square_root  # noqa: B018  its pass runs now
 
     def solve(self, batch: Any, gradient: Any, damping: Any) -> Any:
         root = batch.whole_square_root

@@ -27,7 +27,7 @@ class MatrixFree(OfOneBatch):
 
     Args:
         max_iterations: Positive integer; each takes less than two gradients. Defaults to `50`.
-        tolerance: Positive float, relative to the norm of the gradient. Defaults to `1e-4`.
+        tolerance: Float in (0, 1), relative to the norm of the gradient. Defaults to `1e-4`.
 
     Reference:
         Martens 2010, "Deep learning via Hessian-free optimization".
@@ -36,6 +36,8 @@ class MatrixFree(OfOneBatch):
 
     >>> optimizer = kfisher.optimizers.NaturalGradient(curvature=kfisher.curvature.MatrixFree())
     """
+
+    remembers = True
 
     def __init__(self, max_iterations: int = 50, tolerance: float = 1e-4):
         self.max_iterations = positive_integer("max_iterations", max_iterations)

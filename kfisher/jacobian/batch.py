@@ -43,7 +43,7 @@ class Batch:
         sizes: How many examples each replica has, `(R,)`, if that is known.
         factor: Scalar by which the loss on its examples is multiplied, or `None`.
         most: How many all have together, at most, if that is known.
-        accepts: From the loss on this batch, whether averages over batches may take it in.
+        accepts: From a batch and the loss on it, whether averages over batches may take it in.
         state: That of the model (seeds, statistics), from which every pass starts; values of weights among
             it take the place of those of now.
         raw: The same of what layers keep in variables that Keras does not know.
@@ -63,7 +63,7 @@ class Batch:
     sizes: tf.Tensor | None = None
     factor: tf.Tensor | None = None
     most: int | None = None
-    accepts: Callable[[tf.Tensor], tf.Tensor | bool] = lambda loss: True
+    accepts: Callable[[Batch, tf.Tensor], tf.Tensor | bool] = lambda batch, loss: True
     state: list[tuple[keras.Variable, tf.Tensor]] = field(default_factory=list)
     raw: list[tuple[tf.Variable, tf.Tensor]] = field(default_factory=list)
 

@@ -55,6 +55,7 @@ class AdaptiveDamping:
                 lambda shape, dtype: tf.constant(first, dtype),
                 name="damping",
             )
+        self._whole = whole
         self.caution: Any = None
         if isinstance(self.policy, dampings.Cautious):
             self.caution = add_variable((), "ones", dtype="float32", name="caution")
@@ -139,11 +140,11 @@ class AdaptiveDamping:
             grown = tf.clip_by_value(tf.cast(surprise, tf.float32) ** (1 / 3), _CALM**-_RARE, _BAD)
             higher = tf.minimum(grown * self.caution.value, self._most())
             self.caution.assign(tf.where(surprise > 1, higher, lower))
-            damping = self.policy.cautious(self.caution.value, tf.cast(examples, tf.float32))
-            damping = tf.cast(damping * curvature.weight, self.variable.dtype)
-            if not curvature.averages_batches and all(g.dtype == tf.float64 for g in gradient):
+            damping = self._known(curvature, examples)
+            if self._whole and all(g.dtype == tf.float64 for g in gradient):
                 # Where batches differ every other loss is above the one before, and the damping stays.
-                share = tf.clip_by_value(tf.cast(tf.abs(judgement.loss), damping.dtype), _LEAST, 1.0)
+                mean = tf.abs(judgement.loss) / tf.cast(curvature.weight, tf.float64)
+                share = tf.clip_by_value(tf.cast(mean, damping.dtype), _LEAST, 1.0)
                 moved = self.variable.value * tf.cast(tf.where(judgement.fell, 0.5, 4.0), damping.dtype)
                 damping = tf.clip_by_value(moved, share * damping, damping)
             self.variable.assign(damping)
@@ -160,6 +161,16 @@ class AdaptiveDamping:
 
         replicas.cond((bent.value >= 0) & tf.math.is_finite(judgement.before), adapt, lambda: None)
         bent.assign(-1)
+
+    def follow(self, curvature: Curvature, examples: Any) -> None:
+        """Called before a step that nobody judges: λ goes by what F is known from."""
+        if self.caution is not None:
+            self.variable.assign(self._known(curvature, examples))
+
+    def _known(self, curvature: Curvature, examples: Any) -> tf.Tensor:
+        """λ by the caution as it is, in the units of the loss."""
+        damping = self.policy.cautious(self.caution.value, tf.cast(examples, tf.float32))
+        return tf.cast(damping * curvature.weight, self.variable.dtype)
 
     def _most(self) -> float:
         """No more caution than the largest λ has: the rest would only take longer to forget."""

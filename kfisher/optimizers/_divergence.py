@@ -29,13 +29,8 @@ def trouble(optimizer: Any, counts_from_least: bool) -> str | None:
         counts_from_least: Whether its losses can be negative, and count from where they are least.
     """
     name = type(optimizer).__name__
-    settings = (
-        f"learning_rate={_number(optimizer.learning_rate):.3g}, damping={_number(optimizer.damping):.3g}, "
-        f"trust_region={_region(optimizer)}"
-    )
     advice = (
-        f"Received: {settings}. Look for bad labels and unscaled inputs; a lower `learning_rate`, a "
-        "smaller `trust_region` and a larger `damping` make steps shorter."
+        f"Received: {_settings(optimizer)}. Look for bad labels and unscaled inputs; {_shorter(optimizer)}."
     )
     row = int(optimizer.failed_steps.numpy())
     if row >= IN_A_ROW:
@@ -114,15 +109,31 @@ def warn_once(optimizer: Any, xla: bool) -> None:
 def _looked_at(optimizer: Any) -> list[Any]:
     """The variables that `trouble` speaks of."""
     counts = [optimizer.failed_steps, optimizer.skips, optimizer.rejected_steps]
-    counts += [optimizer.damping, optimizer.iterations]
+    counts += (
+        [optimizer.iterations] if optimizer.damping is None else [optimizer.damping, optimizer.iterations]
+    )
     if optimizer.guard is not None:
         counts.append(optimizer.guard.memory.variable)
     return [v for v in counts if v is not None]
 
 
-def _region(optimizer: Any) -> str:
-    region = getattr(optimizer, "trust_region", None)
-    return f"'auto' (now {_number(optimizer.radius):.3g})" if region == "auto" else repr(region)
+def _settings(optimizer: Any) -> str:
+    """What it goes by now."""
+    found = [f"learning_rate={_number(optimizer.learning_rate):.3g}"]
+    if optimizer.damping is not None:
+        found.append(f"damping={_number(optimizer.damping):.3g}")
+    if hasattr(optimizer, "trust_region"):
+        now = _number(optimizer.radius) if optimizer.trust_region == "auto" else math.nan
+        found.append(f"trust_region={optimizer.trust_region!r}" + (f" (now {now:.3g})" if now == now else ""))
+    return ", ".join(found)
+
+
+def _shorter(optimizer: Any) -> str:
+    """What would make its steps shorter."""
+    ways = [] if getattr(optimizer, "step", None) == "quadratic_model" else ["a lower `learning_rate`"]
+    ways += ["a smaller `trust_region`"] if hasattr(optimizer, "trust_region") else []
+    ways += [] if optimizer.damping is None else ["a larger `damping`"]
+    return f"{' and '.join(ways)} {'makes' if len(ways) == 1 else 'make'} steps shorter"
 
 
 def _number(value: Any) -> float:

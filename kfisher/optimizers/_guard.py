@@ -107,20 +107,20 @@ class Guard:
         old = self._loss_with(self._previous, batch, can_return & (far | ask))
         no, one = tf.constant(False), tf.ones_like(loss)
         if not self._bounded:
-            return Judgement(no, no, no, one, loss, old, no, past)
+            return Judgement(no, no, no, one, loss, old, no, no, past)
         c = self.region.usual(past)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
         times = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
         tolerance = (size / 2 + 8 * tf.sqrt(c * size) + 4 * c) * times  # most may lose while few are learnt
-        failed = far & can_return & tf.math.is_finite(old)
-        failed &= ~tf.math.is_finite(own) | (own - old > tolerance)
-        large = far & _is_patient(past) & (most > 0) & (loss - past.level > _OUTLIER * most)
-        outlier = (~tf.math.is_finite(loss) | large) & ~failed
+        rejected = far & can_return & tf.math.is_finite(old)
+        rejected &= ~tf.math.is_finite(own) | (own - old > tolerance)
+        large = far & (most > 0) & (loss - past.level > _OUTLIER * most)
+        patient = _is_patient(past)
+        outlier = (~tf.math.is_finite(loss) | (large & patient)) & ~rejected
         behind = self._is_behind(batch, outlier & tf.math.is_finite(loss), past) if blame else no
         weight = tf.where(behind & (loss > _HEAVY * size), _HEAVY * size / loss, one)
-        return Judgement(
-            outlier & ~behind, behind, failed, weight, loss, old, known & (loss < past.last), past
-        )
+        fell, anew = known & (loss < past.last), large & ~patient
+        return Judgement(outlier & ~behind, behind, rejected, weight, loss, old, fell, anew, past)
 
     def _is_behind(self, batch: Batch, outlier: tf.Tensor, past: Past) -> tf.Tensor:
         """True for an outlier that was none with the weights at the start."""
@@ -138,7 +138,7 @@ class Guard:
 
     # --- what follows from it ---------------------------------------------------------------------
 
-    def keep(self) -> None:
+    def keep(self, judgement: Judgement) -> None:
         """Called before a step changes anything."""
         now = self._packing.pack([v.value for v in self._weights])
         for before, value in zip(self._previous, now):
@@ -151,14 +151,13 @@ class Guard:
                 first.assign(value)
 
         if self._at_start:
-            replicas.cond(self.memory.read().judged > 0, lambda: None, at_start)
+            replicas.cond(judgement.anew | tf.equal(judgement.past.judged, 0), at_start, lambda: None)
 
     def accept(self, judgement: Judgement) -> None:
         """Called when a step was taken."""
-        past = self.memory.read()
-        patient = _is_patient(past)
-        accident = tf.where(patient, tf.maximum(past.accident, past.outliers), past.accident)
-        past = self.region.taken_in(past, judgement.loss, ~patient)
+        past, anew = self.memory.read(), judgement.anew
+        accident = tf.where(anew, past.accident, tf.maximum(past.accident, past.outliers))
+        past = self.region.taken_in(past, judgement.loss, anew)
         self.memory.keep(past._replace(accident=accident, outliers=0, can_return=1))
 
     def catch_up(self, judgement: Judgement) -> None:

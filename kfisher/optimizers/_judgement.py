@@ -15,24 +15,26 @@ class Judgement(NamedTuple):
     Attributes:
         outlier: Whether the batch itself is out of all proportion: it is left out.
         behind: Whether it is one that was none at the start: a step is taken for it alone.
-        failed: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
+        rejected: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
         weight: By which its gradient is multiplied, so that squares of it do not overflow.
         loss: Of this step's batches with the weights as they are, float64.
         before: Of the last of them with the weights before the last step; NaN where nobody asked.
         fell: Whether the loss is below that of the step before.
+        anew: Whether it is the first of a new problem, if its step is taken.
         past: What it was judged by.
     """
 
     outlier: tf.Tensor
     behind: tf.Tensor
-    failed: tf.Tensor
+    rejected: tf.Tensor
     weight: tf.Tensor
     loss: tf.Tensor
     before: tf.Tensor
     fell: tf.Tensor
+    anew: tf.Tensor
     past: Past
 
     @property
     def harmless(self) -> tf.Tensor:
         """None of the three."""
-        return ~(self.outlier | self.behind | self.failed)
+        return ~(self.outlier | self.behind | self.rejected)

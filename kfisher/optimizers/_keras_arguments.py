@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import keras
 
@@ -19,6 +20,8 @@ from kfisher._common.checks import (
 )
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
+# What `learning_rate` may be.
+Rate: TypeAlias = "float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]"
 
 
 def checked(arguments: dict[str, Any]) -> dict[str, Any]:

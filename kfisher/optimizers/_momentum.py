@@ -61,7 +61,7 @@ class Momentum:
     def averaged(self, gradient: Tensors, weight: tf.Tensor | float = 1.0) -> Tensors:
         """The average with `weight` times `gradient` taken in; both in the form of the averages."""
         if not self._share:
-            return gradient
+            return gradient if isinstance(weight, float) else [tf.cast(weight, g.dtype) * g for g in gradient]
         rate = (1 - self._share) / self._next_weight()
         old = [tf.convert_to_tensor(average.value) for average in self._averages]
         rates = {dtype: tf.cast(rate, dtype) for dtype in {m.dtype for m in old}}

@@ -12,7 +12,7 @@ import random
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -32,9 +32,6 @@ from kfisher.optimizers._accumulation import Accumulation
 from kfisher.optimizers._gradients import apart, in_order
 from kfisher.optimizers._identity import Identity
 
-# What `learning_rate` may be.
-Rate: TypeAlias = "float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]"
-
 _UNBOUND = (
     "{name} has seen no batch, and the gradient alone does not say what the Fisher matrix is. Use one of:\n"
     "  1. a model made with `kfisher.Model` or `kfisher.Sequential` (or a class with "
@@ -49,12 +46,13 @@ _UNBOUND = (
 class ObservingOptimizer(keras.optimizers.Optimizer):
     """A Keras optimizer that is shown each batch before its gradient.
 
-    Subclasses have a `damping`, and take the step in `take_step`. Arguments as in
+    Subclasses take the step in `take_step`. Arguments as in
     `kfisher.optimizers.NaturalGradient`, all others as in `keras.optimizers.Optimizer`.
     """
 
     skipped_steps: Any = 0  # none before the first step
     rejected_steps: Any = 0  # none, where no step is taken back
+    damping: Any = None  # λ of the next step, where there is one
 
     def __init__(
         self,
@@ -82,11 +80,6 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self._blocks: list[Block] | None = None
         self._curved = False  # whether the state of the curvature is there
         self._reported: Any = None  # skipped steps that the user knows of, by their causes
-
-    @property
-    def damping(self) -> Any:
-        """λ of the next step."""
-        raise NotImplementedError
 
     def take_step(self, batch: Batch, gradient: list, variables: list, missing: set, losses: tuple) -> None:
         """Changes the weights.
@@ -159,9 +152,9 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             kept: What else Keras changes in a step.
         """
 
-    def accepts(self, batch: Batch) -> Callable[[tf.Tensor], tf.Tensor | bool]:
-        """From the loss on `batch`, whether averages over batches may take it in."""
-        return lambda loss: True
+    def accepts(self, batch: Batch, loss: tf.Tensor) -> tf.Tensor | bool:
+        """True if averages over batches may take in one with this loss."""
+        return True
 
     def bind(self, model: keras.Model) -> None:
         """Tells the optimizer which model it will train, so that `build` need not wait for a batch.
@@ -202,12 +195,17 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         step = tf.cast(self.iterations.value, tf.int32)
         seed = tf.stack([self.seed, step * self._accumulation.parts + part])
         batch = Batch(model, x, y, sample_weight, self.fisher, seed, self.likelihood, **known)
-        batch.accepts = self.accepts(batch)
+        batch.accepts = self.accepts
         self._of_steps.here.loss = self._of_steps.here.least = None
-        damping = tf.convert_to_tensor(self.damping)
+        damping = tf.convert_to_tensor(0.0 if self.damping is None else self.damping)
         self._identity.assertion()
         self.curvature.observe(batch, step, damping, part)
         self._of_steps.here.observed(batch)
+
+    @property
+    def parts_of_step(self) -> int:
+        """From how many batches each step is accumulated, `gradient_accumulation_steps` or 1."""
+        return self._accumulation.parts
 
     @property
     def batch(self) -> Batch | None:
@@ -266,7 +264,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         def take_step(mean: Any, mean_loss: Any) -> None:
             self.take_step(batch, mean, own, missing, (mean_loss, own_loss))
 
-        self._accumulation.add(gradient, own_loss, take_step)
+        self._accumulation.add(batch, gradient, own_loss, take_step)
         _divergence.warn_once(self, batch.xla)
 
     def skip(
@@ -275,7 +273,8 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         """Leaves a step out, of a `scaled` loss or not, and counts it by what was seen (`_skips.cause`)."""
         self.iterations.assign_add(1)
         self.skipped_steps.assign_add(1)
-        found = _skips.cause(batch, loss, gradient, solved, outlier)
+        bad = self._accumulation.bad(batch, alone=scaled)  # a scale is of each part
+        found = _skips.cause(*bad, loss, gradient, solved, outlier)
         self.skips.assign_add(tf.one_hot(found, len(_skips.CAUSES), dtype=self.skips.dtype))
         # A scale that is too large is made smaller until it is not: that is no failure.
         self.failed(tf.cast(tf.not_equal(found, _skips.OVERFLOW), tf.int32) if scaled else 1)
@@ -329,7 +328,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
             "curvature": serialize(self.curvature),
             "likelihood": None if self.likelihood is None else serialize(self.likelihood),
             "seed": self.seed,
-            "gradient_accumulation_steps": self._accumulation.parts if self._accumulation.parts > 1 else None,
+            "gradient_accumulation_steps": self.parts_of_step if self.parts_of_step > 1 else None,
         }
         if self._blocks is not None:
             config["blocks"] = [block.get_config() for block in self._blocks]

@@ -21,7 +21,7 @@ CAUSES = (
     "all sample weights were zero",
     "the loss was not finite, although the batch was",
     "the gradient was not finite, although the loss was (an overflow)",
-    "the solve was not finite or had no curvature yet (raise `damping`)",
+    "the solve was not finite or had no curvature yet (raise `damping`, if it has one)",
     "the update was not finite (look at the learning rate and the weight decay)",
     "the loss was out of all proportion (outliers among inputs, labels or weights, or other data)",
 )
@@ -59,17 +59,8 @@ def stays_finite(
     return tf.reduce_all(finite)
 
 
-def cause(
-    batch: Batch, loss: tf.Tensor, gradient: list, solved: tf.Tensor | bool, outlier: tf.Tensor | bool
-) -> tf.Tensor:
-    """The place in `CAUSES` of what is wrong with a step that is left out.
-
-    Args:
-        batch: The last batch of the step.
-        loss, gradient: Of all its batches.
-        solved: Whether its solve was finite.
-        outlier: Whether the guard left it out.
-    """
+def bad(batch: Batch) -> tf.Tensor:
+    """Which of the causes before the loss hold for a batch, ones and zeros, int32."""
     weights = keras.tree.flatten(batch.sample_weight)
     no_weight = [~tf.reduce_any(tf.cast(w, tf.bool)) for w in weights if w is not None]
     seen = (
@@ -77,15 +68,39 @@ def cause(
         ~_finite(batch.y),
         ~_finite(batch.sample_weight),
         tf.reduce_all(no_weight) if no_weight else tf.constant(False),
+    )
+    return tf.cast(seen, tf.int32)
+
+
+def cause(
+    bad_parts: tf.Tensor,
+    parts: int,
+    loss: tf.Tensor,
+    gradient: list,
+    solved: tf.Tensor | bool,
+    outlier: tf.Tensor | bool,
+) -> tf.Tensor:
+    """The place in `CAUSES` of what is wrong with a step that is left out.
+
+    Args:
+        bad_parts: The sum of `bad` over its batches.
+        parts: How many these are.
+        loss, gradient: Of all of them.
+        solved: Whether its solve was finite.
+        outlier: Whether the guard left it out.
+    """
+    after = (
         ~tf.math.is_finite(loss),
         ~_finite(gradient),
-        ~tf.convert_to_tensor(solved),
-        ~tf.convert_to_tensor(outlier),
+        ~tf.cast(solved, tf.bool),
+        ~tf.cast(outlier, tf.bool),
     )
-    if replicas.count() > 1:  # what spoils a part spoils the step; it takes all parts to have no weight
-        somewhere = replicas.total([tf.cast(seen, tf.int32)])[0]
-        needed = tf.one_hot(NO_WEIGHT, len(seen), replicas.count(), 1, dtype=tf.int32)
-        seen = tuple(tf.unstack(somewhere >= needed, len(seen)))
+    counts = tf.concat([tf.cast(bad_parts, tf.int32), tf.cast(after, tf.int32)], 0)
+    counts = replicas.total([counts])[0] if replicas.count() > 1 else counts
+    # What spoils a part spoils the step; it takes all parts to have no weight.
+    every = parts * replicas.count()
+    needed = tf.one_hot(NO_WEIGHT, counts.shape[0], every, 1, dtype=tf.int32)
+    seen = tf.unstack(counts >= needed)
     found = tf.constant(len(CAUSES) - 1)
     for place, holds in reversed(list(enumerate(seen))):
         found = tf.where(holds, place, found)

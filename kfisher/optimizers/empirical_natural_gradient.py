@@ -9,8 +9,7 @@ import keras
 from kfisher.curvature import Curvature
 from kfisher.fisher import Empirical
 from kfisher.likelihoods import Likelihood
-from kfisher.optimizers._keras_arguments import require_own
-from kfisher.optimizers._observing import Rate
+from kfisher.optimizers._keras_arguments import Rate, require_own
 from kfisher.optimizers.natural_gradient import NaturalGradient
 
 

@@ -13,7 +13,7 @@ from kfisher.curvature import Curvature, Dense, Gram
 from kfisher.jacobian.square_root import SquareRoot
 from kfisher.likelihoods import Likelihood
 from kfisher.likelihoods.weighted import mean_weights
-from kfisher.optimizers._observing import Rate
+from kfisher.optimizers._keras_arguments import Rate
 from kfisher.optimizers.empirical_natural_gradient import EmpiricalNaturalGradient
 
 

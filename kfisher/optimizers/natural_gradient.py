@@ -10,9 +10,13 @@ import tensorflow as tf
 from kfisher._common import replicas
 from kfisher._common.checks import one_of, positive
 from kfisher._common.vectors import norm
+from kfisher.curvature import Curvature
+from kfisher.fisher import Fisher
 from kfisher.jacobian.batch import Batch
+from kfisher.likelihoods import Likelihood
 from kfisher.optimizers._adaptive_damping import AdaptiveDamping
 from kfisher.optimizers._guard import Guard
+from kfisher.optimizers._keras_arguments import Rate
 from kfisher.optimizers._momentum import Momentum, share_of
 from kfisher.optimizers._observing import ObservingOptimizer
 from kfisher.optimizers._skips import stays_finite
@@ -63,9 +67,10 @@ class NaturalGradient(ObservingOptimizer):
             from `kfisher.curvature`. Defaults to `"kfac"`.
         damping: `"auto"`, a positive float, a schedule, or a policy from `kfisher.damping`: λ in the
             units of F (loss / parameter²). A float can be set anew while training,
-            `optimizer.damping = 1e-4`. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 0.08 / n for an F
-            known from n ≥ 16 examples, seldom below 1e-4, more after a step
-            taken back, and where gradients are larger than F explains.
+            `optimizer.damping = 1e-4`; what is set under a policy holds for one step, and the policy goes on
+            from there. Defaults to `"auto"`, `kfisher.damping.Cautious()`: 0.08 / n for an F known from
+            n ≥ 16 examples, seldom below 1e-4, more after a step taken back, and where gradients are larger
+            than F explains (the last two with a trust region).
         momentum: `"auto"`, or a float in [0, 1). What is preconditioned is a running average of gradients,
             m ← momentum m + (1 - momentum) ∇L, without bias towards its start at zero, so that the step is
             as long as without. `"auto"`, the default, is 0.5 where the curvature averages over batches and
@@ -117,25 +122,25 @@ class NaturalGradient(ObservingOptimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.3,
-        fisher: Any = "sampled",
-        curvature: Any = "kfac",
+        learning_rate: Rate = 0.3,
+        fisher: str | Fisher = "sampled",
+        curvature: str | Curvature = "kfac",
         damping: Any = "auto",
-        momentum: Any = "auto",
-        trust_region: Any = "auto",
-        step: Any = "fixed",
-        likelihood: Any = None,
-        seed: Any = None,
-        weight_decay: Any = None,
-        clipnorm: Any = None,
-        clipvalue: Any = None,
-        global_clipnorm: Any = None,
-        use_ema: Any = False,
-        ema_momentum: Any = 0.99,
-        ema_overwrite_frequency: Any = None,
-        loss_scale_factor: Any = None,
-        gradient_accumulation_steps: Any = None,
-        name: Any = "natural_gradient",
+        momentum: str | float = "auto",
+        trust_region: str | float | None = "auto",
+        step: str = "fixed",
+        likelihood: Likelihood | None = None,
+        seed: int | None = None,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str = "natural_gradient",
         **kwargs: Any,
     ):
         super().__init__(
@@ -175,10 +180,13 @@ class NaturalGradient(ObservingOptimizer):
 
     @property
     def radius(self) -> Any:
-        """c of the trust region in use: the KL divergence that the next step may have, at most."""
+        """c of the trust region in use: the KL divergence that the next step may have, at most.
+
+        NaN while `"auto"` has seen no loss.
+        """
         if self.guard is None or self.trust_region is None:
             raise AttributeError(f"{type(self).__name__} has no trust region (yet).")
-        return self.guard.radius(self.guard.memory.read())
+        return self.guard.radius(self.guard.memory.read(), float("nan"))
 
     # --- one step -------------------------------------------------------------------------------
 
@@ -201,10 +209,10 @@ class NaturalGradient(ObservingOptimizer):
             own = [*self._average.variables, *self._last]
             self.guard.build(self.add_variable, variables, [*kept, *own, *self.curvature.remembered])
 
-    def accepts(self, batch: Batch) -> Any:
+    def accepts(self, batch: Batch, loss: tf.Tensor) -> Any:
         if self.guard is None:
-            return super().accepts(batch)
-        return lambda loss: self.guard.judge(batch, loss, loss, False, blame=False).harmless
+            return True
+        return self.guard.judge(batch, loss, loss, False, blame=False).harmless
 
     def take_step(self, batch: Batch, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
         damping = tf.convert_to_tensor(self.damping)
@@ -213,7 +221,9 @@ class NaturalGradient(ObservingOptimizer):
         weighed = self.weighed(batch, gradient)
         vectors = self._average.vectors(weighed)
         seen = vectors if weighed is gradient else gradient  # what a step that is left out is told by
-        kept = self._average.averaged(vectors, 1.0 if judgement is None else judgement.weight)
+        # A solve on one batch knows its gradient by the losses, too, and is in float64.
+        weighs = judgement is not None and self.curvature.averages_batches
+        kept = self._average.averaged(vectors, judgement.weight if weighs else 1.0)
         m = self._average.of_variables(kept)
         solution = self.solve(batch, m, damping)
         # 2. The update, as long as F describes the model.
@@ -221,9 +231,17 @@ class NaturalGradient(ObservingOptimizer):
         finite, solved, surprise, move = prepared
         finite &= tf.math.is_finite(losses[0])  # of one that is NaN, XLA can make a gradient of 0
 
-        def go() -> None:
+        def remember() -> None:
             self._average.keep(kept)
+            self.curvature.remember(solution)
+
+        whole = not (estimates(self) or self.curvature.averages_batches)  # F is that of the batch itself
+        examples = float("inf") if whole else self.curvature.examples
+
+        def go() -> None:
+            self._adaptive.follow(self.curvature, examples)
             move()
+            remember()
             self.succeeded()
 
         if self.guard is None:
@@ -231,15 +249,13 @@ class NaturalGradient(ObservingOptimizer):
             return
 
         def accept() -> None:
-            self._average.keep(kept)
+            remember()
             self.guard.accept(judgement)
 
         def go_on() -> None:
-            whole = not (estimates(self) or self.curvature.averages_batches)  # F is that of the batch itself
-            examples = float("inf") if whole else self.curvature.examples
             last = self.guard.last_update
             self._adaptive.after_step(judgement, gradient, last, self.curvature, examples, surprise)
-            self.guard.keep()
+            self.guard.keep(judgement)
             move()
             replicas.cond(judgement.behind, lambda: self.guard.catch_up(judgement), accept)
             self.succeeded()
@@ -257,9 +273,9 @@ class NaturalGradient(ObservingOptimizer):
             self.failed()
 
         # 3. One of three.
-        good = finite & ~(judgement.outlier | judgement.failed)
+        good = finite & ~(judgement.outlier | judgement.rejected)
         apart = self._adaptive.every is None
-        replicas.cond(good, go_on, lambda: replicas.cond(judgement.failed, take_back, skip), apart)
+        replicas.cond(good, go_on, lambda: replicas.cond(judgement.rejected, take_back, skip), apart)
 
     def _prepared(
         self, batch: Batch, m: Any, solution: Any, damping: Any, judgement: Any, variables: Any, missing: Any
@@ -287,7 +303,6 @@ class NaturalGradient(ObservingOptimizer):
         def move() -> None:
             self.rate_in_use.assign(rate_in_use)
             self.momentum_in_use.assign(used[1])
-            self.curvature.remember(solution)
             self.apply_steps(steps, variables)
             if share is not None:
                 self.curvature.moved(self.guard.length(share))

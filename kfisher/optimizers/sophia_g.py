@@ -12,7 +12,8 @@ from kfisher._common.checks import positive, probability
 from kfisher._common.vectors import norm
 from kfisher.curvature import Diagonal
 from kfisher.fisher import Sampled
-from kfisher.optimizers._keras_arguments import require_own
+from kfisher.likelihoods import Likelihood
+from kfisher.optimizers._keras_arguments import Rate, require_own
 from kfisher.optimizers._observing import ObservingOptimizer
 from kfisher.optimizers._skips import stays_finite
 
@@ -56,24 +57,24 @@ class SophiaG(ObservingOptimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 1e-3,
-        beta_1: Any = 0.965,
-        beta_2: Any = 0.99,
-        gamma: Any = 0.05,
-        epsilon: Any = 1e-12,
-        update_every: Any = 10,
-        likelihood: Any = None,
-        seed: Any = None,
-        weight_decay: Any = None,
-        clipnorm: Any = None,
-        clipvalue: Any = None,
-        global_clipnorm: Any = None,
-        use_ema: Any = False,
-        ema_momentum: Any = 0.99,
-        ema_overwrite_frequency: Any = None,
-        loss_scale_factor: Any = None,
-        gradient_accumulation_steps: Any = None,
-        name: Any = "sophia_g",
+        learning_rate: Rate = 1e-3,
+        beta_1: float = 0.965,
+        beta_2: float = 0.99,
+        gamma: float = 0.05,
+        epsilon: float = 1e-12,
+        update_every: int = 10,
+        likelihood: Likelihood | None = None,
+        seed: int | None = None,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str = "sophia_g",
         **kwargs: Any,
     ):
         require_own(self, kwargs, fisher="drawn labels", curvature="the diagonal")
@@ -98,11 +99,6 @@ class SophiaG(ObservingOptimizer):
         self.beta_1, self.beta_2 = probability("beta_1", beta_1), self.curvature.decay
         self.gamma, self.epsilon = positive("gamma", gamma), positive("epsilon", epsilon)
         self.update_every = self.curvature.update_every
-
-    @property
-    def damping(self) -> Any:
-        """The least that an entry of m is divided by."""
-        return self.epsilon
 
     def build_own(self, variables: Any) -> None:
         self.averages = self.add_optimizer_variables(variables, "average")
