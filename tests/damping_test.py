@@ -51,8 +51,8 @@ def test_a_step_of_which_no_decrease_is_promised_makes_lambda_grow(gradient, cha
     damping.build(state)
     damping.bent.assign(1.0)  # delta^T F delta
     loss, before = tf.constant(3.0 + change, tf.float64), tf.constant(3.0, tf.float64)
-    no, one = tf.constant(False), tf.ones_like(loss)
-    judgement = Judgement(no, no, no, one, loss, before, no, past=None)
+    no = tf.constant(False)
+    judgement = Judgement(no, no, no, loss, before, no, no, past=None)
     damping.after_step(judgement, [tf.constant([gradient])], lambda: [tf.constant([1.0])], None, 1.0, None)
     assert damping.value(0).numpy() == pytest.approx(factor)
     assert damping.bent.numpy() == -1  # judged once
@@ -70,7 +70,7 @@ def test_caution_grows_where_more_than_one_gradient_in_nine_is_a_surprise():
     damping = AdaptiveDamping(policy, False, state)
     known = types.SimpleNamespace(averages_batches=True, weight=2.0)
     no, one = tf.constant(False), tf.ones((), tf.float64)
-    judgement = Judgement(no, no, no, one, one, one, no, past=None)
+    judgement = Judgement(no, no, no, one, one, no, no, past=None)
 
     def step(surprise):
         u = tf.constant(surprise, tf.float64)
@@ -147,6 +147,37 @@ def test_of_an_estimate_from_one_batch_the_damping_goes_by_its_examples(fisher, 
         model.train_on_batch(x, y, np.repeat([2.0, 0.5], 20))
     known = 1.25 * (damping if fisher == "exact" else 0.08 / (50**2 / 85))
     assert float(model.optimizer.damping) == pytest.approx(known, rel=1e-5)
+
+
+def test_that_of_an_estimate_does_not_follow_the_loss():
+    model, x, y = line("float64", NaturalGradient(fisher="sampled", curvature="gram", seed=0))
+    for _ in range(10):
+        model.train_on_batch(x, y)
+    assert float(model.optimizer.damping) == pytest.approx(0.08 / 40, rel=1e-5)
+
+
+def test_a_sum_over_the_examples_is_followed_as_their_mean_is():
+    """λ is in the units of the loss, and so is how far it falls with it."""
+    dampings = []
+    for reduction in ("sum_over_batch_size", "sum"):
+        model, x, y = line("float64", NaturalGradient(fisher="exact", curvature="gram", seed=0))
+        loss = keras.losses.MeanSquaredError(reduction, dtype="float64")
+        model.compile(model.optimizer, loss, run_eagerly=True)
+        model.set_weights([np.zeros((3, 1)), np.zeros(1)])
+        for _ in range(25):
+            model.train_on_batch(x, y)
+        dampings.append(float(model.optimizer.damping))
+    assert dampings[1] == pytest.approx(40 * dampings[0], rel=1e-4) and dampings[0] < 1e-6
+
+
+@pytest.mark.parametrize("curvature", ["kfac", "gram"])
+def test_without_a_region_it_goes_by_the_examples_and_the_units_of_the_loss(curvature):
+    model, x, y = line("float64", NaturalGradient(curvature=curvature, trust_region=None, seed=0))
+    model.compile(model.optimizer, keras.losses.MeanSquaredError("sum", dtype="float64"), run_eagerly=True)
+    for _ in range(2):
+        model.train_on_batch(x, y)
+    known = 40 * (1 + 0.95) if curvature == "kfac" else 40
+    assert float(model.optimizer.damping) == pytest.approx(40 * 0.08 / known, rel=1e-5)
 
 
 @pytest.mark.parametrize("policy", [Cautious, LevenbergMarquardt])

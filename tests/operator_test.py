@@ -247,6 +247,20 @@ def test_a_model_without_a_loss_is_refused():
         fisher(model, x)
 
 
+def test_a_loss_of_the_models_own_is_one():
+    class Own(kfisher.FisherMixin, keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.losses.MeanSquaredError()(y, y_pred)
+
+    model = Own([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd")
+    x = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
+    likelihood = kfisher.likelihoods.Normal()
+    found = kfisher.FisherOperator(model, x, likelihood=likelihood).to_dense().numpy()
+    model.compile("sgd", "mse")
+    assert np.allclose(found, kfisher.FisherOperator(model, x, likelihood=likelihood).to_dense().numpy())
+
+
 def test_a_loss_without_a_likelihood_is_refused_with_a_list_of_those_that_have_one():
     x, _, _ = batch()
     model = network(loss="huber")

@@ -154,8 +154,7 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # With gradient accumulation each part is a step here, and Keras' count of whole ones lags behind.
         counted = parts_taken(self.model.optimizer)
-        accumulates = parts_of_step(self.model.optimizer) > 1
-        self._step = max(self._step, counted) if accumulates else counted
+        self._step = max(self._step, counted) if parts_of_step(self.model.optimizer) > 1 else counted
         self._epoch_begins = True
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:

@@ -133,7 +133,9 @@ def _shorter(optimizer: Any) -> str:
     ways = [] if getattr(optimizer, "step", None) == "quadratic_model" else ["a lower `learning_rate`"]
     ways += ["a smaller `trust_region`"] if hasattr(optimizer, "trust_region") else []
     ways += [] if optimizer.damping is None else ["a larger `damping`"]
-    return f"{' and '.join(ways)} {'makes' if len(ways) == 1 else 'make'} steps shorter"
+    *others, last = ways
+    listed = f"{', '.join(others)} and {last} make" if others else f"{last} makes"
+    return f"{listed} steps shorter"
 
 
 def _number(value: Any) -> float:

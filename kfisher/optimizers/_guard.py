@@ -22,7 +22,6 @@ _OUTLIER = 100.0
 _PATIENCE = 10
 # A step that is taken back shortens the next ones.
 _LOSS_OF_CONFIDENCE = 0.25
-_HEAVY = 1e6  # A batch that was left behind counts as one of no more than so many times its size.
 
 
 class Guard:
@@ -105,9 +104,9 @@ class Guard:
         far = known & (~tf.math.is_finite(loss) | (loss > past.level + most))
         can_return = past.can_return > 0
         old = self._loss_with(self._previous, batch, can_return & (far | ask))
-        no, one = tf.constant(False), tf.ones_like(loss)
+        no = tf.constant(False)
         if not self._bounded:
-            return Judgement(no, no, no, one, loss, old, no, no, past)
+            return Judgement(no, no, no, loss, old, no, no, past)
         c = self.region.usual(past)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
         times = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
@@ -118,9 +117,8 @@ class Guard:
         patient = _is_patient(past)
         outlier = (~tf.math.is_finite(loss) | (large & patient)) & ~rejected
         behind = self._is_behind(batch, outlier & tf.math.is_finite(loss), past) if blame else no
-        weight = tf.where(behind & (loss > _HEAVY * size), _HEAVY * size / loss, one)
         fell, anew = known & (loss < past.last), large & ~patient
-        return Judgement(outlier & ~behind, behind, rejected, weight, loss, old, fell, anew, past)
+        return Judgement(outlier & ~behind, behind, rejected, loss, old, fell, anew, past)
 
     def _is_behind(self, batch: Batch, outlier: tf.Tensor, past: Past) -> tf.Tensor:
         """True for an outlier that was none with the weights at the start."""

@@ -16,7 +16,6 @@ class Judgement(NamedTuple):
         outlier: Whether the batch itself is out of all proportion: it is left out.
         behind: Whether it is one that was none at the start: a step is taken for it alone.
         rejected: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
-        weight: By which its gradient is multiplied, so that squares of it do not overflow.
         loss: Of this step's batches with the weights as they are, float64.
         before: Of the last of them with the weights before the last step; NaN where nobody asked.
         fell: Whether the loss is below that of the step before.
@@ -27,7 +26,6 @@ class Judgement(NamedTuple):
     outlier: tf.Tensor
     behind: tf.Tensor
     rejected: tf.Tensor
-    weight: tf.Tensor
     loss: tf.Tensor
     before: tf.Tensor
     fell: tf.Tensor

@@ -58,17 +58,14 @@ class Momentum:
         """The same the other way round."""
         return self._packing.unpack(vectors) if self._share else vectors
 
-    def averaged(self, gradient: Tensors, weight: tf.Tensor | float = 1.0) -> Tensors:
-        """The average with `weight` times `gradient` taken in; both in the form of the averages."""
+    def averaged(self, gradient: Tensors) -> Tensors:
+        """The average with `gradient` taken in; both in the form of the averages."""
         if not self._share:
-            return gradient if isinstance(weight, float) else [tf.cast(weight, g.dtype) * g for g in gradient]
+            return gradient
         rate = (1 - self._share) / self._next_weight()
         old = [tf.convert_to_tensor(average.value) for average in self._averages]
         rates = {dtype: tf.cast(rate, dtype) for dtype in {m.dtype for m in old}}
-        weights = {dtype: tf.cast(weight, dtype) * rate for dtype, rate in rates.items()}
-        past = {dtype: 1 - rate for dtype, rate in rates.items()}
-        # As many passes over the parameters as m + rate (g - m).
-        return [past[m.dtype] * m + weights[m.dtype] * g for m, g in zip(old, gradient)]
+        return [m + rates[m.dtype] * (g - m) for m, g in zip(old, gradient)]
 
     def keep(self, average: Tensors) -> None:
         """Called with what `averaged` returned, if the step is taken."""

@@ -221,9 +221,7 @@ class NaturalGradient(ObservingOptimizer):
         weighed = self.weighed(batch, gradient)
         vectors = self._average.vectors(weighed)
         seen = vectors if weighed is gradient else gradient  # what a step that is left out is told by
-        # A solve on one batch knows its gradient by the losses, too, and is in float64.
-        weighs = judgement is not None and self.curvature.averages_batches
-        kept = self._average.averaged(vectors, judgement.weight if weighs else 1.0)
+        kept = self._average.averaged(vectors)
         m = self._average.of_variables(kept)
         solution = self.solve(batch, m, damping)
         # 2. The update, as long as F describes the model.

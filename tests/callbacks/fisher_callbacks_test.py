@@ -237,6 +237,15 @@ def test_repeated_fits_go_on_counting(model, tmp_path):
     assert steps(callback) == [0, 3, 9]
 
 
+def test_parts_of_a_step_are_steps_here(model, tmp_path):
+    optimizer = kfisher.optimizers.NaturalGradient(gradient_accumulation_steps=2, seed=0)
+    with_parts = kfisher.Sequential.from_config(model.get_config())
+    with_parts.compile(optimizer, model.loss)
+    callback = spectra(tmp_path, freq=3)
+    fit(with_parts, callback)
+    assert steps(callback) == [0, 3, 6]
+
+
 def test_a_probe_takes_the_place_of_the_batch(model, tmp_path):
     rng = np.random.default_rng(1)
     x, y, weight = rng.normal(size=(10, 3)), rng.integers(0, 3, 10), rng.uniform(size=10)

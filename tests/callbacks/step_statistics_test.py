@@ -146,9 +146,11 @@ def test_kl_is_that_of_the_dense_matrix(curvature, options, tmp_path):
         lambda: kfisher.optimizers.NaturalGradient(trust_region=0.01),
         lambda: textbook(clipnorm=0.1),
         lambda: textbook(momentum=0.9),
+        lambda: textbook(curvature=kfisher.curvature.Gram(0.9)),
+        lambda: textbook(curvature="matrix_free"),
         lambda: kfisher.optimizers.ImprovedEmpiricalFisher(0.1, trust_region=None),
     ],
-    ids=["default", "trust region", "clipped", "momentum", "improved"],
+    ids=["default", "trust region", "clipped", "momentum", "spring", "warm start", "improved"],
 )
 def test_kl_is_not_claimed_where_the_step_is_not_the_rate_times_the_solution(optimizer, tmp_path):
     fit(network(optimizer(), **EAGER), [StepStatistics(tmp_path)], epochs=1)
@@ -316,6 +318,20 @@ def test_repeated_fits_go_on_counting_and_leave_model_and_optimizer_as_they_were
     steps, values = logged(tmp_path)["step/update_norm"]
     assert steps == [*range(1, 10), 13, 14, 15]
     assert np.allclose(values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [keras.optimizers.SGD, lambda **parts: kfisher.optimizers.SophiaG(**parts)])
+def test_parts_of_a_step_are_counted_on_in_a_new_callback(make, tmp_path):
+    model = network(make(gradient_accumulation_steps=3), **EAGER)
+    for part in ("before", "after"):
+        fit(model, [StepStatistics(tmp_path / part)], epochs=2)
+    assert logged(tmp_path / "after")["step/update_norm"][0] == [*range(7, 13)]
+
+
+def test_the_region_has_no_radius_before_there_is_a_loss(tmp_path):
+    fit(network(kfisher.optimizers.NaturalGradient(), **EAGER), [StepStatistics(tmp_path)], epochs=1)
+    steps, values = logged(tmp_path)["step/radius"]
+    assert steps == [2, 3] and min(values) > 0
 
 
 def test_every_and_history(tmp_path):

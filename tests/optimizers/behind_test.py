@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.models import EAGER
+from helpers.models import EAGER, flat, network
 
 import kfisher
 from kfisher import curvature, fisher
@@ -23,9 +23,13 @@ RARE[0, 3] = 1.0  # of which batches of X say nothing
 
 @pytest.fixture
 def model():
-    """A linear one, fitted to X, whose weight of the last input has gone astray."""
+    return fitted(NaturalGradient(seed=0))
+
+
+def fitted(optimizer):
+    """A linear model, fitted to X, whose weight of the last input has gone astray."""
     model = kfisher.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile(NaturalGradient(seed=0), "mse", **EAGER)
+    model.compile(optimizer, "mse", **EAGER)
     for _ in range(40):
         model.train_on_batch(X, Y)
     kernel = model.layers[0].kernel
@@ -61,15 +65,46 @@ def test_momentum_averages_and_the_running_loss_take_no_notice(model):
     assert not np.array_equal(model.get_weights()[0], weights[0])
 
 
-def test_squares_of_its_gradient_do_not_overflow(model):
+@pytest.mark.parametrize("momentum", ["auto", 0.0])
+def test_squares_of_its_gradient_do_not_overflow(momentum):
+    """And the step is taken: too short to be seen beside such a weight, but none that is left out."""
+    model = fitted(NaturalGradient(momentum=momentum, seed=0))
     kernel = model.layers[0].kernel
     kernel.assign(np.where(np.arange(4)[:, None] == 3, 1e18, kernel.numpy()))
     model.train_on_batch(X, Y)
-    before = kernel.numpy()
     model.optimizer.curvature.moved(0.0)
     model.train_on_batch(RARE, Y)
     assert int(model.optimizer.skipped_steps) == 0
-    assert np.isfinite(kernel.numpy()).all() and not np.array_equal(kernel.numpy(), before)
+    assert float(model.optimizer.guard.memory.read().outliers) == 1
+    assert np.isfinite(kernel.numpy()).all()
+
+
+def test_spring_takes_no_notice_either():
+    optimizer = NaturalGradient(curvature=curvature.Gram(0.9), seed=0)
+    model = fitted(optimizer)
+    optimizer.guard.memory.change(can_return=0)
+    before = [v.numpy() for v in optimizer.curvature.remembered]
+    model.train_on_batch(RARE, Y)
+    assert float(optimizer.guard.memory.read().outliers) == 1
+    assert all(np.array_equal(v, b) for v, b in zip(optimizer.curvature.remembered, before))
+    model.train_on_batch(X, Y)
+    assert not any(np.array_equal(v, b) for v, b in zip(optimizer.curvature.remembered, before))
+
+
+def test_the_start_is_that_of_the_problem_that_is_trained_now():
+    """Weights that knew nothing of either say nothing of what is ordinary in the second."""
+    optimizer = NaturalGradient(seed=0)
+    model = network(optimizer, loss="mse", outputs=1)
+    x = X[:, :3]
+    for _ in range(20):
+        model.train_on_batch(x, Y)
+    before = flat(model.get_weights())
+    assert not np.array_equal(optimizer.guard._at_start[0], before)
+    for _ in range(11):
+        model.train_on_batch(x, Y + 1e4)
+    assert int(optimizer.skipped_steps) == 10
+    assert np.array_equal(optimizer.guard._at_start[0], before)
+    assert float(optimizer.guard.memory.read().judged) == 1
 
 
 def test_a_bad_label_is_still_left_out(model):

@@ -3,12 +3,14 @@
 import inspect
 
 import keras
+import numpy as np
 import pytest
 
 import kfisher
 from kfisher import curvature as curvatures
 from kfisher.curvature import EKFAC, KFAC, Dense, Diagonal, Gram, MatrixFree
 from kfisher.damping import Cautious, Constant, LevenbergMarquardt
+from kfisher.diagnosis.verdict import damping_of
 from kfisher.optimizers import ImprovedEmpiricalFisher, NaturalGradient, SophiaG
 
 BASE = {"seed": 7, "weight_decay": 0.1, "clipnorm": 2.0, "use_ema": True, "name": "named"}
@@ -110,6 +112,20 @@ def test_sophia_refuses_what_its_steps_leave_no_room_for(name):
     said = f"argument.*'{name}'|Argument.*'{name}': 0.5|takes no `{name}`"
     with pytest.raises((TypeError, ValueError), match=said):
         SophiaG(**{name: 0.5})
+
+
+def test_sophia_has_no_damping_and_is_told_what_it_has():
+    model = kfisher.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(SophiaG(), "mse", run_eagerly=True)
+    x, y = np.ones((8, 3)), np.full((8, 1), np.nan)
+    with pytest.warns(UserWarning, match="the labels were not finite"):
+        model.fit(x, y, epochs=6, verbose=0)
+    assert model.optimizer.damping is None
+    for _ in range(6):
+        model.train_on_batch(x, np.full((8, 1), 1e38))
+    assert "a lower `learning_rate` makes steps shorter" in model.optimizer.trouble()
+    assert "damping" not in model.optimizer.trouble().partition("Received: ")[2]
+    assert damping_of(model) is None  # so that `diagnose` takes a share of F, and not ε
 
 
 def test_a_curvature_with_state_belongs_to_one_optimizer():

@@ -25,3 +25,23 @@ def test_bad_batches_that_come_in_a_row_by_accident_are_no_new_problem():
     for _ in range(19):
         model.train_on_batch(X, TARGETS + 1e4)
     assert int(optimizer.skipped_steps) == 18 + 18
+
+
+def test_ten_bad_batches_before_an_ordinary_one_are_an_accident():
+    """Nothing has begun anew: what the loss is compared with stays, and the next ten are left out, too."""
+    optimizer = NaturalGradient(seed=0)
+    model = network(optimizer, loss="mse", outputs=2)
+    for _ in range(30):
+        model.train_on_batch(X, TARGETS)
+    start = float(optimizer.guard.memory.read().start)
+    for times in (1, 2):
+        for _ in range(10):
+            model.train_on_batch(X, TARGETS + 1e4)
+        model.train_on_batch(X, TARGETS)
+        past = optimizer.guard.memory.read()
+        assert int(optimizer.skipped_steps) == 10 * times
+        assert float(past.start) == start and float(past.judged) == 30 + times and float(past.accident) == 10
+    for _ in range(21):  # twice as many and one
+        model.train_on_batch(X, TARGETS + 1e4)
+    past = optimizer.guard.memory.read()
+    assert float(past.judged) == 1 and float(past.start) > 1e6

@@ -108,6 +108,19 @@ def test_the_report_says_which_data_it_was(what):
         model.fit(x, y, sample_weight=sample_weight, verbose=0)
 
 
+@pytest.mark.parametrize("what", ["inputs", "labels", "sample weights"])
+def test_the_report_says_which_data_it_was_in_any_part_of_a_step(what):
+    data = {"inputs": X.copy(), "labels": Y.copy(), "sample weights": np.ones(8, "float32")}
+    data[what].flat[1] = np.nan  # of the first of two parts
+    data["sample weights"][4:] = 0  # all of the second, which is no reason
+    model = network(NaturalGradient(gradient_accumulation_steps=2, seed=0), **models.EAGER)
+    with pytest.warns(UserWarning, match=f"skipped 1 of 1 steps: in 1, the {what} were not finite"):
+        x, y, sample_weight = data.values()
+        model.fit(x, y, sample_weight=sample_weight, batch_size=4, shuffle=False, verbose=0)
+    model.fit(X, Y, batch_size=4, verbose=0)  # the next step begins anew
+    assert int(model.optimizer.skipped_steps) == 1
+
+
 def test_weights_that_are_all_zero_are_not_blamed_on_the_inputs():
     model = network(NaturalGradient(0.1, curvature="diagonal", seed=0), **models.EAGER)
     with pytest.warns(UserWarning, match="in 1, all sample weights were zero."):
