@@ -198,6 +198,15 @@ def _functional() -> dict[type, type]:
 def detach(model: keras.Model) -> keras.Model:
     """Undoes `attach`; a model that is not attached stays as it is.
 
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        The same model, of the class that it had.
+
+    Raises:
+        ValueError: If it is no model.
+
     Example:
 
     >>> model = kfisher.detach(kfisher.attach(model))

@@ -23,7 +23,7 @@ from kfisher.callbacks._schedule import Budget, Frequency, checked_frequency, ch
 from kfisher.callbacks._snapshot import Snapshot
 from kfisher.callbacks.train_function import Hook
 from kfisher.diagnosis.basis import Frame
-from kfisher.diagnosis.limits import MEMORY, TooManyRows
+from kfisher.diagnosis.limits import MEMORY, Limits, TooManyRows
 from kfisher.diagnosis.measurement import Measurement
 from kfisher.diagnosis.meter import Meter, examples
 from kfisher.diagnosis.verdict import damping_of
@@ -73,9 +73,9 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
         likelihood: A `kfisher.likelihoods.Likelihood`, instead of that of the compiled loss. Defaults to the
             `likelihood` of the model's optimizer, if it has one.
         max_memory: Positive integer, the bytes that the rows of the matrices and what they are made of may
-            take together. Where all would take more, fewer examples are measured, down to 64; then F is
-            estimated from labels that are drawn for each, as many as fit in. A warning and the tab say so.
-            Defaults to half a gibibyte.
+            take together. Where all would take more, or F would have more than 4096 rows, fewer examples are
+            measured, down to 64; then F is estimated from labels that are drawn for each, as many as fit in.
+            A warning and the tab say so. Defaults to half a gibibyte.
 
     Attributes:
         measurements: The last 100 of them.
@@ -225,7 +225,7 @@ class FisherSpectra(Reporting, keras.callbacks.Callback):
         self._default_damping = measurement.damping
         if measurement.drawn:
             message = f"F is estimated from {measurement.drawn} drawn labels of each example: all its rows"
-            why = f"would take more than max_memory. Received: max_memory={self.max_memory}"
+            why = f"are more than {Limits.rows}, or take more than max_memory={self.max_memory}"
             self.warn("drawn", f"{message} {why}")
         self.measurements.append(measurement)
         self._open = Open(self, cut, measurement, frame, held)

@@ -134,12 +134,41 @@ NAMES = tuple(_LOADERS)
 
 
 def load(name: str) -> Data:
-    """The data set of that name, `(x, y)`; `NAMES` lists them."""
+    """The data set of that name.
+
+    Args:
+        name: One of `kfisher.datasets.NAMES`.
+
+    Returns:
+        x, `(N, D)`, and y, `(N,)`: NumPy arrays, as they were published.
+
+    Raises:
+        ValueError: If there is none of that name.
+        ImportError: If it ships with scikit-learn, which is missing.
+
+    Example:
+
+    >>> x, y = kfisher.datasets.load("yacht")
+    >>> x.shape, y.shape
+    ((308, 6), (308,))
+    """
     return _LOADERS[_known(name)]()
 
 
 def describe(name: str) -> str:
-    """Description of a data set: what it is, its origin and its licence."""
+    """Description of a data set: what it is, its origin and its licence.
+
+    Args:
+        name: One of `kfisher.datasets.NAMES`.
+
+    Raises:
+        ValueError: If there is none of that name.
+
+    Example:
+
+    >>> print(kfisher.datasets.describe("yacht").splitlines()[0])
+    Yacht hydrodynamics: the residuary resistance from the shape of the hull and its speed.
+    """
     return inspect.cleandoc(_LOADERS[_known(name)].__doc__ or "")
 
 

@@ -21,6 +21,15 @@ class Bernoulli(Independent):
         from_logits: Boolean; whether f is eta (`True`) or p (`False`, Keras' default).
         label_smoothing: Float in [0, 1]; labels of the data become y (1 - s) + s / 2, as in Keras.
             Labels drawn from the model are never smoothed.
+
+    Raises:
+        ValueError: For wrong arguments.
+        tf.errors.InvalidArgumentError: For labels outside of [0, 1].
+
+    Example:
+
+    >>> kfisher.likelihoods.Bernoulli(from_logits=True).score(tf.zeros((1, 1)), tf.ones((1, 1)))
+    <tf.Tensor: shape=(1, 1), dtype=float32, numpy=array([[0.5]], dtype=float32)>
     """
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0):

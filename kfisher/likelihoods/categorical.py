@@ -30,6 +30,15 @@ class Categorical(Likelihood):
             Labels drawn from the model are never smoothed.
         axis: Integer, the axis of the classes in f.
         ignore_class: Integer or `None`; a label that marks positions without a loss.
+
+    Raises:
+        ValueError: For wrong arguments.
+        tf.errors.InvalidArgumentError: For labels that are no classes or no probabilities.
+
+    Example:
+
+    >>> kfisher.likelihoods.Categorical(from_logits=True).score(tf.zeros((1, 2)), tf.constant([[1.0, 0.0]]))
+    <tf.Tensor: shape=(1, 2), dtype=float32, numpy=array([[ 0.5, -0.5]], dtype=float32)>
     """
 
     def __init__(

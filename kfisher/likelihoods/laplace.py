@@ -22,6 +22,14 @@ class Laplace(Independent):
     Args:
         scale: Float, in the units of y. The default `None` means C, the size of the last axis: then
             -log p is Keras' mean absolute error up to a constant.
+
+    Raises:
+        ValueError: If `scale` is no positive float.
+
+    Example:
+
+    >>> kfisher.likelihoods.Laplace(scale=2.0).score(tf.zeros((1, 1)), tf.ones((1, 1)))
+    <tf.Tensor: shape=(1, 1), dtype=float32, numpy=array([[0.5]], dtype=float32)>
     """
 
     bounded = True

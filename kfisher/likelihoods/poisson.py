@@ -20,6 +20,14 @@ class Poisson(Independent):
 
     The Gauss-Newton matrix of that loss with respect to f itself is y / f², which equals the Fisher
     1 / f only in expectation; with f = exp(eta) both are f in eta.
+
+    Raises:
+        tf.errors.InvalidArgumentError: For labels that are negative.
+
+    Example:
+
+    >>> kfisher.likelihoods.Poisson().score(tf.zeros((1, 1)), tf.fill((1, 1), 3.0))
+    <tf.Tensor: shape=(1, 1), dtype=float32, numpy=array([[2.]], dtype=float32)>
     """
 
     can_be_negative = True  # without log y!
