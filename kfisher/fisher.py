@@ -22,7 +22,7 @@ from kfisher._common import places, replicas
 from kfisher._common.checks import deserialized, positive_integer, wrong
 from kfisher._common.rows import flatten_positions
 from kfisher.likelihoods import Likelihood
-from kfisher.likelihoods.weighted import Head
+from kfisher.likelihoods.weighted import Head, Weights
 
 register = keras.saving.register_keras_serializable("kfisher")
 
@@ -59,7 +59,7 @@ class Fisher:
         """The kind without the noise of drawn labels."""
         return Expected()
 
-    def divergence(self, size: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    def divergence(self, size: tf.Tensor, weights: Weights) -> tf.Tensor:
         """δᵀ F δ of a step that changes the loss by its `size`.
 
         Under absolute error F does not know how large the errors are: C outputs of weight w that move by
@@ -68,12 +68,11 @@ class Fisher:
 
         Args:
             size: Of the loss, a scalar.
-            weights: What its values weigh together, B, and what those under other errors weigh, first.
+            weights: What its values weigh together.
         """
-        _, bounded, others = tf.unstack(tf.cast(weights, size.dtype))[:3]
-        unknown = tf.math.divide_no_nan(size**2, bounded)
-        unknown = tf.where(others > 0, tf.minimum(size, unknown), unknown)
-        return tf.where(bounded > 0, unknown, size)
+        unknown = tf.math.divide_no_nan(size**2, tf.cast(weights.bounded, size.dtype))
+        unknown = tf.where(weights.others > 0, tf.minimum(size, unknown), unknown)
+        return tf.where(weights.bounded > 0, unknown, size)
 
     def check_labels(self, y: Any) -> None:
         """Raises if the labels of the data are needed and missing."""
@@ -263,7 +262,7 @@ class Empirical(Fisher):
 
     def divergence(self, size: Any, weights: Any) -> Any:
         """δᵀ EF δ = Σ_n w_n (g_n . δ)², where all losses change alike (Σ_n w_n g_n . δ)² / Σ_n w_n."""
-        return tf.math.divide_no_nan(size**2, tf.cast(weights[0], size.dtype))
+        return tf.math.divide_no_nan(size**2, tf.cast(weights.values, size.dtype))
 
     def gradient_coordinates(self, likelihood: Likelihood, eta: Any, labels: Any) -> Any:
         return -tf.ones_like(eta[..., :1])

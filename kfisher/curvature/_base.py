@@ -12,7 +12,7 @@ from kfisher._common import replicas
 from kfisher._common.vectors import Tensors, dot, path_of
 from kfisher.jacobian.batch import Batch
 from kfisher.jacobian.layers.blocks import Block
-from kfisher.likelihoods.weighted import ROOT, Head, example_weights, weights_of
+from kfisher.likelihoods.weighted import ROOT, Head, Weights, example_weights, weights_of
 
 # Of averages over about twenty batches.
 _RATE = 0.05
@@ -32,7 +32,7 @@ class Curvature:
     averages_batches = False
     accumulates = False
     remembers = False
-    _weights: Any = None  # (4,)
+    _weights: Any = None  # a variable, (4,)
 
     def build(
         self, add_variable: Callable, variables: list[keras.Variable], blocks: list[Block] | None, parts: int
@@ -105,23 +105,25 @@ class Curvature:
         return tf.zeros(())
 
     @property
-    def weights(self) -> tf.Tensor:
-        """What the values of the loss on a batch weigh together, on average; outputs under absolute error;
-        the values under no absolute error; and roots of the errors, `(4,)`: see `Fisher.divergence`."""
-        return tf.constant([1.0, 0.0, 1.0, 0.0]) if self._weights is None else self._weights.value
+    def weights(self) -> Weights:
+        """What the values of the loss on a batch weigh together, on average."""
+        known = self._weights is not None
+        return Weights(*tf.unstack(self._weights.value if known else tf.constant([1.0, 0.0, 1.0, 0.0])))
 
     @property
     def weight(self) -> tf.Tensor | float:
-        """The first of them: 1 where the loss is a mean."""
-        return self.weights[0]
+        """W, that of all values: 1 where the loss is a mean."""
+        return self.weights.values
 
     @property
     def usual_size(self) -> tf.Tensor:
         """How large a loss of absolute errors is where these are as most are, W times their median, float64;
         infinite beside other losses, and where no error is known."""
-        weight, _, rest, roots = tf.unstack(tf.cast(self.weights, tf.float64))
-        size = weight * tf.math.divide_no_nan(roots, weight) ** ROOT
-        return tf.where((rest > 0) | (roots <= 0), tf.constant(float("inf"), tf.float64), size)
+        weights = self.weights
+        values, roots = tf.cast(weights.values, tf.float64), tf.cast(weights.roots, tf.float64)
+        size = values * tf.math.divide_no_nan(roots, values) ** ROOT
+        unknown = (weights.others > 0) | (roots <= 0)
+        return tf.where(unknown, tf.constant(float("inf"), tf.float64), size)
 
     def moved(self, share: tf.Tensor) -> None:
         """Called when a step was taken.
@@ -167,12 +169,12 @@ class OfOneBatch(Curvature):
         shares, total = (tf.cast(t, tf.float64) for t in example_weights(heads))
         squares = tf.reduce_sum(tf.square(shares)) * total**2
         weights, total, squares = replicas.total([weights_of(heads), total, squares])
-        before = tf.convert_to_tensor(self._weights.value)
-        usable = tf.reduce_all(tf.math.is_finite(weights)) & (weights[0] > 0)
-        root, own = tf.math.divide_no_nan(before[3], before[0]), tf.math.divide_no_nan(weights[3], weights[0])
-        root = tf.where(before[0] > 0, root + _RATE * (own - root), own)
-        weights = tf.concat([weights[:3], [root * weights[0]]], 0)
-        self._weights.assign(tf.where(usable, weights, before))
+        now, before = Weights(*tf.unstack(weights)), self.weights
+        usable = tf.reduce_all(tf.math.is_finite(weights)) & (now.values > 0)
+        root, own = (tf.math.divide_no_nan(w.roots, w.values) for w in (before, now))
+        root = tf.where(before.values > 0, root + _RATE * (own - root), own)
+        now = now._replace(roots=root * now.values)
+        self._weights.assign(tf.where(usable, tf.stack(now), tf.stack(before)))
         examples = tf.cast(tf.math.divide_no_nan(total**2, squares), tf.float32)
         self._examples.assign(tf.where(usable, examples, self._examples.value))
 

@@ -156,7 +156,7 @@ class Kronecker(Running):
         sides = (products.inputs(weights, self.sharing, {}), 0), (products.gradients(self.sharing), 1)
         return [None if d else in_place(*side, batch) for side, d in zip(sides, self.diagonal(block))]
 
-    def shares(self, block: Block, terms: Any, weight: Any) -> Any:
+    def totals(self, block: Block, terms: Any, weight: Any) -> Any:
         a, b = terms
         if block.form not in ("formed", "tied"):
             return [weight, None]

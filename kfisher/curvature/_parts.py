@@ -30,22 +30,22 @@ class Parts:
         self._counts = [[like(v, "partial_count", ()) for v in vs] for vs in averages]
         self._weights = add((2,), tf.float64, "weight_and_squares")
 
-    def statistics(self, measured: list[Tensors], shares: list[list], part: tf.Tensor) -> list[Tensors]:
+    def statistics(self, measured: list[Tensors], totals: list[list], part: tf.Tensor) -> list[Tensors]:
         """Those of the large batch, after the last of its parts.
 
         Args:
             measured: Those of this batch.
-            shares: For each that is a mean over examples the total that it is a mean of; `None` for sums.
+            totals: For each that is a mean over examples the total that it is a mean of; `None` for sums.
             part: Integer scalar, the number of this batch among those of the step, from 0.
         """
         found = []
-        for sums, counts, terms, totals in zip(self._sums, self._counts, measured, shares, strict=True):
+        for sums, counts, terms, of in zip(self._sums, self._counts, measured, totals, strict=True):
             row = []
-            for total, count, term, share in zip(sums, counts, terms, totals):
-                share = tf.ones((), term.dtype) if share is None else tf.cast(share, term.dtype)
-                _add(total, share * term, part)
-                _add(count, share, part)
-                row.append(tf.math.divide_no_nan(tf.convert_to_tensor(total.value), count.value))
+            for so_far, count, term, total in zip(sums, counts, terms, of):
+                total = tf.ones((), term.dtype) if total is None else tf.cast(total, term.dtype)
+                _add(so_far, total * term, part)
+                _add(count, total, part)
+                row.append(tf.math.divide_no_nan(tf.convert_to_tensor(so_far.value), count.value))
             found.append(row)
         return found
 

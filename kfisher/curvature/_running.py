@@ -169,8 +169,8 @@ class Running(Curvature):
             measured, squares, loss = self._of_all(measured, crossing, squares, loss)
         measured.append([weights])
         if self._so_far is not None:
-            shares = [self.shares(block, terms, total_weight) for block, terms in zip(self.blocks, measured)]
-            measured = self._so_far.statistics(measured, [*shares, [None]], part)
+            totals = [self.totals(block, terms, total_weight) for block, terms in zip(self.blocks, measured)]
+            measured = self._so_far.statistics(measured, [*totals, [None]], part)
             squares = self._so_far.squares(squares, total_weight, part)
         usable = all_finite([self.telling(t) for terms in measured for t in terms])
         usable &= squares > 0  # a batch in which no example counts says nothing
@@ -196,12 +196,12 @@ class Running(Curvature):
         """Statistics of the whole batch from those of its parts on all replicas, and the sums of the rest."""
         parts, kinds = [], []
         for block, terms, own in zip(self.blocks, measured, crossing):
-            for term, share, instead in zip(terms, self.shares(block, terms, None), own):
+            for term, total, instead in zip(terms, self.totals(block, terms, None), own):
                 if instead is not None:
                     parts.append(tf.cast(instead, term.dtype))
                 else:
-                    parts += [term] if share is None else [tf.cast(share, term.dtype) * term, share]
-                kinds.append("examples" if instead is not None else "sum" if share is None else "mean")
+                    parts += [term] if total is None else [tf.cast(total, term.dtype) * term, total]
+                kinds.append("examples" if instead is not None else "sum" if total is None else "mean")
         *crossed, squares, loss = replicas.total([*parts, squares, loss], self.symmetric)
         sums, kind = iter(crossed), iter(kinds)
 
@@ -217,7 +217,7 @@ class Running(Curvature):
         """For each statistic of this part of a batch what crosses instead (see `_examples`), or `None`."""
         return [None] * len(self.statistics(block))
 
-    def shares(self, block: Block, terms: Tensors, weight: tf.Tensor | None) -> list[tf.Tensor | None]:
+    def totals(self, block: Block, terms: Tensors, weight: tf.Tensor | None) -> list[tf.Tensor | None]:
         """For each statistic that is a mean over examples, the total that it is a mean of; `None` for sums.
 
         Args:

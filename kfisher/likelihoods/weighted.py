@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -133,21 +133,36 @@ def _not_negative(weights: tf.Tensor) -> tf.Tensor:
     return checked(weights, valid, "Sample and class weights must not be negative.")
 
 
+class Weights(NamedTuple):
+    """What the values of a loss on a batch weigh together: float32 scalars, sums over its heads.
+
+    Attributes:
+        values: All of them, W: 1 where the loss is a mean.
+        bounded: The outputs under absolute error, B, whose scores do not grow with errors.
+        others: The values under other losses.
+        roots: The values under absolute error, times the root `ROOT` of the median of their errors.
+    """
+
+    values: Any
+    bounded: Any
+    others: Any
+    roots: Any
+
+
 def weights_of(heads: list[Head]) -> tf.Tensor:
-    """What the values of the loss on a batch weigh together, outputs under absolute error, values under no
-    absolute error, and the others times the root `ROOT` of the median of their errors, `(4,)`."""
+    """The `Weights` of a batch, `(4,)`."""
     found = []
     for head in heads:
         none = tf.zeros_like(head.weight)
         known = head.likelihood.bounded and head.labels is not None
         roots = head.weight * _median(head) ** (1 / ROOT) if known else none
         rest = none if head.likelihood.bounded else head.weight
-        found.append(tf.cast(tf.stack([head.weight, head.bounded, rest, roots]), tf.float32))
+        found.append(tf.cast(tf.stack(Weights(head.weight, head.bounded, rest, roots)), tf.float32))
     return tf.add_n(found)
 
 
 def _median(head: Head) -> tf.Tensor:
-    """That of |y - f| over outputs that are not exact, each with its weight; NaN if one has none."""
+    """That of |y - f| over outputs that are not exact, each with its weight; NaN if an error is."""
     errors = tf.abs(head.labels - head.eta)
     weights = tf.square(head.root_weights) * tf.cast(errors > 0, errors.dtype)
     errors = tf.reshape(errors, [-1])

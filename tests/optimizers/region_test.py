@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import kfisher
 from kfisher.fisher import Empirical, Exact
+from kfisher.likelihoods.weighted import Weights
 from kfisher.optimizers import EmpiricalNaturalGradient, NaturalGradient, _region
 from kfisher.optimizers._guard import Guard
 from kfisher.optimizers._past import Past
@@ -19,7 +20,8 @@ RNG = np.random.default_rng(0)
 
 def region(fisher, weights=(1.0, 0.0, 1.0), level=2.0, radius="auto", usual=np.inf):
     """One, and a past in which the loss was `level` for long."""
-    known = {"weights": tf.constant(weights), "usual_size": tf.constant(usual, tf.float64)}
+    weights = Weights(*map(tf.constant, weights), roots=tf.constant(0.0))
+    known = {"weights": weights, "usual_size": tf.constant(usual, tf.float64)}
     made = TrustRegion(radius, fisher, types.SimpleNamespace(averages_batches=True, **known))
     zero, one = tf.constant([0.0, 1.0], tf.float64)
     past = Past(*(zero for _ in Past._fields))._replace(confidence=one)
