@@ -46,6 +46,7 @@ ADAMS: dict[str, Make] = {
     f"Adam({rate})": partial(keras.optimizers.Adam, float(rate))
     for rate in ("1e-4", "1e-3", "3e-3", "1e-2", "3e-2", "1e-1")
 }
+LARGE = ("Adam(3e-2)", "Adam(1e-1)")  # beyond the rates that people try
 OPTIMIZERS: dict[str, Make] = {
     **DEFAULTS,
     **ADAMS,
@@ -208,27 +209,36 @@ def report(curves: list[Curve]) -> str:
     final, equal = table(curves, Curve.final), after_equal_seconds(curves)
     held_out, diverged = table(curves, Curve.best_held_out), table(curves, Curve.diverged, sum)
     seconds, problems = table(curves, lambda c: c.seconds[-1]), list(final[DEFAULT])
-    best = {p: best_adam(final, p) for p in problems}
-    times = {"seconds of that Adam": {p: seconds[best[p]][p] for p in problems}}
-    least = {p: min(held_out[adam][p] for adam in ADAMS) for p in problems}
-    faster = sum(final[DEFAULT][p] < final[best[p]][p] for p in problems)
-    sooner = sum(equal[DEFAULT][p] < equal[best[p]][p] for p in problems)
-    general = sum(held_out[DEFAULT][p] <= _MARGIN * least[p] for p in problems)
+    times = {"seconds of that Adam": {p: seconds[best_adam(final, p)][p] for p in problems}}
     failures = sum(sum(diverged[o].values()) for o in DEFAULTS)
     runs = sum(c.optimizer in DEFAULTS for c in curves)
+    usual = [c for c in curves if c.optimizer not in LARGE]
     return f"""\
 {_text("Training loss after equal epochs", final, _number)}
 {_text("Training loss after the seconds that the best Adam takes", equal | times, _number)}
 {_text("Held-out loss of the best epoch", held_out, _number)}
 {_text(f"Runs that diverge, of {len(SEEDS)}", diverged, str)}
 Losses are medians over the seeds; seconds are of training, without evaluation and tracing. The best Adam is
-that with the lowest training loss at the end, and in the last line that with the lowest held-out loss.
+that with the lowest training loss at the end; of held-out losses that with the lowest.
 
 runs of any kfisher default that diverge: {failures} of {runs} (bar 0)
-median training loss of {DEFAULT} below that of the best of four Adams, equal epochs: \
-{faster} of {len(problems)} (bar 8)
-the same, equal seconds: {sooner} of {len(problems)} (bar 7)
-held-out loss not above the best Adam's by more than 5 %: {general} of {len(problems)} (bar 7)"""
+{DEFAULT}: on how many of {len(problems)} problems the training loss is below the best Adam's after equal
+epochs, after equal seconds, and the held-out loss no more than 5 % above it:
+  Adam at rates up to 1e-2    {"{} {} {}".format(*_ahead(usual))}   (bars 8 7 7)
+  at all rates                {"{} {} {}".format(*_ahead(curves))}"""
+
+
+def _ahead(curves: list[Curve]) -> tuple[int, int, int]:
+    """On how many problems the default is ahead of Adam: after equal epochs, after equal seconds, held out."""
+    final, equal = table(curves, Curve.final), after_equal_seconds(curves)
+    held_out, problems = table(curves, Curve.best_held_out), list(final[DEFAULT])
+    best = {p: best_adam(final, p) for p in problems}
+    least = {p: held_out[best_adam(held_out, p)][p] for p in problems}
+    return (
+        sum(final[DEFAULT][p] < final[best[p]][p] for p in problems),
+        sum(equal[DEFAULT][p] < equal[best[p]][p] for p in problems),
+        sum(held_out[DEFAULT][p] <= _MARGIN * least[p] for p in problems),
+    )
 
 
 def _number(value: float) -> str:
