@@ -222,14 +222,14 @@ Losses are medians over the seeds; seconds are of training, without evaluation a
 that with the lowest training loss at the end; of held-out losses that with the lowest.
 
 runs of any kfisher default that diverge: {failures} of {runs} (bar 0)
-{DEFAULT}: on how many of {len(problems)} problems the training loss is below the best Adam's after equal
-epochs, after equal seconds, and the held-out loss no more than 5 % above it:
+{DEFAULT}: on how many of {len(problems)} problems its training loss is below the best Adam's after
+equal epochs, after equal seconds, and its held-out loss no more than 5 % above it:
   Adam at rates up to 1e-2    {"{} {} {}".format(*_ahead(usual))}   (bars 8 7 7)
   at all rates                {"{} {} {}".format(*_ahead(curves))}"""
 
 
 def _ahead(curves: list[Curve]) -> tuple[int, int, int]:
-    """On how many problems the default is ahead of Adam: after equal epochs, after equal seconds, held out."""
+    """On how many problems the default is ahead of Adam: equal epochs, equal seconds, held out."""
     final, equal = table(curves, Curve.final), after_equal_seconds(curves)
     held_out, problems = table(curves, Curve.best_held_out), list(final[DEFAULT])
     best = {p: best_adam(final, p) for p in problems}
