@@ -40,10 +40,11 @@ class Guard:
     bad, k in a row come once in p⁻ᵏ / (1 - p) batches; a row that an ordinary batch ended was an accident.
     Only one of ten or more (once in 90 000 for a third), and twice as long as any accident, is a new problem.
 
-    But if its loss with the weights that this problem began with was no outlier, it is of this problem: the others were
-    learnt without it, or at its cost. Left out it would never be learnt, nor be seen in the average. So a
-    step is taken for it, within c as any other; momentum, F and the average of most take no notice of it, and
-    c (unless it is given) grows by its share of the loss. Ten and more in a row are a new problem, too.
+    But if its loss with the weights that this problem began with was no outlier, it is of this problem: the
+    others were learnt without it, or at its cost. Left out it would never be learnt, nor be seen in the
+    average. So a step is taken for it, within c as any other; momentum, F and the average of most take no
+    notice of it, and c (unless it is given) grows by its share of the loss. Ten and more in a row are a new
+    problem, too.
 
     Args:
         radius: `"auto"`, a positive float c, or `None`: then no step is bounded, left out or taken back, and
