@@ -151,7 +151,7 @@ def test_of_an_estimate_from_one_batch_the_damping_goes_by_its_examples(fisher, 
 
 def test_that_of_an_estimate_does_not_follow_the_loss():
     model, x, y = line("float64", NaturalGradient(fisher="sampled", curvature="gram", seed=0))
-    for _ in range(10):
+    for _ in range(25):
         model.train_on_batch(x, y)
     assert float(model.optimizer.damping) == pytest.approx(0.08 / 40, rel=1e-5)
 
@@ -174,10 +174,32 @@ def test_a_sum_over_the_examples_is_followed_as_their_mean_is():
 def test_without_a_region_it_goes_by_the_examples_and_the_units_of_the_loss(curvature):
     model, x, y = line("float64", NaturalGradient(curvature=curvature, trust_region=None, seed=0))
     model.compile(model.optimizer, keras.losses.MeanSquaredError("sum", dtype="float64"), run_eagerly=True)
-    for _ in range(2):
+    for _ in range(1 if curvature == "gram" else 2):  # K-FAC has its inverses before
         model.train_on_batch(x, y)
     known = 40 * (1 + 0.95) if curvature == "kfac" else 40
     assert float(model.optimizer.damping) == pytest.approx(40 * 0.08 / known, rel=1e-5)
+
+
+def test_without_a_region_what_is_set_falls_back_too():
+    model, x, y = line("float32", NaturalGradient(curvature="gram", trust_region=None, seed=0))
+    for step in range(160):
+        if step == 1:
+            model.optimizer.damping = 1.0
+        model.train_on_batch(x, y)
+    assert float(model.optimizer.damping) == pytest.approx(0.08 / 40, rel=1e-3)
+
+
+@pytest.mark.parametrize("curvature", ["gram", "dense", "matrix_free"])
+@pytest.mark.parametrize("region", ["auto", None])
+def test_a_first_batch_without_weight_costs_its_own_step_alone(curvature, region):
+    """The damping is in the units of what values weigh together: of nothing it would be zero, for good."""
+    options = {"fisher": "exact", "curvature": curvature, "trust_region": region}
+    model, x, y = line("float64", NaturalGradient(learning_rate=0.1, seed=0, **options))
+    model.train_on_batch(x, y, np.zeros(len(x)))
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    assert int(model.optimizer.skipped_steps) == 1
+    assert 0 < float(model.optimizer.damping) < 1
 
 
 @pytest.mark.parametrize("policy", [Cautious, LevenbergMarquardt])

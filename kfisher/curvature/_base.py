@@ -161,6 +161,9 @@ class OfOneBatch(Curvature):
     def examples(self) -> Any:
         return self._examples.value
 
+    def ready(self) -> Any:
+        return self.weight > 0  # the damping is in its units
+
     def weigh(self, heads: list[Head]) -> None:
         """Notes what the values of the loss weigh, and how many examples, if the weights are finite.
 

@@ -29,6 +29,7 @@ class Parts:
         self._sums = [[like(v, "partial", v.shape) for v in vs] for vs in averages]
         self._counts = [[like(v, "partial_count", ()) for v in vs] for vs in averages]
         self._weights = add((2,), tf.float64, "weight_and_squares")
+        self._refused = add((), tf.float32, "refused_parts")
 
     def statistics(self, measured: list[Tensors], totals: list[list], part: tf.Tensor) -> list[Tensors]:
         """Those of the large batch, after the last of its parts.
@@ -48,6 +49,11 @@ class Parts:
                 row.append(tf.math.divide_no_nan(tf.convert_to_tensor(so_far.value), count.value))
             found.append(row)
         return found
+
+    def accepted(self, accepted: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+        """Whether all parts so far may be taken in, this one included."""
+        _add(self._refused, 1 - tf.cast(accepted, tf.float32), part)
+        return tf.equal(self._refused.value, 0)
 
     def squares(self, squares: tf.Tensor, weight: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
         """Σ (w_n / Σ w)² over the large batch, from that over this one, which weighs so much."""

@@ -168,13 +168,15 @@ class Running(Curvature):
             ]
             measured, squares, loss = self._of_all(measured, crossing, squares, loss)
         measured.append([weights])
+        accepted = tf.convert_to_tensor(batch.accepts(batch, loss))
         if self._so_far is not None:
             totals = [self.totals(block, terms, total_weight) for block, terms in zip(self.blocks, measured)]
             measured = self._so_far.statistics(measured, [*totals, [None]], part)
             squares = self._so_far.squares(squares, total_weight, part)
+            accepted = self._so_far.accepted(accepted, part)
         usable = all_finite([self.telling(t) for terms in measured for t in terms])
         usable &= squares > 0  # a batch in which no example counts says nothing
-        usable &= last & batch.accepts(batch, loss)
+        usable &= last & accepted
         # As many examples of equal weight would make an average as certain; few, where few weigh most.
         size = tf.math.divide_no_nan(1.0, squares)
         if self.parts == 1:  # a branch more is a long list of tensors handed into it

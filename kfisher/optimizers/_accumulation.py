@@ -67,6 +67,13 @@ class Accumulation:
             return _skips.bad(batch), 1
         return tf.convert_to_tensor(self._bad.value), self.parts
 
+    def begin_again(self) -> int:
+        """Called when the gradient of a part was kept back: 1 if that was a step, which counts, else 0."""
+        if self._part is None:
+            return 1
+        self._part.assign(0)
+        return 0
+
     def add(
         self, batch: Batch, gradient: Tensors, loss: tf.Tensor, then: Callable[[Tensors, tf.Tensor], None]
     ) -> None:

@@ -165,6 +165,7 @@ class AdaptiveDamping:
     def follow(self, curvature: Curvature, examples: Any) -> None:
         """Called before a step that nobody judges: λ goes by what F is known from."""
         if self.caution is not None:
+            self.caution.assign(tf.maximum(_CALM * self.caution.value, 1.0))
             self.variable.assign(self._known(curvature, examples))
 
     def _known(self, curvature: Curvature, examples: Any) -> tf.Tensor:

@@ -109,9 +109,7 @@ def warn_once(optimizer: Any, xla: bool) -> None:
 def _looked_at(optimizer: Any) -> list[Any]:
     """The variables that `trouble` speaks of."""
     counts = [optimizer.failed_steps, optimizer.skips, optimizer.rejected_steps]
-    counts += (
-        [optimizer.iterations] if optimizer.damping is None else [optimizer.damping, optimizer.iterations]
-    )
+    counts += [optimizer.damping, optimizer.iterations]
     if optimizer.guard is not None:
         counts.append(optimizer.guard.memory.variable)
     return [v for v in counts if v is not None]

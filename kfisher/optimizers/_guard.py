@@ -117,7 +117,9 @@ class Guard:
         large = far & (most > 0) & (loss - past.level > _OUTLIER * most)
         patient = _is_patient(past)
         outlier = (~tf.math.is_finite(loss) | (large & patient)) & ~rejected
-        behind = self._is_behind(batch, outlier & tf.math.is_finite(loss), past) if blame else no
+        # Of a step in several parts only the last can be asked, so it has to be the one.
+        asked = outlier & tf.math.is_finite(loss) & (own - past.level > _OUTLIER * most)
+        behind = self._is_behind(batch, asked, past) if blame else no
         fell, anew = known & (loss < past.last), large & ~patient
         return Judgement(outlier & ~behind, behind, rejected, loss, old, fell, anew, past)
 

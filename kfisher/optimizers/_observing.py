@@ -271,7 +271,7 @@ class ObservingOptimizer(keras.optimizers.Optimizer):
         self, batch: Batch, loss: Any, gradient: list, solved: Any, outlier: Any = False, scaled: bool = False
     ) -> None:
         """Leaves a step out, of a `scaled` loss or not, and counts it by what was seen (`_skips.cause`)."""
-        self.iterations.assign_add(1)
+        self.iterations.assign_add(self._accumulation.begin_again() if scaled else 1)
         self.skipped_steps.assign_add(1)
         bad = self._accumulation.bad(batch, alone=scaled)  # a scale is of each part
         found = _skips.cause(*bad, loss, gradient, solved, outlier)

@@ -112,9 +112,11 @@ def report(optimizer: Any, counts: np.ndarray, known: Any) -> np.ndarray:
     new = counts - (0 if known is None else known)
     if new.any():
         steps = int(optimizer.iterations.numpy())
-        warnings.warn(
-            f"{type(optimizer).__name__} skipped {new.sum()} of {steps} steps: {told(new)}.", stacklevel=3
+        # Of a step in parts one may have been kept back, which is counted for itself.
+        skipped = (
+            f"{new.sum()} of {steps} steps" if optimizer.parts_of_step == 1 else f"{new.sum()} steps or parts"
         )
+        warnings.warn(f"{type(optimizer).__name__} skipped {skipped}: {told(new)}.", stacklevel=3)
     return counts
 
 

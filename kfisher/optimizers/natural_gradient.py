@@ -215,6 +215,10 @@ class NaturalGradient(ObservingOptimizer):
         return self.guard.judge(batch, loss, loss, False, blame=False).harmless
 
     def take_step(self, batch: Batch, gradient: Any, variables: Any, missing: set[int], losses: Any) -> None:
+        whole = not (estimates(self) or self.curvature.averages_batches)  # F is that of the batch itself
+        examples = float("inf") if whole else self.curvature.examples
+        if self.guard is None:
+            self._adaptive.follow(self.curvature, examples)
         damping = tf.convert_to_tensor(self.damping)
         # 1. What this batch says of the last step, and of itself.
         judgement: Any = self.guard and self.guard.judge(batch, *losses, ask=self._adaptive.is_judged())
@@ -233,11 +237,7 @@ class NaturalGradient(ObservingOptimizer):
             self._average.keep(kept)
             self.curvature.remember(solution)
 
-        whole = not (estimates(self) or self.curvature.averages_batches)  # F is that of the batch itself
-        examples = float("inf") if whole else self.curvature.examples
-
         def go() -> None:
-            self._adaptive.follow(self.curvature, examples)
             move()
             remember()
             self.succeeded()

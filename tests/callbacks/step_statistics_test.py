@@ -328,6 +328,20 @@ def test_parts_of_a_step_are_counted_on_in_a_new_callback(make, tmp_path):
     assert logged(tmp_path / "after")["step/update_norm"][0] == [*range(7, 13)]
 
 
+def test_parts_whose_gradients_are_kept_back_count_once(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        optimizer = kfisher.optimizers.NaturalGradient(gradient_accumulation_steps=2)
+        model = network(keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**20), **EAGER)
+        callback = StepStatistics(tmp_path)
+        for _ in range(3):
+            fit(model, [callback], epochs=1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert int(optimizer.skipped_steps) > 0
+    assert logged(tmp_path)["step/loss"][0] == [*range(1, 10)]
+
+
 def test_the_region_has_no_radius_before_there_is_a_loss(tmp_path):
     fit(network(kfisher.optimizers.NaturalGradient(), **EAGER), [StepStatistics(tmp_path)], epochs=1)
     steps, values = logged(tmp_path)["step/radius"]

@@ -108,11 +108,18 @@ def test_curvature_of_one_batch_refuses_steps_in_parts(curvature):
 def spoil(monkeypatch, calls):
     """NaN as the result of some factorisations, by their numbers; returns the damping of each."""
     damping, seen, count = kfac.factored_damping, [], iter(range(1000))
+    eigensystems = _factorisation._lapack_eigensystems
 
     def spoilt(each):
         def results(*arrays):
             found, bad = each(*arrays), next(count) in calls
-            return [value * np.nan if bad else value for value in found]
+            if not bad:
+                return found
+            kept = each is eigensystems  # LAPACK's eigenvectors are then those of the identity
+            return [
+                np.tile(np.eye(v.shape[-1]), (len(v), 1, 1)) if kept and v.ndim == 3 else v * np.nan
+                for v in found
+            ]
 
         return results
 

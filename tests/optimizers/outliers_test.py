@@ -1,8 +1,10 @@
 """Batches out of all proportion: bad labels now and then, or another problem."""
 
 import numpy as np
-from helpers.models import network
+import pytest
+from helpers.models import EAGER, network
 
+from kfisher.curvature import KFAC
 from kfisher.optimizers import NaturalGradient
 
 RNG = np.random.default_rng(0)
@@ -45,3 +47,19 @@ def test_ten_bad_batches_before_an_ordinary_one_are_an_accident():
         model.train_on_batch(X, TARGETS + 1e4)
     past = optimizer.guard.memory.read()
     assert float(past.judged) == 1 and float(past.start) > 1e6
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_an_outlier_in_any_part_of_a_step_has_it_left_out(bad):
+    """The loss is that of both parts, and F, too, takes in none of the step."""
+    curvature = KFAC(update_every=1)
+    optimizer = NaturalGradient(curvature=curvature, gradient_accumulation_steps=2, seed=0)
+    model = network(optimizer, loss="mse", outputs=2, **EAGER)
+    for _ in range(60):
+        model.train_on_batch(X, TARGETS)
+    kept = [*model.trainable_variables, *(v for pair in curvature.averages for v in pair)]
+    before = [v.numpy() for v in kept]
+    for part in range(2):
+        model.train_on_batch(X * (1e4 if part == bad else 1), TARGETS + (1e4 if part == bad else 0))
+    assert int(optimizer.skipped_steps) == 1
+    assert all(np.array_equal(v, b) for v, b in zip(kept, before))

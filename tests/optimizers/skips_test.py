@@ -114,11 +114,14 @@ def test_the_report_says_which_data_it_was_in_any_part_of_a_step(what):
     data[what].flat[1] = np.nan  # of the first of two parts
     data["sample weights"][4:] = 0  # all of the second, which is no reason
     model = network(NaturalGradient(gradient_accumulation_steps=2, seed=0), **models.EAGER)
-    with pytest.warns(UserWarning, match=f"skipped 1 of 1 steps: in 1, the {what} were not finite"):
+    with pytest.warns(UserWarning, match=f"skipped 1 steps or parts: in 1, the {what} were not finite"):
         x, y, sample_weight = data.values()
         model.fit(x, y, sample_weight=sample_weight, batch_size=4, shuffle=False, verbose=0)
-    model.fit(X, Y, batch_size=4, verbose=0)  # the next step begins anew
-    assert int(model.optimizer.skipped_steps) == 1
+    with pytest.warns(
+        UserWarning, match="in 1, the loss was not finite, although"
+    ):  # the next step begins anew
+        model.fit(X, 1e38 * Y, batch_size=4, verbose=0)
+    assert int(model.optimizer.skipped_steps) == 2
 
 
 def test_weights_that_are_all_zero_are_not_blamed_on_the_inputs():
@@ -140,6 +143,24 @@ def test_a_loss_scale_that_is_too_large_is_an_overflow_of_the_gradient():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         network(gram(), **models.EAGER).fit(X, Y, verbose=0)
+
+
+def test_a_part_that_is_kept_back_has_its_step_begin_anew():
+    """Its gradient is missing, so the step that it was to be a part of is that of the next two."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inner = NaturalGradient(
+            curvature=kfisher.curvature.KFAC(update_every=1), gradient_accumulation_steps=2, seed=0
+        )
+        model = network(keras.optimizers.LossScaleOptimizer(inner, initial_scale=1.0), **models.EAGER)
+        parts = [X, spoilt(np.nan), X, X, X]
+        for i, x in enumerate(parts):
+            model.train_on_batch(x, Y)
+            assert int(inner.iterations) == (i > 2) and int(inner.skipped_steps) == (i > 0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert all(np.isfinite(v).all() for pair in inner.curvature.averages for v in map(np.array, pair))
+    assert int(inner.curvature.updates) == 1
 
 
 @pytest.mark.parametrize("curvature", ["kfac", "gram"])
