@@ -52,7 +52,7 @@ def test_a_step_of_which_no_decrease_is_promised_makes_lambda_grow(gradient, cha
     damping.bent.assign(1.0)  # delta^T F delta
     loss, before = tf.constant(3.0 + change, tf.float64), tf.constant(3.0, tf.float64)
     no = tf.constant(False)
-    judgement = Judgement(no, no, no, loss, before, no, no, past=None)
+    judgement = Judgement(no, no, no, loss, before, no, no, no, past=None)
     damping.after_step(judgement, [tf.constant([gradient])], lambda: [tf.constant([1.0])], None, 1.0, None)
     assert damping.value(0).numpy() == pytest.approx(factor)
     assert damping.bent.numpy() == -1  # judged once
@@ -70,7 +70,7 @@ def test_caution_grows_where_more_than_one_gradient_in_nine_is_a_surprise():
     damping = AdaptiveDamping(policy, False, state)
     known = types.SimpleNamespace(averages_batches=True, weight=2.0)
     no, one = tf.constant(False), tf.ones((), tf.float64)
-    judgement = Judgement(no, no, no, one, one, no, no, past=None)
+    judgement = Judgement(no, no, no, one, one, no, no, no, past=None)
 
     def step(surprise):
         u = tf.constant(surprise, tf.float64)

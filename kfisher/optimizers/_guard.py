@@ -20,6 +20,10 @@ from kfisher.optimizers._region import TrustRegion
 _OUTLIER = 100.0
 # ... unless so many come in a row, and twice as many as ever did by accident: then the problem has changed.
 _PATIENCE = 10
+# So many batches in a row far above the average, though no outliers, are another problem, too, ...
+_HIGHER = 7
+# ... if of what they are above it the last step is to blame for no more than this share.
+_BLAME = 0.02
 # A step that is taken back shortens the next ones.
 _LOSS_OF_CONFIDENCE = 0.25
 
@@ -39,6 +43,8 @@ class Guard:
     A batch of another size than most, l_t > l + 100 max(|l|, d), is left out. Where a share p of batches is
     bad, k in a row come once in p⁻ᵏ / (1 - p) batches; a row that an ordinary batch ended was an accident.
     Only one of ten or more (once in 90 000 for a third), and twice as long as any accident, is a new problem.
+    Also one of seven that are no outliers, but each above l + max(|l|, d) with the weights before the last
+    step as well: then the data have changed, and no step has made the loss rise.
 
     But if its loss with the weights that this problem began with was no outlier, it is of this problem: the
     others were learnt without it, or at its cost. Left out it would never be learnt, nor be seen in the
@@ -107,7 +113,7 @@ class Guard:
         old = self._loss_with(self._previous, batch, can_return & (far | ask))
         no = tf.constant(False)
         if not self._bounded:
-            return Judgement(no, no, no, loss, old, no, no, past)
+            return Judgement(no, no, no, loss, old, no, no, no, past)
         c = self.region.usual(past)
         # In the size of this batch's own loss, where that is larger: it may be no batch of this problem.
         times = tf.maximum(tf.math.divide_no_nan(tf.abs(old), size), 1)
@@ -120,8 +126,10 @@ class Guard:
         # Of a step in several parts only the last can be asked, so it has to be the one.
         asked = outlier & tf.math.is_finite(loss) & (own - past.level > _OUTLIER * most)
         behind = self._is_behind(batch, asked, past) if blame else no
-        fell, anew = known & (loss < past.last), large & ~patient
-        return Judgement(outlier & ~behind, behind, rejected, loss, old, fell, anew, past)
+        higher = far & can_return & (own - old <= _BLAME * (own - past.level))  # not for NaN
+        anew = (large & ~patient) | (higher & (past.higher + 1 >= _HIGHER))
+        fell = known & (loss < past.last)
+        return Judgement(outlier & ~behind, behind, rejected, loss, old, fell, higher, anew, past)
 
     def _is_behind(self, batch: Batch, outlier: tf.Tensor, past: Past) -> tf.Tensor:
         """True for an outlier that was none with the weights at the start."""
@@ -159,7 +167,8 @@ class Guard:
         past, anew = self.memory.read(), judgement.anew
         accident = tf.where(anew, past.accident, tf.maximum(past.accident, past.outliers))
         past = self.region.taken_in(past, judgement.loss, anew)
-        self.memory.keep(past._replace(accident=accident, outliers=0, can_return=1))
+        higher = tf.where(judgement.higher & ~anew, past.higher + 1, 0)
+        self.memory.keep(past._replace(accident=accident, outliers=0, higher=higher, can_return=1))
 
     def catch_up(self, judgement: Judgement) -> None:
         """Called when a step was taken for a batch that was left behind."""

@@ -19,6 +19,7 @@ class Judgement(NamedTuple):
         loss: Of this step's batches with the weights as they are, float64.
         before: Of the last of them with the weights before the last step; NaN where nobody asked.
         fell: Whether the loss is below that of the step before.
+        higher: Whether its loss is far above the average, also with the weights before the last step.
         anew: Whether it is the first of a new problem, if its step is taken.
         past: What it was judged by.
     """
@@ -29,6 +30,7 @@ class Judgement(NamedTuple):
     loss: tf.Tensor
     before: tf.Tensor
     fell: tf.Tensor
+    higher: tf.Tensor
     anew: tf.Tensor
     past: Past
 

@@ -23,6 +23,7 @@ class Past(NamedTuple):
         confidence: 1, less after steps that were taken back.
         outliers: Batches out of proportion, left out or behind, in a row until now.
         accident: The longest row of them that an ordinary batch ended.
+        higher: Batches in a row whose loss is far above the average, by no step's doing.
         can_return: Whether the last step can be taken back, 0 or 1.
     """
 
@@ -37,6 +38,7 @@ class Past(NamedTuple):
     confidence: Any
     outliers: Any
     accident: Any
+    higher: Any
     can_return: Any
 
     @property

@@ -59,7 +59,7 @@ def test_single_examples_train():
 def test_a_damping_at_its_largest_comes_down_again():
     """However many steps were taken back before, and in the units of the loss."""
     no, one = tf.constant(False), tf.constant(1.0, tf.float64)
-    judgement = Judgement(no, no, no, one, one, no, no, past=None)
+    judgement = Judgement(no, no, no, one, one, no, no, no, past=None)
     policy, curvature = Cautious(), type("Known", (), {"averages_batches": True, "weight": 1e6})
     adaptive = AdaptiveDamping(policy, False, NaturalGradient().add_variable)
     for _ in range(60):
