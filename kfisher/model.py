@@ -196,16 +196,10 @@ def _functional() -> dict[type, type]:
 
 
 def detach(model: keras.Model) -> keras.Model:
-    """Undoes `attach`; a model that is not attached stays as it is.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        The same model, of the class that it had.
+    """Undoes `attach`, and returns the model; one that is not attached stays as it is.
 
     Raises:
-        ValueError: If it is no model.
+        ValueError: If it is no `keras.Model`.
 
     Example:
 

@@ -23,8 +23,11 @@ IN_USE = (schema.RATE_IN_USE, schema.MOMENTUM_IN_USE)
 
 
 def known(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> list[str]:
-    """Those that it has."""
-    return [name for name in names if getattr(optimizer, name, None) is not None]
+    """Those that it has, or will have when it has seen a batch of a model that is not built yet."""
+    later: tuple[str, ...] = ()
+    if isinstance(optimizer, NaturalGradient):
+        later = IN_USE if optimizer.trust_region is None else (*IN_USE, schema.RADIUS)
+    return [name for name in names if name in later or getattr(optimizer, name, None) is not None]
 
 
 def values_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> list[tf.Tensor]:

@@ -45,7 +45,9 @@ class StepStatistics(keras.callbacks.Callback):
     learning_rate        of the step                                            the optimizer's
     damping              of the step (kfisher optimizers)                       loss / parameter²
     radius               c of the trust region in use (natural gradient and     loss (EF: loss²)
-                         its relatives)
+                         its relatives), once there has been a loss
+    rate_in_use          what the region left of the learning rate (the same)   the optimizer's
+    momentum_in_use      the momentum of the step (the same)                    none
     skipped_steps        how many were skipped before (kfisher optimizers)      steps
     rejected_steps       how many were taken back before (the same)             steps
     kl                   δᵀ (F + damping I) δ / 2, with the curvature of the    loss

@@ -129,7 +129,9 @@ def _settings(optimizer: Any) -> str:
 def _shorter(optimizer: Any) -> str:
     """What would make its steps shorter."""
     ways = [] if getattr(optimizer, "step", None) == "quadratic_model" else ["a lower `learning_rate`"]
-    ways += ["a smaller `trust_region`"] if hasattr(optimizer, "trust_region") else []
+    if hasattr(optimizer, "trust_region"):
+        bounded = optimizer.trust_region is not None
+        ways.append("a smaller `trust_region`" if bounded else "a `trust_region`, as by default,")
     ways += [] if optimizer.damping is None else ["a larger `damping`"]
     *others, last = ways
     listed = f"{', '.join(others)} and {last} make" if others else f"{last} makes"

@@ -342,6 +342,23 @@ def test_parts_whose_gradients_are_kept_back_count_once(tmp_path):
     assert logged(tmp_path)["step/loss"][0] == [*range(1, 10)]
 
 
+def test_what_an_optimizer_has_only_with_the_first_batch_is_logged_too(tmp_path):
+    class Net(kfisher.FisherMixin, keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Net()
+    model.compile(kfisher.optimizers.NaturalGradient(), "mse")
+    fit(model, [StepStatistics(tmp_path)], epochs=1)
+    found = logged(tmp_path)
+    assert found["step/rate_in_use"][0] == found["step/momentum_in_use"][0] == [1, 2, 3]
+    assert found["step/radius"][0] == [2, 3]
+
+
 def test_the_region_has_no_radius_before_there_is_a_loss(tmp_path):
     fit(network(kfisher.optimizers.NaturalGradient(), **EAGER), [StepStatistics(tmp_path)], epochs=1)
     steps, values = logged(tmp_path)["step/radius"]
