@@ -196,10 +196,7 @@ def _functional() -> dict[type, type]:
 
 
 def detach(model: keras.Model) -> keras.Model:
-    """Undoes `attach`, and returns the model; one that is not attached stays as it is.
-
-    Raises:
-        ValueError: If it is no `keras.Model`.
+    """Undoes `attach` of a `keras.Model`, and returns it; one that is not attached stays as it is.
 
     Example:
 
