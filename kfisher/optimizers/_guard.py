@@ -132,7 +132,7 @@ class Guard:
         return Judgement(outlier & ~behind, behind, rejected, loss, old, fell, higher, anew, past)
 
     def _is_behind(self, batch: Batch, outlier: tf.Tensor, past: Past) -> tf.Tensor:
-        """True for an outlier that was none with the weights at the start."""
+        """True for an outlier that was none with the weights that this problem began with."""
         then = self._loss_with(self._at_start, batch, outlier)
         return outlier & (then - past.start <= _OUTLIER * tf.maximum(past.own_size, tf.abs(past.start)))
 

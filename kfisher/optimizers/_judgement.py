@@ -14,7 +14,7 @@ class Judgement(NamedTuple):
 
     Attributes:
         outlier: Whether the batch itself is out of all proportion: it is left out.
-        behind: Whether it is one that was none at the start: a step is taken for it alone.
+        behind: Whether it is one that was none when this problem began: a step is taken for it alone.
         rejected: Whether the last step raised the loss of this batch out of all proportion: it is taken back.
         loss: Of this step's batches with the weights as they are, float64.
         before: Of the last of them with the weights before the last step; NaN where nobody asked.

@@ -55,7 +55,8 @@ class NaturalGradient(ObservingOptimizer):
        of all proportion to c, the step is taken back, with all that it changed (weights, momentum, EMA,
        statistics of BatchNormalization), a damping that adapts is raised, and the next steps are shorter. A
        batch out of all proportion itself is left out, unless it was ordinary at the start, and until more
-       come in a row than by accident, a new problem. Nothing judges the last step of a `fit`.
+       come in a row than by accident, a new problem; so are seven far above the average that no step made
+       worse. Nothing judges the last step of a `fit`.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule` instance, or a callable
